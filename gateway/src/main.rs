@@ -1,0 +1,2 @@
+//! The one binary: parse, init, run, drain.
+fn main() {}
