@@ -2,13 +2,14 @@
 
 use crate::units::{PicoUsd, Usd};
 use std::collections::HashMap;
+use std::sync::Arc;
 use tollkeeper_protocol::usage::Usage;
 
-/// Model facts by (catalogue provider kind, model).
+/// Model facts by backend.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    /// Keyed by `kind/model` for built-in facts and by `provider/model` for the file's own.
-    pub models: HashMap<String, ModelFacts>,
+    /// Keyed by the backend as it is displayed: a local model's name, or `provider/model` of a configured provider.
+    pub models: HashMap<String, Arc<ModelFacts>>,
     /// The date of the built-in catalogue, ISO; recorded with each charge.
     pub version: String,
 }
@@ -97,10 +98,15 @@ impl Price {
         let cached = usage.cached_input.min(usage.input);
         let written = usage.cache_write.min(usage.input - cached);
         let plain = usage.input - cached - written;
-        let pico = [(plain, rates.input), (cached, rates.cached_input), (written, rates.cache_write), (usage.output, rates.output)]
-            .iter()
-            .map(|(tokens, price)| u128::from(*tokens) * u128::from(price.0))
-            .fold(0u128, u128::saturating_add);
+        let pico = [
+            (plain, rates.input),
+            (cached, rates.cached_input),
+            (written, rates.cache_write),
+            (usage.output, rates.output),
+        ]
+        .iter()
+        .map(|(tokens, price)| u128::from(*tokens) * u128::from(price.0))
+        .fold(0u128, u128::saturating_add);
         Usd(i64::try_from(pico.div_ceil(1000)).unwrap_or(i64::MAX))
     }
 }
