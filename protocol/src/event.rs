@@ -1,6 +1,6 @@
 //! The neutral stream: what an answer says piece by piece, whatever the dialect.
 
-use crate::chat::FinishReason;
+use crate::chat::{ChatResponse, FinishReason};
 use crate::usage::Usage;
 
 /// One piece of a streamed answer.
@@ -63,4 +63,29 @@ pub struct TokenLogprob {
     pub logprob: f32,
     /// The most likely alternatives, best first: token, bytes, log-probability.
     pub top: Vec<(String, Vec<u8>, f32)>,
+}
+
+/// Puts the pieces of a streamed answer together.
+#[derive(Debug, Default)]
+pub struct Folder {
+    answer: ChatResponse,
+}
+
+impl Folder {
+    /// Takes the next event in.
+    pub fn push(&mut self, _event: ChatEvent) {
+        todo!()
+    }
+
+    /// The whole answer.
+    pub fn finish(self) -> ChatResponse {
+        self.answer
+    }
+}
+
+/// Folds a stream into the whole answer.
+pub fn fold(events: impl IntoIterator<Item = ChatEvent>) -> ChatResponse {
+    let mut folder = Folder::default();
+    events.into_iter().for_each(|event| folder.push(event));
+    folder.finish()
 }

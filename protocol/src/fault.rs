@@ -86,3 +86,25 @@ impl ProviderFault {
         Self { kind, status: None, message: message.into(), retry_after: None, detail: None }
     }
 }
+
+/// A text that is not what its dialect says. The message tells whoever wrote it what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DecodeError {
+    /// What is wrong and what is expected.
+    pub message: String,
+    /// The field at fault, e.g. `messages[2].content`.
+    pub param: Option<String>,
+}
+
+impl DecodeError {
+    /// An error of the whole text.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), param: None }
+    }
+
+    /// An error of one field.
+    pub fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), param: Some(param.into()) }
+    }
+}

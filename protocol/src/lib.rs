@@ -13,6 +13,8 @@ pub mod passthrough;
 pub mod sse;
 pub mod usage;
 
+pub use fault::DecodeError;
+
 use serde::{Deserialize, Serialize};
 
 /// What kind of work a request asks for; the GenAI conventions' `gen_ai.operation.name`.

@@ -1,1 +1,11 @@
-//! (being written)
+//! OpenAI's dialect: chat completions, text completions, embeddings, their streams and their errors.
+
+mod fault;
+mod request;
+mod response;
+mod stream;
+
+pub use fault::{ErrorBody, decode_error};
+pub use request::decode_request;
+pub use response::{AnswerMeta, Extension, encode_chat, encode_completion, encode_embeddings, extend_usage};
+pub use stream::StreamEncoder;
