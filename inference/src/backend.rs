@@ -1,0 +1,45 @@
+//! What the rest of the gateway may know of a backend at this moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The state of one backend, cheap to take and already old when read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendState {
+    /// Whether it can answer.
+    pub health: BackendHealth,
+    /// Requests being answered (remote: sent and not yet ended; local: in a slot).
+    pub in_flight: u32,
+    /// Requests waiting for a slot; 0 for remote backends.
+    pub waiting: u32,
+    /// Tokens still to be read and generated for the requests it has (estimate); 0 for remote backends.
+    pub queue_tokens: u64,
+    /// Smoothed time to the first token (unary: to the whole answer); `None` before the first answer.
+    pub ttft: Option<Duration>,
+    /// Share of the KV cache in use, 0 to 1; `None` for remote backends.
+    pub kv_usage: Option<f32>,
+}
+
+/// Whether a backend can answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendHealth {
+    /// As far as is known.
+    Ready,
+    /// A local model that is still being loaded; requests to it wait.
+    Loading,
+    /// It failed lately and should not be the first choice before this moment of tokio's clock. A request may still be sent.
+    Cooling {
+        /// When it may be tried again.
+        until: Instant,
+    },
+    /// It cannot answer as configured; the text says why and what to do.
+    Unavailable(Arc<str>),
+}
+
+impl BackendState {
+    /// A state with this health and nothing in flight.
+    pub fn idle(health: BackendHealth) -> Self {
+        Self { health, in_flight: 0, waiting: 0, queue_tokens: 0, ttft: None, kv_usage: None }
+    }
+}

@@ -1,0 +1,1 @@
+//! Cloud providers and other OpenAI-compatible servers.
