@@ -176,6 +176,17 @@ impl FinishReason {
             Self::ContentFilter => "content_filter",
         }
     }
+
+    /// The reason a word stands for, with the words of other dialects that OpenAI-compatible providers let through.
+    /// An unknown word is a natural end.
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "length" | "max_tokens" | "model_length" => Self::Length,
+            "tool_calls" | "function_call" | "tool_use" => Self::ToolCalls,
+            "content_filter" | "safety" | "refusal" => Self::ContentFilter,
+            _ => Self::Stop,
+        }
+    }
 }
 
 /// A whole answer.

@@ -1,17 +1,24 @@
 //! Same dialect on both sides: bytes go through as they came, single fields are spliced, usage is peeked.
 
+pub(crate) mod read;
+
 use crate::DecodeError;
 use crate::chat::FinishReason;
 use crate::fault::ProviderFault;
+use crate::openai::decode_error;
 use crate::usage::Usage;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use read::{Answer, Read};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::ops::Range;
 
 /// What the gateway needs to know of a stream's chunk.
 #[derive(Debug, Clone, Default)]
 pub struct ChunkPeek {
-    /// Token counts, when this chunk reports them (all zero counts as reported).
+    /// Token counts, when this chunk reports them (a report of zero is a report). The last report of a stream holds.
     pub usage: Option<Usage>,
-    /// `choices` is there and empty.
+    /// There are no choices: a chunk of usage, when it has one, and else a note (Azure's `prompt_filter_results`).
     pub no_choices: bool,
     /// Bytes of generated text: content, reasoning, refusal, names and arguments of tool calls.
     pub text_bytes: usize,
@@ -26,30 +33,150 @@ pub struct ChunkPeek {
 pub struct BodyPeek {
     /// Token counts, when reported.
     pub usage: Option<Usage>,
-    /// Bytes of generated text.
+    /// Bytes of generated text, as in [`ChunkPeek::text_bytes`]; 0 for embeddings.
     pub text_bytes: usize,
     /// Why the first choice ended.
     pub finish: Option<FinishReason>,
-    /// The body is an error, whatever its status said.
+    /// The body is an error, whatever its HTTP status said.
     pub error: Option<ProviderFault>,
 }
 
-/// Sets top-level fields of a JSON object to raw JSON values.
-pub fn splice(_body: &Bytes, _changes: &[(&str, String)]) -> Result<Bytes, DecodeError> {
-    todo!()
+/// Reads a `chat.completion.chunk` or `text_completion` chunk without copying its texts.
+///
+/// # Errors
+/// The data is not a JSON object. Unknown or ill-typed fields are no error: they are passed over.
+pub fn peek_chunk(data: &[u8]) -> Result<ChunkPeek, DecodeError> {
+    let answer = read_answer(data)?;
+    Ok(ChunkPeek {
+        usage: answer.usage(),
+        no_choices: answer.choices.count == 0,
+        text_bytes: answer.choices.text_bytes,
+        finished: answer.choices.finish.is_some(),
+        error: answer.is_error().then(|| decode_error(200, None, data)),
+    })
 }
 
-/// Reads a `chat.completion.chunk` or `text_completion` chunk.
-pub fn peek_chunk(_data: &[u8]) -> Result<ChunkPeek, DecodeError> {
-    todo!()
+/// Reads a unary chat, completion or embeddings answer without copying its texts.
+///
+/// # Errors
+/// The body is not a JSON object. Unknown or ill-typed fields are no error: they are passed over.
+pub fn peek_body(body: &[u8]) -> Result<BodyPeek, DecodeError> {
+    let answer = read_answer(body)?;
+    Ok(BodyPeek {
+        usage: answer.usage(),
+        text_bytes: answer.choices.text_bytes,
+        finish: answer.choices.finish,
+        error: answer.is_error().then(|| decode_error(200, None, body)),
+    })
 }
 
-/// Reads a unary chat, completion or embeddings answer.
-pub fn peek_body(_body: &[u8]) -> Result<BodyPeek, DecodeError> {
-    todo!()
+fn read_answer(json: &[u8]) -> Result<Answer, DecodeError> {
+    // A list is read too: Gemini puts its errors into one.
+    if !matches!(json.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        return Err(DecodeError::new("the provider sent something that is not a JSON object"));
+    }
+    read::from_slice(json).map_err(|error| DecodeError::new(format!("the provider sent broken JSON: {error}")))
 }
 
 /// Whether a frame's data is the end marker `[DONE]`.
 pub fn is_done(data: &[u8]) -> bool {
     data.trim_ascii() == b"[DONE]"
+}
+
+/// Sets top-level fields of a JSON object to raw JSON values. Every other byte stays as it came: a field that is there is
+/// replaced in place (each time it is there, so that no reader can see another value), one that is not is put before the
+/// final brace.
+///
+/// ```
+/// # use tollkeeper_protocol::passthrough::splice;
+/// let body = bytes::Bytes::from_static(br#"{ "model": "fast", "n":1 }"#);
+/// let spliced = splice(&body, &[("model", r#""gpt-5""#.into()), ("stream", "true".into())])?;
+/// assert_eq!(spliced, r#"{ "model": "gpt-5", "n":1 ,"stream":true}"#);
+/// # Ok::<(), tollkeeper_protocol::DecodeError>(())
+/// ```
+///
+/// # Errors
+/// The body is not a JSON object.
+pub fn splice(body: &Bytes, changes: &[(&str, String)]) -> Result<Bytes, DecodeError> {
+    let names: Vec<&str> = changes.iter().map(|(name, _)| *name).collect();
+    let Fields { found, is_empty } = fields(body, &names)?;
+    if changes.is_empty() {
+        return Ok(body.clone());
+    }
+    let added: usize = changes.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    let mut out = BytesMut::with_capacity(body.len() + added);
+    let mut at = 0;
+    for (change, range) in &found {
+        out.extend_from_slice(&body[at..range.start]);
+        out.extend_from_slice(changes[*change].1.as_bytes());
+        at = range.end;
+    }
+    let brace = body.trim_ascii_end().len() - 1;
+    out.extend_from_slice(&body[at..brace]);
+    let mut comma = !is_empty;
+    for (change, (name, value)) in changes.iter().enumerate() {
+        if found.iter().all(|(index, _)| *index != change) {
+            let comma = if std::mem::replace(&mut comma, true) { "," } else { "" };
+            out.extend_from_slice(format!("{comma}{}:{value}", serde_json::Value::from(*name)).as_bytes());
+        }
+    }
+    out.extend_from_slice(&body[brace..]);
+    Ok(out.freeze())
+}
+
+/// The raw value of a top-level field; the last one, where there are several. `None` also when the text is no JSON object.
+pub(crate) fn top_level<'a>(json: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let (_, range) = fields(json, &[name]).ok()?.found.pop()?;
+    Some(&json[range])
+}
+
+/// Where the wanted top-level fields of an object are.
+struct Fields {
+    /// Index into the wanted names, and the bytes of the value; in the order of the text.
+    found: Vec<(usize, Range<usize>)>,
+    /// The object has no field at all.
+    is_empty: bool,
+}
+
+fn fields(json: &[u8], wanted: &[&str]) -> Result<Fields, DecodeError> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    FieldFinder { base: json.as_ptr().addr(), wanted }
+        .deserialize(&mut reader)
+        .and_then(|fields| reader.end().map(|()| fields))
+        .map_err(|error| DecodeError::new(format!("the body is not a valid JSON object: {error}")))
+}
+
+struct FieldFinder<'n> {
+    /// Address of the text's first byte; the values are slices of the text, so their addresses are their places.
+    base: usize,
+    wanted: &'n [&'n str],
+}
+
+impl<'de> DeserializeSeed<'de> for FieldFinder<'_> {
+    type Value = Fields;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Fields, D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FieldFinder<'_> {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields { found: Vec::new(), is_empty: true };
+        while let Some(key) = map.next_key::<read::Key<'de>>()? {
+            fields.is_empty = false;
+            let value = map.next_value::<&RawValue>()?.get();
+            if let Some(index) = self.wanted.iter().position(|name| *name == key.0) {
+                let start = value.as_ptr().addr() - self.base;
+                fields.found.push((index, start..start + value.len()));
+            }
+        }
+        Ok(fields)
+    }
 }

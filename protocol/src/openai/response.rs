@@ -35,7 +35,12 @@ pub fn encode_completion(_meta: &AnswerMeta, _r: &ChatResponse, _extension: Opti
 }
 
 /// An embeddings body.
-pub fn encode_embeddings(_meta: &AnswerMeta, _r: &EmbeddingResponse, _encoding: Encoding, _extension: Option<&Extension>) -> Bytes {
+pub fn encode_embeddings(
+    _meta: &AnswerMeta,
+    _r: &EmbeddingResponse,
+    _encoding: Encoding,
+    _extension: Option<&Extension>,
+) -> Bytes {
     todo!()
 }
 
