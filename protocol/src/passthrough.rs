@@ -8,7 +8,7 @@ use crate::fault::ProviderFault;
 use crate::openai::decode_error;
 use crate::usage::Usage;
 use bytes::{Bytes, BytesMut};
-use read::{Answer, Read};
+use read::Answer;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::ops::Range;

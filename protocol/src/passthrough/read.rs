@@ -80,10 +80,10 @@ impl<'de, T: Read> Visitor<'de> for LenientVisitor<T> {
         value.number(number);
         Ok(Lenient(value))
     }
-    fn visit_i64<E>(self, number: i64) -> Result<Lenient<T>, E> {
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Lenient<T>, E> {
         self.visit_u64(u64::try_from(number).unwrap_or(0))
     }
-    fn visit_f64<E>(self, number: f64) -> Result<Lenient<T>, E> {
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Lenient<T>, E> {
         self.visit_u64(number as u64) // saturates; 0 for NaN and below
     }
     fn visit_bool<E>(self, _: bool) -> Result<Lenient<T>, E> {
