@@ -1,0 +1,6 @@
+# Thin on purpose: what each target does is written in scripts/dev.sh.
+.PHONY: help run setup test test-long lint bench
+.DEFAULT_GOAL := help
+
+help run setup test test-long lint bench:
+	@scripts/dev.sh $@
