@@ -50,3 +50,59 @@ pub enum Request {
     /// An embedding of one or more inputs.
     Embedding(embedding::EmbeddingRequest),
 }
+
+impl Request {
+    /// The model or alias the client asked for.
+    pub fn model(&self) -> &str {
+        match self {
+            Self::Chat(request) => &request.model,
+            Self::Completion(request) => &request.model,
+            Self::Embedding(request) => &request.model,
+        }
+    }
+
+    /// What kind of work it is.
+    pub fn operation(&self) -> Operation {
+        match self {
+            Self::Chat(_) => Operation::Chat,
+            Self::Completion(_) => Operation::TextCompletion,
+            Self::Embedding(_) => Operation::Embeddings,
+        }
+    }
+
+    /// Whether the answer is streamed.
+    pub fn stream(&self) -> bool {
+        match self {
+            Self::Chat(request) => request.stream,
+            Self::Completion(request) => request.stream,
+            Self::Embedding(_) => false,
+        }
+    }
+
+    /// Whether the client asked for the usage chunk of a stream.
+    pub fn include_usage(&self) -> bool {
+        match self {
+            Self::Chat(request) => request.include_usage,
+            Self::Completion(request) => request.include_usage,
+            Self::Embedding(_) => false,
+        }
+    }
+
+    /// The most tokens each answer may have, when the client said so.
+    pub fn max_tokens(&self) -> Option<u32> {
+        match self {
+            Self::Chat(request) => request.max_tokens,
+            Self::Completion(request) => request.max_tokens,
+            Self::Embedding(_) => None,
+        }
+    }
+
+    /// How many answers are asked for in all: `n`, for each prompt of a completion; 0 for embeddings, which generate nothing.
+    pub fn answers(&self) -> u64 {
+        match self {
+            Self::Chat(request) => u64::from(request.n.max(1)),
+            Self::Completion(request) => u64::from(request.n.max(1)) * request.prompts.len() as u64,
+            Self::Embedding(_) => 0,
+        }
+    }
+}

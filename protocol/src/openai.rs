@@ -1,9 +1,12 @@
 //! OpenAI's dialect: chat completions, text completions, embeddings, their streams and their errors.
 
 mod fault;
+mod fields;
+mod message;
 mod request;
 mod response;
 mod stream;
+mod tool;
 
 pub use fault::{ErrorBody, decode_error};
 pub use request::decode_request;
