@@ -1,4 +1,6 @@
-//! Model facts and prices by `provider/model`.
+//! Model facts and prices: their types, what tokens cost, and the built-in catalogue.
+
+pub mod builtin;
 
 use crate::units::{PicoUsd, Usd};
 use std::collections::HashMap;
@@ -10,6 +12,8 @@ use tollkeeper_protocol::usage::Usage;
 pub struct Catalog {
     /// Keyed by the backend as it is displayed: a local model's name, or `provider/model` of a configured provider.
     pub models: HashMap<String, Arc<ModelFacts>>,
+    /// Facts of every other model of a provider, by the provider's name, where a price was said for all of them.
+    pub providers: HashMap<String, Arc<ModelFacts>>,
     /// The date of the built-in catalogue, ISO; recorded with each charge.
     pub version: String,
 }
@@ -44,6 +48,67 @@ pub struct Abilities {
     pub vision: bool,
     /// Reasoning.
     pub reasoning: bool,
+}
+
+/// One thing that a model can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ability {
+    Chat,
+    Completion,
+    Embeddings,
+    Tools,
+    JsonSchema,
+    Vision,
+    Reasoning,
+}
+
+impl Ability {
+    /// Each ability and its name.
+    pub(crate) const NAMES: [(&str, Self); 7] = [
+        ("chat", Self::Chat),
+        ("completion", Self::Completion),
+        ("embeddings", Self::Embeddings),
+        ("tools", Self::Tools),
+        ("json_schema", Self::JsonSchema),
+        ("vision", Self::Vision),
+        ("reasoning", Self::Reasoning),
+    ];
+}
+
+impl Abilities {
+    /// Everything; assumed of models of which nothing is known but the price.
+    pub const ALL: Self = Self {
+        chat: true,
+        completion: true,
+        embeddings: true,
+        tools: true,
+        json_schema: true,
+        vision: true,
+        reasoning: true,
+    };
+
+    /// Whether embeddings are all it can do, so that it has no price of output.
+    pub(crate) fn only_embeds(self) -> bool {
+        self == Self { embeddings: true, ..Self::default() }
+    }
+}
+
+impl FromIterator<Ability> for Abilities {
+    fn from_iter<I: IntoIterator<Item = Ability>>(abilities: I) -> Self {
+        let mut set = Self::default();
+        for ability in abilities {
+            *match ability {
+                Ability::Chat => &mut set.chat,
+                Ability::Completion => &mut set.completion,
+                Ability::Embeddings => &mut set.embeddings,
+                Ability::Tools => &mut set.tools,
+                Ability::JsonSchema => &mut set.json_schema,
+                Ability::Vision => &mut set.vision,
+                Ability::Reasoning => &mut set.reasoning,
+            } = true;
+        }
+        set
+    }
 }
 
 /// The price of a model's tokens.
@@ -108,5 +173,77 @@ impl Price {
         .map(|(tokens, price)| u128::from(*tokens) * u128::from(price.0))
         .fold(0u128, u128::saturating_add);
         Usd(i64::try_from(pico.div_ceil(1000)).unwrap_or(i64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn price() -> Price {
+        let rates = |input, cached_input, cache_write, output| Rates {
+            input: PicoUsd(input),
+            cached_input: PicoUsd(cached_input),
+            cache_write: PicoUsd(cache_write),
+            output: PicoUsd(output),
+        };
+        Price {
+            base: rates(2_000_000, 100_000, 2_500_000, 10_000_000),
+            above: vec![(1000, rates(4_000_000, 200_000, 5_000_000, 15_000_000))],
+            source: PriceSource::File,
+        }
+    }
+
+    #[test]
+    fn charges_each_type_of_token_at_its_rate() {
+        let usage =
+            |input, cached_input, cache_write, output| Usage { input, cached_input, cache_write, output, reasoning: 0 };
+        let cases = [
+            (usage(0, 0, 0, 0), 0),
+            (usage(1, 0, 0, 0), 2_000),
+            (usage(100, 60, 30, 7), 10 * 2_000 + 60 * 100 + 30 * 2_500 + 7 * 10_000),
+            // At the threshold the base rates hold, one token above it the dearer ones, for all tokens.
+            (usage(1000, 0, 0, 1), 1000 * 2_000 + 10_000),
+            (usage(1001, 0, 0, 1), 1001 * 4_000 + 15_000),
+            // More cached than input is a provider's slip: no token is counted twice.
+            (usage(10, 99, 99, 0), 10 * 100),
+        ];
+        for (usage, nano) in cases {
+            assert_eq!(price().charge(&usage), Usd(nano), "{usage:?}");
+        }
+        let one_pico = Price { base: Rates { input: PicoUsd(1), ..Rates::default() }, ..Price::free() };
+        assert_eq!(one_pico.charge(&usage(1, 0, 0, 0)), Usd(1), "rounded up");
+        assert_eq!(one_pico.charge(&usage(u64::MAX, 0, 0, 0)).0, 18_446_744_073_709_552);
+        assert_eq!(price().charge(&usage(u64::MAX, 0, 0, u64::MAX)), Usd(i64::MAX), "saturates");
+        assert_eq!(Price::free().charge(&usage(u64::MAX, 0, 0, u64::MAX)), Usd::ZERO);
+    }
+
+    fn usages() -> impl Strategy<Value = Usage> {
+        (0..5000u64, 0..5000u64, 0..5000u64, 0..1_000_000u64).prop_map(|(input, cached_input, cache_write, output)| {
+            Usage { input, cached_input, cache_write, output, reasoning: 0 }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_charge_is_the_exact_cost_rounded_up(usage in usages(), pico in prop::array::uniform4(0..u64::MAX / 4)) {
+            let [input, cached_input, cache_write, output] = pico.map(PicoUsd);
+            let rates = Rates { input, cached_input, cache_write, output };
+            let price = Price { base: rates, above: Vec::new(), source: PriceSource::File };
+            let cached = usage.cached_input.min(usage.input);
+            let written = usage.cache_write.min(usage.input - cached);
+            let exact: u128 = [
+                (usage.input - cached - written, input), (cached, cached_input), (written, cache_write), (usage.output, output),
+            ].iter().map(|(tokens, rate)| u128::from(*tokens) * u128::from(rate.0)).sum();
+            let charged = u128::try_from(price.charge(&usage).0).unwrap() * 1000;
+            prop_assert!(charged >= exact && charged - exact < 1000 || price.charge(&usage) == Usd(i64::MAX));
+        }
+
+        #[test]
+        fn more_tokens_never_cost_less(usage in usages(), more_input in 0..5000u64, more_output in 0..1_000_000u64) {
+            let more = Usage { input: usage.input + more_input, output: usage.output + more_output, ..usage };
+            prop_assert!(price().charge(&more) >= price().charge(&usage));
+        }
     }
 }

@@ -5,7 +5,12 @@
 //! [`Config::resolve`] turns what a client names into backends. Only this crate reads the environment.
 
 pub mod catalog;
+mod check;
+mod defaults;
+mod file;
+pub mod kinds;
 mod problem;
+mod read;
 mod resolve;
 pub mod settings;
 pub mod units;
@@ -19,18 +24,40 @@ pub use settings::{
 };
 pub use units::{PicoUsd, Secret, Usd};
 
+use check::Check;
+use file::RawFile;
+use problem::Problems;
+use read::{Node, Read};
 use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// Reads and checks the file at `path`, secrets from this process's environment included.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let text = std::fs::read_to_string(path)
-        .map_err(|cause| ConfigErrors::one(path, 0, 0, format!("cannot read the configuration: {cause}")))?;
+        .map_err(|cause| ConfigErrors::whole(path, format!("cannot read the configuration: {cause}")))?;
     #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
     parse(&text, path, &|name| std::env::var(name).ok())
 }
 
 /// Checks the configuration in `text`. `origin` is the file it came from: it names the problems and its folder is what
 /// relative paths start from. `env` looks environment variables up.
-pub fn parse(_text: &str, origin: &Path, _env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
-    Err(ConfigErrors::one(origin, 1, 1, "not built yet".to_owned()))
+///
+/// Where the text is not TOML, only that is reported: what its keys mean is not known then.
+pub fn parse(text: &str, origin: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
+    let mut problems = Problems::new(text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        problems.add(&error.span().unwrap_or(0..0), format!("not TOML: {}", error.message()));
+    }
+    let value = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+    let raw = if problems.is_empty() { RawFile::read(Node { key: "", value: &value }, &mut problems) } else { None };
+    let folder = origin.parent().unwrap_or(Path::new(""));
+    let mut check = Check::new(problems, folder, env);
+    let config = raw.map(|raw| check.file(raw));
+    match (config, check.problems.into_errors(origin)) {
+        (Some(config), None) => Ok(config),
+        (_, Some(errors)) => Err(errors),
+        (None, None) => Err(ConfigErrors::whole(origin, "the file cannot be read as a table".to_owned())),
+    }
 }

@@ -163,7 +163,7 @@ pub struct Provider {
     pub kind: String,
     /// Overrides the row's base URL (needed by `custom`, `azure`).
     pub base_url: Option<String>,
-    /// The key; `None` for servers that need none or when its environment variable is not set (then `disabled` says so).
+    /// The key; `None` for servers that need none, or when its variable or file is missing (then `disabled` says so).
     pub api_key: Option<Secret>,
     /// Extra headers sent with every request.
     pub headers: Vec<(String, Secret)>,

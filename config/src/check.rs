@@ -1,0 +1,63 @@
+//! From the raw file to a [`Config`]: fills secrets in, resolves names, and reports everything that does not fit together.
+
+mod agents;
+mod aliases;
+mod local;
+mod prices;
+mod providers;
+mod secrets;
+mod server;
+
+use crate::file::RawFile;
+use crate::problem::Problems;
+use crate::settings::{Config, Log, Store};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What all checks share.
+pub(crate) struct Check<'a> {
+    pub(crate) problems: Problems<'a>,
+    warnings: Vec<String>,
+    /// Where relative paths start.
+    folder: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    /// Names of models, providers and prices whose definition has a problem, so that using them is not another one.
+    broken: HashSet<String>,
+}
+
+impl<'a> Check<'a> {
+    pub(crate) fn new(problems: Problems<'a>, folder: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { problems, warnings: Vec::new(), folder, env, broken: HashSet::new() }
+    }
+
+    /// The whole configuration. Meaningful only if no problem was found.
+    pub(crate) fn file(&mut self, raw: RawFile) -> Config {
+        let server = self.server(raw.server.value);
+        let (local, models) = self.local(raw.local.value);
+        let providers = self.providers(&raw.providers.value);
+        let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
+        let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
+        let agents = self.agents(raw.agents.value, server.admin_key.as_ref());
+        let store = raw.store.value;
+        let log = raw.log.value;
+        let mut config = Config {
+            server,
+            store: Store { path: self.path(&store.path.value), durability: store.durability.value },
+            log: Log { format: log.format.value, filter: log.filter.value },
+            local,
+            providers,
+            aliases,
+            agents,
+            catalog: Arc::new(catalog),
+            warnings: std::mem::take(&mut self.warnings),
+        };
+        let unknown = agents::models_that_match_nothing(&config);
+        config.warnings.extend(unknown);
+        config
+    }
+
+    fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+}

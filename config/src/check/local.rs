@@ -1,0 +1,55 @@
+//! Checks `[local]` and its models.
+
+use super::Check;
+use super::server::small;
+use crate::file::{RawLocal, RawLocalModel, Vram};
+use crate::read::is_first;
+use crate::settings::{Local, LocalModel};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+impl Check<'_> {
+    /// The local models, also in the order of the file.
+    pub(super) fn local(&mut self, raw: RawLocal) -> (Local, Vec<Arc<LocalModel>>) {
+        let mut seen = HashMap::new();
+        let mut models = Vec::new();
+        for raw in raw.models.value {
+            let Some(name) = raw.name.clone().map(|name| name.value) else { continue };
+            let what = format_args!("the local model `{}`", name.value.0);
+            if is_first(&mut seen, name.value.0.clone(), &name.span, what, &mut self.problems) {
+                match self.local_model(raw) {
+                    Some(model) => models.push(Arc::new(model)),
+                    None => drop(self.broken.insert(name.value.0)),
+                }
+            }
+        }
+        let vram = match raw.vram.value {
+            Vram::Auto => None,
+            Vram::Bytes(bytes) => Some(bytes),
+        };
+        let by_name = models.iter().map(|model: &Arc<LocalModel>| (model.name.clone(), model.clone())).collect();
+        (Local { vram, models: by_name }, models)
+    }
+
+    fn local_model(&mut self, raw: RawLocalModel) -> Option<LocalModel> {
+        let abilities = raw.abilities.value.into_iter().collect();
+        if let Some(limit) = raw.max_output.as_ref().filter(|limit| limit.value.0 > raw.context.value.0) {
+            let message = format!("`max_output` is larger than the context of {} tokens", raw.context.value.0);
+            self.problems.add(&limit.span, message);
+        }
+        let price = self.price(&raw.price, None, abilities);
+        Some(LocalModel {
+            name: raw.name?.value.value.0,
+            path: self.path(&raw.path?.value),
+            engine: raw.engine.value,
+            context: small(raw.context.value.0),
+            slots: small(raw.slots.value.0),
+            queue: small(raw.queue.value.0),
+            threads: raw.threads.map(|threads| small(threads.value.0)),
+            gpu_layers: raw.gpu_layers.map(|layers| small(layers.value.0)),
+            price: price?,
+            abilities,
+            max_output: raw.max_output.map(|limit| small(limit.value.0)),
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! Checks prices and lays them over the built-in catalogue.
+
+use super::Check;
+use crate::catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates, builtin};
+use crate::file::{RawAbove, RawPrice, RawProvider, RawRates};
+use crate::problem::did_you_mean;
+use crate::read::{At, Named};
+use crate::settings::{LocalModel, Provider};
+use crate::units::PicoUsd;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+impl Check<'_> {
+    /// The facts of every local model, and of every model of the configured providers that has a price.
+    pub(super) fn catalog(
+        &mut self,
+        local: &[Arc<LocalModel>],
+        raw_providers: &[RawProvider],
+        providers: &BTreeMap<String, Arc<Provider>>,
+        prices: Named<RawPrice>,
+    ) -> Catalog {
+        let mut catalog = Catalog { version: builtin::version().to_owned(), ..Catalog::default() };
+        catalog.models = local.iter().map(|model| (model.name.clone(), Arc::new(local_facts(model)))).collect();
+        for provider in providers.values() {
+            let rows = builtin::of_kind(&provider.kind);
+            catalog.models.extend(rows.map(|row| (format!("{}/{}", provider.name, row.model), row.facts.clone())));
+        }
+        for raw in raw_providers {
+            let Some((name, price)) = raw.name.as_ref().zip(raw.own_price()) else { continue };
+            if let Some(facts) = self.facts(price, None) {
+                catalog.providers.insert(name.value.value.0.clone(), Arc::new(facts));
+            }
+        }
+        for (name, price) in prices.0 {
+            self.overlay(&mut catalog.models, name, price, providers);
+        }
+        catalog
+    }
+
+    fn overlay(
+        &mut self,
+        models: &mut HashMap<String, Arc<ModelFacts>>,
+        name: At<String>,
+        price: Option<RawPrice>,
+        providers: &BTreeMap<String, Arc<Provider>>,
+    ) {
+        let Some((provider, _)) = name.value.split_once('/').filter(|(_, model)| !model.is_empty()) else {
+            let message = format!(
+                "prices are named \"provider/model\", found \"{}\" (a local model has `price` in its own table)",
+                name.value
+            );
+            return self.problems.add(&name.span, message);
+        };
+        if !providers.contains_key(provider) && !self.broken.contains(provider) {
+            let near = did_you_mean(provider, providers.keys().map(String::as_str));
+            return self.problems.add(&name.span, format!("there is no provider `{provider}`{near}"));
+        }
+        let known = models.get(&name.value).map(AsRef::as_ref);
+        let price = price.map(|price| At { value: price, span: name.span.clone() });
+        match price.and_then(|price| self.facts(&price, known)) {
+            Some(facts) => drop(models.insert(name.value, Arc::new(facts))),
+            None => drop(self.broken.insert(name.value)),
+        }
+    }
+
+    /// The facts that a price table states, the rest as the catalogue knows them.
+    fn facts(&mut self, raw: &At<RawPrice>, known: Option<&ModelFacts>) -> Option<ModelFacts> {
+        let rates = match &raw.value {
+            RawPrice::Free => None,
+            RawPrice::Rates(rates) => Some(rates),
+        };
+        let stated = rates.and_then(|rates| rates.abilities.as_ref());
+        let abilities = match stated {
+            Some(list) => list.value.iter().copied().collect(),
+            None => known.map_or(Abilities::ALL, |known| known.abilities),
+        };
+        let context = rates.and_then(|rates| rates.context.as_ref()).map(|limit| limit.value.0);
+        let max_output = rates.and_then(|rates| rates.max_output.as_ref()).map(|limit| limit.value.0);
+        Some(ModelFacts {
+            price: self.price(raw, known.map(|known| &known.price), abilities)?,
+            context: context.or(known.and_then(|known| known.context)),
+            max_output: max_output.or(known.and_then(|known| known.max_output)),
+            abilities,
+        })
+    }
+
+    /// A price as stated; a table that states no price at all keeps the known one.
+    pub(super) fn price(&mut self, raw: &At<RawPrice>, known: Option<&Price>, abilities: Abilities) -> Option<Price> {
+        let RawPrice::Rates(rates) = &raw.value else { return Some(Price::free()) };
+        let stated = [&rates.input, &rates.cached_input, &rates.cache_write, &rates.output];
+        if stated.iter().all(|rate| rate.is_none()) && rates.above.value.is_empty() && known.is_some() {
+            return known.cloned();
+        }
+        let Some(input) = value(&rates.input) else {
+            self.problems.add(&raw.span, "a price needs `input`, in USD per million tokens");
+            return None;
+        };
+        let output = value(&rates.output).or(abilities.only_embeds().then_some(PicoUsd(0)));
+        let Some(output) = output else {
+            self.problems.add(&raw.span, "a price needs `output`, in USD per million tokens");
+            return None;
+        };
+        let base = with_caches(input, value(&rates.cached_input), value(&rates.cache_write), output);
+        if base == Rates::default() {
+            self.problems.add(&raw.span, "a price of nothing is written `\"free\"`");
+            return None;
+        }
+        Some(Price { base, above: self.above(rates)?, source: PriceSource::File })
+    }
+
+    fn above(&mut self, rates: &RawRates) -> Option<Vec<(u64, Rates)>> {
+        let mut above = BTreeMap::new();
+        for tier in &rates.above.value {
+            let RawAbove { input_tokens, input, cached_input, cache_write, output } = &tier.value;
+            let threshold = input_tokens.as_ref()?.value.0;
+            let rates = with_caches(value(input)?, value(cached_input), value(cache_write), value(output)?);
+            if above.insert(threshold, rates).is_some() {
+                self.problems.add(&tier.span, format!("there is another tier above {threshold} input tokens"));
+            }
+        }
+        Some(above.into_iter().collect())
+    }
+}
+
+fn value(rate: &Option<At<PicoUsd>>) -> Option<PicoUsd> {
+    rate.as_ref().map(|rate| rate.value)
+}
+
+/// Cached tokens without a price of their own cost what others do.
+fn with_caches(input: PicoUsd, cached: Option<PicoUsd>, write: Option<PicoUsd>, output: PicoUsd) -> Rates {
+    Rates { input, cached_input: cached.unwrap_or(input), cache_write: write.unwrap_or(input), output }
+}
+
+fn local_facts(model: &LocalModel) -> ModelFacts {
+    ModelFacts {
+        price: model.price.clone(),
+        context: Some(model.context.into()),
+        max_output: model.max_output.map(u64::from),
+        abilities: model.abilities,
+    }
+}
