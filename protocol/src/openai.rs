@@ -1,5 +1,6 @@
 //! OpenAI's dialect: chat completions, text completions, embeddings, their streams and their errors.
 
+mod decode;
 mod fault;
 mod fields;
 mod message;
@@ -7,7 +8,9 @@ mod request;
 mod response;
 mod stream;
 mod tool;
+mod wire;
 
+pub use decode::{StreamDecoder, decode_answer};
 pub use fault::{ErrorBody, decode_error};
 pub use request::decode_request;
 pub use response::{AnswerMeta, Extension, encode_chat, encode_completion, encode_embeddings, extend_usage};

@@ -70,7 +70,7 @@ pub fn peek_body(body: &[u8]) -> Result<BodyPeek, DecodeError> {
     })
 }
 
-fn read_answer(json: &[u8]) -> Result<Answer, DecodeError> {
+pub(crate) fn read_answer(json: &[u8]) -> Result<Answer, DecodeError> {
     // A list is read too: Gemini puts its errors into one.
     if !matches!(json.trim_ascii_start().first(), Some(b'{' | b'[')) {
         return Err(DecodeError::new("the provider sent something that is not a JSON object"));
