@@ -9,9 +9,9 @@ mod secrets;
 mod server;
 
 use crate::file::RawFile;
-use crate::problem::Problems;
+use crate::problem::{Problems, Span};
 use crate::settings::{Config, Log, Store};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,4 +60,21 @@ impl<'a> Check<'a> {
     fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }
+}
+
+/// Reports a name that was seen before. Returns whether this one is new.
+fn is_first(
+    seen: &mut HashMap<String, Span>,
+    name: &str,
+    span: &Span,
+    what: impl std::fmt::Display,
+    problems: &mut Problems<'_>,
+) -> bool {
+    if let Some(first) = seen.get(name) {
+        let (line, _) = problems.place(first.start);
+        problems.add(span, format!("{what} is defined twice, first in line {line}"));
+        return false;
+    }
+    seen.insert(name.to_owned(), span.clone());
+    true
 }

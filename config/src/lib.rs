@@ -11,12 +11,17 @@ mod file;
 pub mod kinds;
 mod problem;
 mod read;
+mod reference;
+pub mod reload;
 mod resolve;
 pub mod settings;
 pub mod units;
+mod value;
 
 pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
 pub use problem::{ConfigErrors, Problem};
+pub use reference::reference;
+pub use reload::{Reloader, Watch, WatchError};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineKind, Local, LocalModel, Log, LogFormat,

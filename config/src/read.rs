@@ -2,8 +2,6 @@
 //! on its own, so that one wrong value hides no other.
 
 use crate::problem::{Problems, Span, did_you_mean};
-use std::collections::HashMap;
-use std::hash::Hash;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -12,6 +10,15 @@ use toml::de::{DeTable, DeValue};
 pub(crate) struct At<T> {
     pub(crate) value: T,
     pub(crate) span: Span,
+}
+
+/// A key that may be left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Maybe<T> {
+    /// Its value, if it is there and good.
+    pub(crate) at: Option<At<T>>,
+    /// Whether it is there, good or bad.
+    pub(crate) written: bool,
 }
 
 /// A value that is to be read, and the key it was found under.
@@ -59,7 +66,7 @@ pub(crate) struct Key {
 }
 
 /// Declares a table: a struct of its keys, each `required` (an `Option` that is `None` only after a problem was
-/// reported), `optional`, or with a `default(…)` written as TOML.
+/// reported), `optional` (a [`Maybe`]), or with a `default(…)` written as TOML.
 macro_rules! table {
     ($(#[doc = $about:literal])+ $name:ident $label:literal {
         $($(#[doc = $doc:literal])+ $key:ident: $ty:ty = $presence:ident $(($($default:tt)+))?),* $(,)?
@@ -97,7 +104,8 @@ macro_rules! table {
         }
     };
     (@field default $ty:ty) => { $crate::read::At<$ty> };
-    (@field $other:ident $ty:ty) => { Option<$crate::read::At<$ty>> };
+    (@field optional $ty:ty) => { $crate::read::Maybe<$ty> };
+    (@field required $ty:ty) => { Option<$crate::read::At<$ty>> };
     (@presence default ($($default:tt)+)) => { stringify!($($default)+).to_owned() };
     (@presence $other:ident) => { stringify!($other).to_owned() };
 }
@@ -131,24 +139,28 @@ impl<'n, 'i> Fields<'n, 'i> {
         Some(Self { table, label, span: node.value.span() })
     }
 
-    pub(crate) fn optional<T: Read>(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<T>> {
-        let value = self.table.get(key)?;
-        T::read(Node { key, value }, problems).map(|read| At { value: read, span: value.span() })
+    pub(crate) fn optional<T: Read>(&self, key: &str, problems: &mut Problems<'_>) -> Maybe<T> {
+        Maybe { at: self.get(key, problems), written: self.table.get(key).is_some() }
     }
 
     pub(crate) fn required<T: Read>(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<T>> {
         if self.table.get(key).is_none() {
             problems.add(&self.span, format!("{} needs `{key}`: {}", self.label, T::shape()));
         }
-        self.optional(key, problems)
+        self.get(key, problems)
     }
 
     pub(crate) fn default<T: Read>(&self, key: &str, default: &str, problems: &mut Problems<'_>) -> At<T> {
-        self.optional(key, problems).unwrap_or_else(|| {
+        self.get(key, problems).unwrap_or_else(|| {
             let value = DeValue::parse(default).expect("defaults in file.rs are TOML");
             let read = T::read(Node { key, value: &value }, problems).expect("defaults in file.rs fit their type");
             At { value: read, span: self.span.clone() }
         })
+    }
+
+    fn get<T: Read>(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<T>> {
+        let value = self.table.get(key)?;
+        T::read(Node { key, value }, problems).map(|read| At { value: read, span: value.span() })
     }
 }
 
@@ -315,21 +327,4 @@ pub(crate) fn choose<T: Read + Clone>(
         node.refuse::<T>(format_args!(", found \"{text}\"{near}"), problems);
     }
     chosen.map(|(_, value)| value.clone())
-}
-
-/// Reports every key that was seen before. Returns whether this one is new.
-pub(crate) fn is_first<K: Eq + Hash>(
-    seen: &mut HashMap<K, Span>,
-    key: K,
-    span: &Span,
-    what: impl std::fmt::Display,
-    problems: &mut Problems<'_>,
-) -> bool {
-    if let Some(first) = seen.get(&key) {
-        let (line, _) = problems.place(first.start);
-        problems.add(span, format!("{what} is defined twice, first in line {line}"));
-        return false;
-    }
-    seen.insert(key, span.clone());
-    true
 }

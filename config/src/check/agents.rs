@@ -1,9 +1,8 @@
 //! Checks `[[agents]]`.
 
-use super::Check;
+use super::{Check, is_first};
 use crate::file::{RawAgent, RawBudget};
 use crate::problem::Span;
-use crate::read::is_first;
 use crate::settings::{AgentConfig, BudgetConfig, Config};
 use crate::units::{Secret, Usd};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -37,7 +36,7 @@ impl Check<'_> {
         let whose = name.as_ref().map_or("an agent".to_owned(), |name| format!("the agent `{}`", name.value.0));
         let key = raw.key.and_then(|key| Some((self.key(&whose, &key)?, key.span)));
         let name = name?;
-        let first = is_first(names, name.value.0.clone(), &name.span, &whose, &mut self.problems);
+        let first = is_first(names, &name.value.0, &name.span, &whose, &mut self.problems);
         let (key, span) = key?;
         match keys.get(key.expose()) {
             Some(other) if first => self.problems.add(&span, format!("{whose} has the same key as {other}")),

@@ -1,11 +1,11 @@
 //! Checks `[[aliases]]`, adds those that exist out of the box, and flattens all of them down to backends.
 
-use super::Check;
+use super::{Check, is_first};
 use crate::catalog::Catalog;
 use crate::defaults::{AUTO_TARGETS, CLOUD_ALIASES};
 use crate::file::RawAlias;
 use crate::problem::{Span, did_you_mean, nearest};
-use crate::read::{At, is_first};
+use crate::read::At;
 use crate::settings::{Alias, BackendId, LocalModel, Provider, Strategy};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Check<'_> {
                 self.problems.add(&name.span, message);
             }
             let what = format_args!("the alias `{}`", name.value.0);
-            if is_first(&mut seen, name.value.0.clone(), &name.span, what, &mut self.problems) {
+            if is_first(&mut seen, &name.value.0, &name.span, what, &mut self.problems) {
                 let targets = raw.targets.map(|targets| targets.value).unwrap_or_default();
                 let entries = targets.into_iter().map(Entry::Name).collect();
                 lists.insert(name.value.0, List { strategy: raw.strategy.value, entries });

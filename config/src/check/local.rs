@@ -1,10 +1,10 @@
 //! Checks `[local]` and its models.
 
-use super::Check;
 use super::server::small;
-use crate::file::{RawLocal, RawLocalModel, Vram};
-use crate::read::is_first;
+use super::{Check, is_first};
+use crate::file::{RawLocal, RawLocalModel};
 use crate::settings::{Local, LocalModel};
+use crate::value::Vram;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ impl Check<'_> {
         for raw in raw.models.value {
             let Some(name) = raw.name.clone().map(|name| name.value) else { continue };
             let what = format_args!("the local model `{}`", name.value.0);
-            if is_first(&mut seen, name.value.0.clone(), &name.span, what, &mut self.problems) {
-                match self.local_model(raw) {
-                    Some(model) => models.push(Arc::new(model)),
-                    None => drop(self.broken.insert(name.value.0)),
-                }
+            let first = is_first(&mut seen, &name.value.0, &name.span, what, &mut self.problems);
+            match self.local_model(raw) {
+                Some(model) if first => models.push(Arc::new(model)),
+                Some(_) => {}
+                None => drop(self.broken.insert(name.value.0)),
             }
         }
         let vram = match raw.vram.value {
@@ -33,7 +33,7 @@ impl Check<'_> {
 
     fn local_model(&mut self, raw: RawLocalModel) -> Option<LocalModel> {
         let abilities = raw.abilities.value.into_iter().collect();
-        if let Some(limit) = raw.max_output.as_ref().filter(|limit| limit.value.0 > raw.context.value.0) {
+        if let Some(limit) = raw.max_output.at.as_ref().filter(|limit| limit.value.0 > raw.context.value.0) {
             let message = format!("`max_output` is larger than the context of {} tokens", raw.context.value.0);
             self.problems.add(&limit.span, message);
         }
@@ -45,11 +45,11 @@ impl Check<'_> {
             context: small(raw.context.value.0),
             slots: small(raw.slots.value.0),
             queue: small(raw.queue.value.0),
-            threads: raw.threads.map(|threads| small(threads.value.0)),
-            gpu_layers: raw.gpu_layers.map(|layers| small(layers.value.0)),
+            threads: raw.threads.at.map(|threads| small(threads.value.0)),
+            gpu_layers: raw.gpu_layers.at.map(|layers| small(layers.value.0)),
             price: price?,
             abilities,
-            max_output: raw.max_output.map(|limit| small(limit.value.0)),
+            max_output: raw.max_output.at.map(|limit| small(limit.value.0)),
         })
     }
 }

@@ -3,8 +3,8 @@
 use super::Check;
 use crate::catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates, builtin};
 use crate::file::{RawAbove, RawPrice, RawProvider, RawRates};
-use crate::problem::did_you_mean;
-use crate::read::{At, Named};
+use crate::problem::{Span, did_you_mean};
+use crate::read::{At, Maybe, Named};
 use crate::settings::{LocalModel, Provider};
 use crate::units::PicoUsd;
 use std::collections::{BTreeMap, HashMap};
@@ -69,13 +69,13 @@ impl Check<'_> {
             RawPrice::Free => None,
             RawPrice::Rates(rates) => Some(rates),
         };
-        let stated = rates.and_then(|rates| rates.abilities.as_ref());
+        let stated = rates.and_then(|rates| rates.abilities.at.as_ref());
         let abilities = match stated {
             Some(list) => list.value.iter().copied().collect(),
             None => known.map_or(Abilities::ALL, |known| known.abilities),
         };
-        let context = rates.and_then(|rates| rates.context.as_ref()).map(|limit| limit.value.0);
-        let max_output = rates.and_then(|rates| rates.max_output.as_ref()).map(|limit| limit.value.0);
+        let context = rates.and_then(|rates| rates.context.at.as_ref()).map(|limit| limit.value.0);
+        let max_output = rates.and_then(|rates| rates.max_output.at.as_ref()).map(|limit| limit.value.0);
         Some(ModelFacts {
             price: self.price(raw, known.map(|known| &known.price), abilities)?,
             context: context.or(known.and_then(|known| known.context)),
@@ -88,24 +88,28 @@ impl Check<'_> {
     pub(super) fn price(&mut self, raw: &At<RawPrice>, known: Option<&Price>, abilities: Abilities) -> Option<Price> {
         let RawPrice::Rates(rates) = &raw.value else { return Some(Price::free()) };
         let stated = [&rates.input, &rates.cached_input, &rates.cache_write, &rates.output];
-        if stated.iter().all(|rate| rate.is_none()) && rates.above.value.is_empty() && known.is_some() {
+        if !stated.iter().any(|rate| rate.written) && rates.above.value.is_empty() && known.is_some() {
             return known.cloned();
         }
-        let Some(input) = value(&rates.input) else {
-            self.problems.add(&raw.span, "a price needs `input`, in USD per million tokens");
-            return None;
+        let input = self.rate("input", &rates.input, &raw.span);
+        let output = match &rates.output {
+            missing if !missing.written && abilities.only_embeds() => Some(PicoUsd(0)),
+            output => self.rate("output", output, &raw.span),
         };
-        let output = value(&rates.output).or(abilities.only_embeds().then_some(PicoUsd(0)));
-        let Some(output) = output else {
-            self.problems.add(&raw.span, "a price needs `output`, in USD per million tokens");
-            return None;
-        };
-        let base = with_caches(input, value(&rates.cached_input), value(&rates.cache_write), output);
+        let above = self.above(rates);
+        let base = with_caches(input?, value(&rates.cached_input), value(&rates.cache_write), output?);
         if base == Rates::default() {
             self.problems.add(&raw.span, "a price of nothing is written `\"free\"`");
             return None;
         }
-        Some(Price { base, above: self.above(rates)?, source: PriceSource::File })
+        Some(Price { base, above: above?, source: PriceSource::File })
+    }
+
+    fn rate(&mut self, key: &str, rate: &Maybe<PicoUsd>, span: &Span) -> Option<PicoUsd> {
+        if !rate.written {
+            self.problems.add(span, format!("a price needs `{key}`, in USD per million tokens"));
+        }
+        value(rate)
     }
 
     fn above(&mut self, rates: &RawRates) -> Option<Vec<(u64, Rates)>> {
@@ -113,7 +117,8 @@ impl Check<'_> {
         for tier in &rates.above.value {
             let RawAbove { input_tokens, input, cached_input, cache_write, output } = &tier.value;
             let threshold = input_tokens.as_ref()?.value.0;
-            let rates = with_caches(value(input)?, value(cached_input), value(cache_write), value(output)?);
+            let (input, output) = (input.as_ref()?.value, output.as_ref()?.value);
+            let rates = with_caches(input, value(cached_input), value(cache_write), output);
             if above.insert(threshold, rates).is_some() {
                 self.problems.add(&tier.span, format!("there is another tier above {threshold} input tokens"));
             }
@@ -122,8 +127,8 @@ impl Check<'_> {
     }
 }
 
-fn value(rate: &Option<At<PicoUsd>>) -> Option<PicoUsd> {
-    rate.as_ref().map(|rate| rate.value)
+fn value(rate: &Maybe<PicoUsd>) -> Option<PicoUsd> {
+    rate.at.as_ref().map(|rate| rate.value)
 }
 
 /// Cached tokens without a price of their own cost what others do.

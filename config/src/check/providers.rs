@@ -1,12 +1,13 @@
 //! Checks `[[providers]]`.
 
-use super::Check;
 use super::server::small;
-use crate::file::{RawPrice, RawProvider, SecretRef};
+use super::{Check, is_first};
+use crate::file::{RawPrice, RawProvider};
 use crate::kinds::ProviderKind;
-use crate::read::{At, Named, is_first};
+use crate::read::{At, Named};
 use crate::settings::Provider;
 use crate::units::Secret;
+use crate::value::{SecretRef, Slug};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -20,26 +21,26 @@ impl Check<'_> {
         for raw in raw {
             let Some(name) = raw.name.as_ref().map(|name| &name.value) else { continue };
             let what = format_args!("the provider `{}`", name.value.0);
-            if is_first(&mut seen, name.value.0.clone(), &name.span, what, &mut self.problems) {
-                match self.provider(raw, name) {
-                    Some(provider) => drop(providers.insert(provider.name.clone(), Arc::new(provider))),
-                    None => drop(self.broken.insert(name.value.0.clone())),
-                }
+            let first = is_first(&mut seen, &name.value.0, &name.span, what, &mut self.problems);
+            match self.provider(raw, name) {
+                Some(provider) if first => drop(providers.insert(provider.name.clone(), Arc::new(provider))),
+                Some(_) => {}
+                None => drop(self.broken.insert(name.value.0.clone())),
             }
         }
         providers
     }
 
-    fn provider(&mut self, raw: &RawProvider, name: &At<crate::file::Slug>) -> Option<Provider> {
+    fn provider(&mut self, raw: &RawProvider, name: &At<Slug>) -> Option<Provider> {
         let whose = format!("the provider `{}`", name.value.0);
         let headers = self.headers(&raw.headers.value);
         let kind = raw.kind.as_ref()?;
-        if kind.value.needs_base_url && raw.base_url.is_none() {
+        if kind.value.needs_base_url && !raw.base_url.written {
             let message = format!("{whose} needs `base_url`: the kind `{}` has none to fall back on", kind.value.name);
             self.problems.add(&name.span, message);
         }
         let (api_key, disabled) = self.api_key(&whose, raw, kind.value, name);
-        if let Some(price) = raw.price.as_ref().filter(|_| !kind.value.own_price) {
+        if let Some(price) = raw.price.at.as_ref().filter(|_| !kind.value.own_price) {
             let message = format!(
                 "the kind `{}` prices each model: say `[prices.\"{}/MODEL\"]` instead",
                 kind.value.name, name.value.0
@@ -49,10 +50,10 @@ impl Check<'_> {
         Some(Provider {
             name: name.value.0.clone(),
             kind: kind.value.name.to_owned(),
-            base_url: raw.base_url.as_ref().map(|url| url.value.0.clone()),
+            base_url: raw.base_url.at.as_ref().map(|url| url.value.0.clone()),
             api_key,
             headers,
-            api_version: raw.api_version.as_ref().map(|version| version.value.clone()),
+            api_version: raw.api_version.at.as_ref().map(|version| version.value.clone()),
             connect_timeout: raw.connect_timeout.value,
             first_byte_timeout: raw.first_byte_timeout.value,
             idle_timeout: raw.idle_timeout.value,
@@ -67,10 +68,10 @@ impl Check<'_> {
         whose: &str,
         raw: &RawProvider,
         kind: &ProviderKind,
-        name: &At<crate::file::Slug>,
+        name: &At<Slug>,
     ) -> (Option<Secret>, Option<String>) {
-        let Some(key) = &raw.api_key else {
-            if let Some(variable) = kind.key_variable {
+        let Some(key) = &raw.api_key.at else {
+            if let Some(variable) = kind.key_variable.filter(|_| !raw.api_key.written) {
                 let message = format!("{whose} needs `api_key`, for example `api_key = \"env:{variable}\"`");
                 self.problems.add(&name.span, message);
             }
@@ -119,6 +120,6 @@ impl Check<'_> {
 impl RawProvider {
     /// The price of all its models, where one may be said.
     pub(super) fn own_price(&self) -> Option<&At<RawPrice>> {
-        self.price.as_ref().filter(|_| self.kind.as_ref().is_some_and(|kind| kind.value.own_price))
+        self.price.at.as_ref().filter(|_| self.kind.as_ref().is_some_and(|kind| kind.value.own_price))
     }
 }

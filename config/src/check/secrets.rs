@@ -1,9 +1,9 @@
 //! Fetches secrets from the environment and from files.
 
 use super::Check;
-use crate::file::SecretRef;
 use crate::read::At;
 use crate::units::Secret;
+use crate::value::SecretRef;
 
 impl Check<'_> {
     /// The secret that is referred to, or why it cannot be had. Empty counts as missing.

@@ -6,12 +6,12 @@ use crate::settings::{Server, Tls};
 
 impl Check<'_> {
     pub(super) fn server(&mut self, raw: RawServer) -> Server {
-        let admin_key = raw.admin_key.as_ref().and_then(|key| self.key("the operator (`admin_key`)", key));
-        if raw.metrics_need_key.value && raw.admin_key.is_none() {
+        let admin_key = raw.admin_key.at.as_ref().and_then(|key| self.key("the operator (`admin_key`)", key));
+        if raw.metrics_need_key.value && !raw.admin_key.written {
             let message = "`metrics_need_key` needs `admin_key`: without one nobody could read /metrics";
             self.problems.add(&raw.metrics_need_key.span, message);
         }
-        let tls = raw.tls.and_then(|tls| {
+        let tls = raw.tls.at.and_then(|tls| {
             Some(Tls { cert: self.path(&tls.value.cert?.value), key: self.path(&tls.value.key?.value) })
         });
         Server {

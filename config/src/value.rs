@@ -1,0 +1,179 @@
+//! The values that keys can have: what each looks like in the file, and how it is read.
+
+use crate::catalog::Ability;
+use crate::kinds::{PROVIDER_KINDS, ProviderKind};
+use crate::problem::Problems;
+use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
+use crate::settings::{Durability, EngineKind, LogFormat, Strategy, Window};
+use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a secret is to be had.
+#[derive(Debug, Clone)]
+pub(crate) enum SecretRef {
+    /// An environment variable.
+    Env(String),
+    /// A file, trimmed.
+    File(PathBuf),
+    /// The text itself.
+    Literal(Secret),
+}
+
+/// Memory for models.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Vram {
+    /// Ask the device.
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+/// A number of bytes from 1 to `MAX`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size<const MAX: u64>(pub(crate) u64);
+
+/// An origin that browsers may call from.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin(pub(crate) String);
+
+/// An absolute `http` or `https` URL without a trailing slash.
+#[derive(Debug, Clone)]
+pub(crate) struct BaseUrl(pub(crate) String);
+
+/// A name of lower-case letters, digits, `_`, `-` and `.`.
+#[derive(Debug, Clone)]
+pub(crate) struct Slug(pub(crate) String);
+
+/// A name of letters, digits, `_`, `-`, `.` and `:`.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelName(pub(crate) String);
+
+/// A model name that may hold slashes.
+#[derive(Debug, Clone)]
+pub(crate) struct AliasName(pub(crate) String);
+
+/// A status for budget refusals.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BudgetStatus(pub(crate) u16);
+
+impl Read for BudgetStatus {
+    fn shape() -> String {
+        "402, 429 or 422".to_owned()
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let status = node.value.get_ref().as_integer().and_then(|status| status.as_str().parse().ok());
+        let read = status.filter(|status| [402, 429, 422].contains(status));
+        if read.is_none() {
+            node.refuse::<Self>("", problems);
+        }
+        read.map(Self)
+    }
+}
+
+impl Read for &'static ProviderKind {
+    fn shape() -> String {
+        one_of(&PROVIDER_KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>())
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let choices: Vec<_> = PROVIDER_KINDS.iter().map(|kind| (kind.name, kind)).collect();
+        choose(node, &choices, problems)
+    }
+}
+
+impl Read for Ability {
+    fn shape() -> String {
+        one_of(&Self::NAMES.map(|(name, _)| name))
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        choose(node, &Self::NAMES, problems)
+    }
+}
+
+impl<const MAX: u64> Read for Size<MAX> {
+    fn shape() -> String {
+        format!("a size such as \"32MiB\", at most {} GiB", MAX >> 30)
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let read = node.value.get_ref().as_str().and_then(parse_size).filter(|size| (1..=MAX).contains(size));
+        if read.is_none() {
+            node.refuse::<Self>("", problems);
+        }
+        read.map(Self)
+    }
+}
+
+read_choice! {
+    Durability: "process" => Self::Process, "power" => Self::Power;
+    LogFormat: "text" => Self::Text, "json" => Self::Json;
+    EngineKind: "llama.cpp" => Self::LlamaCpp, "candle" => Self::Candle, "scripted" => Self::Scripted;
+    Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
+    Window: "minute" => Self::Minute, "hour" => Self::Hour, "day" => Self::Day, "week" => Self::Week,
+        "month" => Self::Month, "total" => Self::Total;
+}
+
+read_text! {
+    String: "a string", |text| Ok(text.to_owned());
+    PathBuf: "a path", |text| if text.is_empty() { Err(", found none".to_owned()) } else { Ok(text.into()) };
+    SocketAddr: "an IP address and port such as \"127.0.0.1:4000\"", |text| text.parse().map_err(|_| found(text));
+    Duration: "a duration such as \"100ms\", \"30s\", \"5m\" or \"2h\", from 1ms to 24h", |text| {
+        let day = Duration::from_secs(24 * 3600);
+        parse_duration(text).filter(|d| !d.is_zero() && *d <= day).ok_or_else(|| found(text))
+    };
+    Vram: "\"auto\" or a size such as \"24GiB\"", |text| match (text, parse_size(text)) {
+        ("auto", _) => Ok(Self::Auto),
+        (_, Some(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),
+        _ => Err(found(text)),
+    };
+    Usd: "an exact decimal in USD such as \"5.00\", with at most 9 decimals", |text|
+        Self::parse_decimal(text).map_err(|_| found(text));
+    PicoUsd: "an exact decimal in USD per million tokens such as \"0.15\", with at most 6 decimals", |text|
+        Self::parse_per_million(text).map_err(|_| found(text));
+    SecretRef: "\"env:NAME\", \"file:PATH\" or the secret itself", |text| match text.split_once(':') {
+        Some(("env", name)) if !name.is_empty() && !name.contains(['=', '\0']) => Ok(Self::Env(name.to_owned())),
+        Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+        Some(("env" | "file", _)) => Err(", found no name after the colon".to_owned()),
+        _ if text.trim().is_empty() => Err(", found nothing".to_owned()),
+        _ => Ok(Self::Literal(Secret::new(text))),
+    };
+    Origin: "an origin such as \"https://app.example\", or \"*\"", |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_origin = host.is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'));
+        if is_origin || text == "*" { Ok(Self(text.to_owned())) } else { Err(found(text)) }
+    };
+    BaseUrl: "a URL such as \"https://host/v1\"", |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_url = host.is_some_and(|h| h.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '['));
+        // User info in a URL would be a secret that gets logged.
+        if is_url && text.bytes().all(|b| b.is_ascii_graphic() && !b"@?#".contains(&b)) {
+            Ok(Self(text.trim_end_matches('/').to_owned()))
+        } else {
+            Err(", without user, query or fragment".to_owned())
+        }
+    };
+    Slug: "a name of a-z, 0-9, `_`, `-` and `.`", |text| {
+        named(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c)).map(Self)
+    };
+    ModelName: "a name of letters, digits, `_`, `-`, `.` and `:`", |text| {
+        named(text, |c| c.is_ascii_alphanumeric() || "_-.:".contains(c)).map(Self)
+    };
+    AliasName: "a name of letters, digits, `_`, `-`, `.`, `:` and inner `/`", |text| {
+        let name = named(text, |c| c.is_ascii_alphanumeric() || "_-.:/".contains(c))?;
+        if name.split('/').any(str::is_empty) { Err(found(text)) } else { Ok(Self(name)) }
+    };
+}
+
+fn found(text: &str) -> String {
+    format!(", found \"{text}\"")
+}
+
+/// A name of at most 128 allowed characters.
+fn named(text: &str, allowed: fn(char) -> bool) -> Result<String, String> {
+    let fits = (1..=128).contains(&text.len()) && text.chars().all(allowed);
+    if fits { Ok(text.to_owned()) } else { Err(found(text)) }
+}
