@@ -1,0 +1,295 @@
+//! What a valid configuration comes to mean: prices, aliases, names, secrets, warnings; and that no text is a crash.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use proptest::prelude::*;
+use proptest::strategy::Strategy as _;
+use std::path::Path;
+use tollkeeper_config::{BackendId, Config, ConfigErrors, PicoUsd, PriceSource, Strategy, Usd, Window, parse};
+
+const PROVIDERS: &str = r#"
+[[local.models]]
+name = "small"
+path = "small.gguf"
+[[local.models]]
+name = "large"
+path = "/models/large.gguf"
+price = { input = "0.01", output = "0.04" }
+max_output = 512
+[[providers]]
+name = "openai"
+kind = "openai"
+api_key = "env:OPENAI_API_KEY"
+[[providers]]
+name = "fast"
+kind = "groq"
+api_key = "env:GROQ_API_KEY"
+[[providers]]
+name = "mine"
+kind = "ollama"
+price = "free"
+[[agents]]
+name = "scout"
+key = "env:SCOUT_KEY"
+"#;
+
+fn env(name: &str) -> Option<String> {
+    Some(match name {
+        "OPENAI_API_KEY" | "SCOUT_KEY" => format!(" value-of-{name}\n"),
+        "EMPTY" => " ".to_owned(),
+        _ => return None,
+    })
+}
+
+fn try_read(text: &str) -> Result<Config, ConfigErrors> {
+    parse(text, Path::new("/etc/tollkeeper/tollkeeper.toml"), &env)
+}
+
+/// The configuration of `PROVIDERS` and `more`.
+fn read(more: &str) -> Config {
+    try_read(&format!("{PROVIDERS}{more}")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn targets(config: &Config, model: &str) -> Vec<String> {
+    let resolved = config.resolve(model).unwrap();
+    resolved.targets.iter().map(|(id, tier)| format!("{id}@{tier}")).collect()
+}
+
+fn remote(provider: &str, model: &str) -> BackendId {
+    BackendId::Remote { provider: provider.into(), model: model.into() }
+}
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    let config = try_read("").unwrap();
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:4000");
+    assert_eq!((config.server.body_limit, config.server.budget_status), (32 << 20, 402));
+    assert_eq!(config.store.path, Path::new("/etc/tollkeeper/data/tollkeeper.db"));
+    assert_eq!(config.local.vram, None);
+    assert_eq!(targets(&config, "auto"), Vec::<String>::new());
+    assert!(config.warnings.iter().any(|warning| warning.contains("there is no agent")));
+    assert!(config.warnings.contains(&"the alias `auto` has no target: requests to it will be refused".to_owned()));
+}
+
+#[test]
+fn aliases_exist_out_of_the_box() {
+    let config = read("");
+    assert_eq!(targets(&config, "local/fast"), ["small@0"]);
+    assert_eq!(targets(&config, "local/quality"), ["large@0"]);
+    assert_eq!(targets(&config, "cloud/fast"), ["openai/gpt-6-luna@0", "fast/openai/gpt-oss-20b@1"]);
+    let auto = config.resolve("auto").unwrap();
+    assert_eq!(auto.strategy, Strategy::Pyramid);
+    assert_eq!(
+        targets(&config, "auto")[..4],
+        ["small@0", "large@1", "openai/gpt-6-luna@2", "fast/openai/gpt-oss-20b@2"]
+    );
+}
+
+#[test]
+fn aliases_are_flattened_and_the_place_is_the_tier() {
+    let config = read(
+        r#"
+[[aliases]]
+name = "inner"
+strategy = "cheapest"
+targets = ["openai/gpt-4o-mini", "small"]
+[[aliases]]
+name = "outer/one"
+targets = ["large", "inner", "small", "mine/qwen3:8b", "inner"]
+[[aliases]]
+name = "local/fast"
+targets = ["large"]
+"#,
+    );
+    let outer = config.resolve("outer/one").unwrap();
+    assert_eq!(outer.alias.unwrap().name, "outer/one");
+    assert_eq!(outer.strategy, Strategy::Ordered);
+    assert_eq!(targets(&config, "outer/one"), ["large@0", "openai/gpt-4o-mini@1", "small@1", "mine/qwen3:8b@3"]);
+    assert_eq!(config.resolve("inner").unwrap().strategy, Strategy::Cheapest);
+    assert_eq!(targets(&config, "local/fast"), ["large@0"], "written down, it replaces the built-in one");
+    assert_eq!(targets(&config, "auto")[0], "large@0");
+}
+
+#[test]
+fn a_name_is_an_alias_a_local_model_or_a_priced_model() {
+    let config = read("");
+    assert_eq!(targets(&config, "small"), ["small@0"]);
+    assert_eq!(targets(&config, "fast/openai/gpt-oss-20b"), ["fast/openai/gpt-oss-20b@0"]);
+    assert_eq!(targets(&config, "mine/whatever/it:has"), ["mine/whatever/it:has@0"]);
+    let unknown = [
+        ("smal", "the model `smal` does not exist; did you mean `small`?"),
+        ("cloud/fats", "the model `cloud/fats` does not exist; did you mean `cloud/fast`?"),
+        ("openai/gpt-4o-mimi", "the model `openai/gpt-4o-mimi` does not exist; did you mean `openai/gpt-4o-mini`?"),
+        (
+            "openai/davinci-003",
+            "the model `openai/davinci-003` does not exist; its provider is configured, but it has no known price: ask \
+             the operator to add one",
+        ),
+        ("something-else", "the model `something-else` does not exist; GET /v1/models lists those that do"),
+    ];
+    for (model, expected) in unknown {
+        assert_eq!(config.resolve(model).unwrap_err().to_string(), expected);
+    }
+    for model in ["", "/", "openai/", "/gpt-4o", "mine/"] {
+        assert!(config.resolve(model).is_err(), "{model}");
+    }
+}
+
+#[test]
+fn prices_come_from_the_file_the_catalogue_or_the_provider() {
+    let config = read(
+        r#"
+[prices."openai/gpt-4o-mini"]
+input = "0.10"
+output = "0.50"
+above = [{ input_tokens = 9, input = "3", cached_input = "1", output = "4" }, { input_tokens = 5, input = "1", output = "2" }]
+[prices."openai/gpt-4o"]
+context = 1000
+abilities = ["chat"]
+[prices]
+"fast/new" = "free"
+"mine/dear" = { input = "1", output = "2" }
+[prices."openai/new-embed"]
+input = "0.02"
+abilities = ["embeddings"]
+"#,
+    );
+    let facts = |id| config.facts(&id).unwrap();
+    let mini = facts(remote("openai", "gpt-4o-mini"));
+    assert_eq!(mini.price.source, PriceSource::File);
+    assert_eq!(
+        mini.price.base.cached_input,
+        PicoUsd(100_000),
+        "without a price of its own a cached token costs as any"
+    );
+    assert_eq!(mini.context, Some(128_000), "what the file does not say is the catalogue's");
+    let tiers: Vec<_> = mini.price.above.iter().map(|(tokens, rates)| (*tokens, rates.cached_input.0)).collect();
+    assert_eq!(tiers, [(5, 1_000_000), (9, 1_000_000)]);
+
+    let edited = facts(remote("openai", "gpt-4o"));
+    assert_eq!((edited.price.source, edited.context), (PriceSource::Catalog, Some(1000)));
+    assert!(edited.abilities.chat && !edited.abilities.tools);
+
+    assert_eq!(facts(remote("fast", "new")).price.source, PriceSource::Free);
+    assert_eq!(facts(remote("mine", "anything")).price.source, PriceSource::Free);
+    assert_eq!(facts(remote("mine", "dear")).price.base.output, PicoUsd(2_000_000));
+    assert_eq!(facts(remote("openai", "new-embed")).price.base.output, PicoUsd(0));
+    assert_eq!(config.facts(&remote("openai", "new")), None, "an unknown price is not zero");
+    assert_eq!(config.facts(&remote("groq", "openai/gpt-oss-20b")), None, "the provider is called `fast`");
+
+    let large = facts(BackendId::Local("large".into()));
+    assert_eq!((large.price.base.input, large.context, large.max_output), (PicoUsd(10_000), Some(4096), Some(512)));
+    assert_eq!(facts(BackendId::Local("small".into())).price.source, PriceSource::Free);
+}
+
+#[test]
+fn secrets_are_fetched_trimmed_and_missing_ones_disable_a_provider() {
+    let config = read("");
+    assert_eq!(config.agents["scout"].key.expose(), "value-of-SCOUT_KEY");
+    assert_eq!(config.providers["openai"].api_key.as_ref().unwrap().expose(), "value-of-OPENAI_API_KEY");
+    assert_eq!(config.providers["openai"].disabled, None);
+    assert_eq!(config.providers["fast"].api_key, None);
+    assert_eq!(
+        config.providers["fast"].disabled.as_deref(),
+        Some("the environment variable GROQ_API_KEY is not set"),
+        "but the file loads"
+    );
+    assert_eq!(config.providers["mine"].disabled, None, "it needs no key");
+    let empty = read("[[providers]]\nname = \"x\"\nkind = \"xai\"\napi_key = \"env:EMPTY\"");
+    assert_eq!(empty.providers["x"].disabled.as_deref(), Some("the environment variable EMPTY is empty"));
+    let literal = read("[[agents]]\nname = \"open\"\nkey = \"written-down\"");
+    assert!(literal.warnings.iter().any(|w| w.starts_with("the key of the agent `open` is written in the file")));
+    assert!(!format!("{literal:?}").contains("written-down"));
+}
+
+#[test]
+fn agents_have_budgets_and_models() {
+    let config = read(
+        r#"
+[[agents]]
+name = "coder"
+key = "another-key"
+models = ["local/*", "cloud/fsat", "small"]
+budgets = [{ window = "day", limit_usd = "5.00" }, { window = "total", limit_usd = "0.000000001" }]
+"#,
+    );
+    let coder = &config.agents["coder"];
+    let budgets: Vec<_> = coder.budgets.iter().map(|budget| (budget.window, budget.limit)).collect();
+    assert_eq!(budgets, [(Window::Day, Usd(5_000_000_000)), (Window::Total, Usd(1))]);
+    assert_eq!(config.agents["scout"].models, ["*"]);
+    let expected = "the agent `coder` may name a model that is not there: the model `cloud/fsat` does not exist; did you \
+                    mean `cloud/fast`?";
+    assert_eq!(config.warnings.iter().filter(|warning| warning.contains("may name")).collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn aliases_nested_too_deep_are_refused_not_followed() {
+    let chain: String =
+        (0..5000).map(|n| format!("[[aliases]]\nname = \"a{n:04}\"\ntargets = [\"a{:04}\"]\n", n + 1)).collect();
+    let errors = try_read(&chain).unwrap_err().to_string();
+    assert!(errors.contains("aliases are nested more than 16 deep"), "{errors}");
+}
+
+/// Bits of configurations, good and bad, to be put together at random.
+fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "[server]",
+        "[local]",
+        "[[local.models]]",
+        "[[providers]]",
+        "[[aliases]]",
+        "[[agents]]",
+        "[prices.\"openai/x\"]",
+        "[prices]",
+        "name = \"openai\"",
+        "name = \"a/b\"",
+        "name = \"é\"",
+        "kind = \"openai\"",
+        "kind = \"ollama\"",
+        "key = \"k\"",
+        "path = \"m\"",
+        "price = \"free\"",
+        "price = { input = \"1\", output = \"2\" }",
+        "targets = [\"auto\", \"a/b\"]",
+        "targets = [\"openai/gpt-4o\"]",
+        "input = \"1\"",
+        "output = \"2\"",
+        "above = [{ input_tokens = 1 }]",
+        "budgets = [{}]",
+        "budgets = [{ window = \"day\", limit_usd = \"1\" }]",
+        "= 1",
+        "[",
+        "\"openai/y\" = \"free\"",
+        "context = -1",
+        "context = 99999999999999999999",
+        "name = 1979-05-27",
+        "models = [1, [2]]",
+        "x.y.z = 1",
+        "\"\" = 0",
+        "'''",
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_a_crash(text in ".*") {
+        let _ = try_read(&text);
+    }
+
+    #[test]
+    fn every_problem_has_a_place_in_the_text(text in pieces()) {
+        if let Err(errors) = try_read(&text) {
+            let lines = text.lines().count() + 1;
+            prop_assert!(!errors.problems.is_empty());
+            for problem in errors.problems {
+                prop_assert!((1..=lines).contains(&problem.line) && problem.column >= 1, "{problem} of {lines} lines");
+            }
+        }
+    }
+
+    #[test]
+    fn no_name_is_a_crash(model in ".*") {
+        let _ = read("").resolve(&model);
+    }
+}
