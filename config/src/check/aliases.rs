@@ -46,7 +46,8 @@ impl Check<'_> {
         let lists = self.lists(raw, local, providers, catalog);
         let names = Names { lists, local, providers, catalog };
         let mut flat = BTreeMap::new();
-        for name in names.lists.keys() {
+        // `auto` first: a circle through its built-in targets is then closed by a target that is in the file.
+        for name in std::iter::once("auto").chain(names.lists.keys().map(String::as_str)) {
             self.flatten(name, &names, &mut Vec::new(), &mut flat);
         }
         let alias = |(name, list): (&String, &List)| {
