@@ -5,18 +5,18 @@ use crate::setup::{KEY, Setup};
 use crate::wait::{PATIENCE, eventually, within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
 
-/// A running gateway process. Killed when dropped.
+/// A running server process. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    output: Arc<Mutex<String>>,
+    output: NamedTempFile,
     addr: SocketAddr,
 }
 
@@ -53,33 +53,16 @@ impl Process {
     /// # Errors
     /// It ended before it listened.
     pub async fn spawn(mut command: Command) -> Result<Self, Refusal> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let output = Arc::new(Mutex::new(String::new()));
-        let readers = [
-            tokio::spawn(gather(child.stdout.take().unwrap(), output.clone())),
-            tokio::spawn(gather(child.stderr.take().unwrap(), output.clone())),
-        ];
-        let addr = eventually("the address the gateway listens on, or its end", async || {
-            if let Some(addr) = address_in(&output.lock().unwrap()) {
-                return Some(Ok(addr));
-            }
-            child.try_wait().unwrap().map(Err)
+        let output = NamedTempFile::new().unwrap();
+        let [stdout, stderr] = [(); 2].map(|()| OpenOptions::new().append(true).open(output.path()).unwrap());
+        let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true).spawn().unwrap();
+        let ended = eventually("the address the gateway listens on, or its end", async || {
+            let ended = child.try_wait().unwrap();
+            address_in(&read(&output)).map(Ok).or(ended.map(Err))
         });
-        match addr.await {
+        match ended.await {
             Ok(addr) => Ok(Self { child, output, addr }),
-            Err(status) => {
-                for reader in readers {
-                    reader.await.unwrap();
-                }
-                let output = output.lock().unwrap().clone();
-                Err(Refusal { status, output })
-            }
+            Err(status) => Err(Refusal { status, output: read(&output) }),
         }
     }
 
@@ -93,15 +76,15 @@ impl Process {
         Client::new(self.addr).key(KEY)
     }
 
-    /// All it has printed so far.
+    /// All it has printed so far, both streams.
     pub fn output(&self) -> String {
-        self.output.lock().unwrap().clone()
+        read(&self.output)
     }
 
     /// Waits until it has printed this.
     pub async fn wait_for_output(&self, text: &str) {
-        eventually(&format!("{text:?} in the gateway's output"), async || self.output().contains(text).then_some(()))
-            .await;
+        let what = format!("{text:?} in the gateway's output");
+        eventually(&what, async || self.output().contains(text).then_some(())).await;
     }
 
     /// Its process id.
@@ -135,51 +118,35 @@ impl Process {
 
 /// Runs a subcommand with these arguments to its end.
 pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let command =
-        Command::new(binary()).args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).output();
-    tokio::time::timeout(PATIENCE, command).await.unwrap_or_else(|_| panic!("hang: tollkeeper {arguments:?}")).unwrap()
+    let mut command = Command::new(binary());
+    let output = command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, output).await;
+    output.unwrap_or_else(|_| panic!("hang: tollkeeper {arguments:?}")).unwrap()
 }
 
-/// The `tollkeeper` binary: `TOLLKEEPER_BIN`, else the one built beside this test.
+/// The `tollkeeper` binary: `TOLLKEEPER_BIN`, else the one in the build folder of this program (`target/debug/deps/it-…` →
+/// `target/debug/tollkeeper`).
 pub fn binary() -> PathBuf {
-    sibling("tollkeeper", "TOLLKEEPER_BIN", "cargo build -p tollkeeper-gateway")
-}
-
-/// The `scripted-upstream` binary.
-pub fn scripted_upstream() -> PathBuf {
-    sibling("scripted-upstream", "SCRIPTED_UPSTREAM_BIN", "cargo build -p tollkeeper-tests")
-}
-
-/// A program in the build folder this program is in (`target/debug/deps/it-…` → `target/debug/NAME`).
-fn sibling(name: &str, variable: &str, build: &str) -> PathBuf {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the binary is, is the test run's business and no setting of the gateway"
     )]
-    let given = std::env::var(variable).ok().map(PathBuf::from);
+    let given = std::env::var("TOLLKEEPER_BIN").ok().map(PathBuf::from);
     let beside = || {
-        let test = std::env::current_exe().unwrap();
-        test.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
+        let this = std::env::current_exe().unwrap();
+        this.ancestors().skip(1).take(2).map(|folder| folder.join("tollkeeper")).find(|path| path.is_file())
     };
     let found = given.or_else(beside).filter(|path| path.is_file());
-    found.unwrap_or_else(|| {
-        panic!("no `{name}` binary: build it with `{build}` (same profile), or name it in {variable}")
-    })
+    found.expect("no `tollkeeper` binary: build it (`cargo build -p tollkeeper-gateway`, in this profile) or name it in TOLLKEEPER_BIN")
 }
 
-async fn gather(from: impl AsyncRead + Unpin, into: Arc<Mutex<String>>) {
-    let mut lines = BufReader::new(from).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        let mut into = into.lock().unwrap();
-        into.push_str(&line);
-        into.push('\n');
-    }
+fn read(output: &NamedTempFile) -> String {
+    String::from_utf8_lossy(&std::fs::read(output.path()).unwrap()).into_owned()
 }
 
-/// The first socket address of this machine in a text that does not end in port 0.
-fn address_in(text: &str) -> Option<SocketAddr> {
-    text.match_indices("127.0.0.1:").find_map(|(at, host)| {
-        let port: String = text[at + host.len()..].chars().take_while(char::is_ascii_digit).collect();
-        port.parse().ok().filter(|port| *port != 0).map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
-    })
+/// The socket address in the line that says that the server is listening; port 0 is not there yet.
+fn address_in(output: &str) -> Option<SocketAddr> {
+    let line = output.lines().find(|line| line.contains("listening"))?;
+    let port = line.split_once("127.0.0.1:")?.1.split(|c: char| !c.is_ascii_digit()).next()?;
+    port.parse().ok().filter(|port| *port != 0).map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
 }
