@@ -133,22 +133,21 @@ where
     for mut connection in connections {
         let next = next.clone();
         workers.spawn(async move {
-            let mut measure = Measure::default();
+            let mut samples = Vec::new();
             while let Some(due) = next().await {
                 let first = connection.ask().await;
-                let end = connection.finish().await;
-                measure.record(due, first, end);
+                samples.push((due, first, connection.finish().await));
             }
-            measure
+            samples
         });
     }
-    let mut sum = Measure::default();
-    while let Some(measure) = workers.join_next().await {
-        sum.add(&measure.unwrap());
+    let samples = workers.join_all().await.concat();
+    let mut measure = Measure { cpu: target.cpu().saturating_sub(cpu), ..Measure::default() };
+    for (due, first, end) in samples {
+        measure.record(due, first, end);
+        measure.wall = measure.wall.max(end - start);
     }
-    sum.wall = start.elapsed();
-    sum.cpu = target.cpu().saturating_sub(cpu);
-    sum
+    measure
 }
 
 /// One client connection, kept alive.
