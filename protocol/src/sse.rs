@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn reads_every_kind_of_line() {
-        let cases: [(&str, &[(Option<&str>, &str)]); 17] = [
+        type Events = &'static [(Option<&'static str>, &'static str)];
+        let cases: [(&str, Events); 17] = [
             ("", &[]),
             ("data: a\n\n", &[(None, "a")]),
             ("data:a\n\ndata:  b\n\n", &[(None, "a"), (None, " b")]),

@@ -1,7 +1,7 @@
 //! Decodes answers, whole and streamed, into neutral events.
 //!
 //! Tool calls are told apart whatever the provider makes of `index`: some leave it out, send -1, or give all calls of a turn
-//! the same one; some leave the id out, or repeat id and name in each part.
+//! the same one; some leave the id out, or repeat id and name in each part; Gemini ends a turn of calls with `stop`.
 
 use super::fault::decode_error;
 use crate::chat::{ChatResponse, FinishReason};
@@ -59,10 +59,9 @@ impl StreamDecoder {
             Value::Null => take(&mut value, "message"),
             delta => delta,
         };
-        let reasoning = match text(take(&mut said, "reasoning_content")) {
-            reasoning if reasoning.is_empty() => text(take(&mut said, "reasoning")),
-            reasoning => reasoning,
-        };
+        let thinking = thinking(&said["content"]);
+        let reasoning = [take(&mut said, "reasoning_content"), take(&mut said, "reasoning")].map(text);
+        let reasoning = reasoning.into_iter().find(|text| !text.is_empty()).unwrap_or(thinking);
         if !reasoning.is_empty() {
             events.push(ChatEvent::Reasoning { choice, text: reasoning, tokens: 0 });
         }
@@ -75,8 +74,13 @@ impl StreamDecoder {
         if let Value::Array(parts) = take(&mut said, "tool_calls") {
             events.extend(parts.into_iter().filter_map(|part| calls.part(choice, part)));
         }
-        let finish = value["finish_reason"].as_str().filter(|reason| !reason.is_empty());
-        events.extend(finish.map(|reason| ChatEvent::Finish { choice, reason: FinishReason::from_name(reason) }));
+        let finish = value["finish_reason"].as_str().filter(|reason| !reason.is_empty()).map(FinishReason::from_name);
+        events.extend(finish.map(|reason| match reason {
+            FinishReason::Stop if !calls.ids.is_empty() => {
+                ChatEvent::Finish { choice, reason: FinishReason::ToolCalls }
+            }
+            reason => ChatEvent::Finish { choice, reason },
+        }));
     }
 }
 
@@ -101,7 +105,8 @@ impl Calls {
         };
         let is_new = known.is_none();
         let call = known.unwrap_or(self.ids.len());
-        if call > MAX_INDEX {
+        let says_nothing = id.is_empty() && name.is_empty() && arguments.is_empty();
+        if call > MAX_INDEX || (says_nothing && is_new) {
             return None;
         }
         if let Some(wire) = wire {
@@ -141,6 +146,12 @@ fn text(value: Value) -> String {
         Value::Array(parts) => parts.into_iter().map(|mut part| text(take(&mut part, "text"))).collect(),
         _ => String::new(),
     }
+}
+
+/// The thinking in a list of parts: Mistral puts it there.
+fn thinking(content: &Value) -> String {
+    let parts = content.as_array().into_iter().flatten();
+    parts.map(|part| text(part["thinking"].clone())).collect()
 }
 
 /// Log-probabilities in the form of chats or of text completions.

@@ -87,19 +87,9 @@ impl Said {
             other => other,
         };
         // The error itself, or what stands where it should.
-        let error = match &outer["error"] {
-            Value::Null => &outer,
-            error => error,
-        };
-        let message = ["message", "detail", "msg", "errors", "error_description", "error"]
-            .iter()
-            .map(|name| words(&error[*name]))
-            .chain(
-                [error.as_str().map(str::to_owned), outer["message"].as_str().map(str::to_owned)]
-                    .map(Option::unwrap_or_default),
-            )
-            .chain([words(&outer["x_groq"]["error"])])
-            .find(|message| !message.is_empty());
+        let places = [&outer["error"], &outer["choices"][0]["error"], &outer["x_groq"]["error"]];
+        let error = places.into_iter().find(|error| !error.is_null()).unwrap_or(&outer);
+        let message = [words(error), words(&outer["message"])].into_iter().find(|message| !message.is_empty());
         let text = |value: &Value| match value {
             Value::String(text) if !text.is_empty() => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
@@ -121,11 +111,12 @@ impl Said {
     }
 
     fn kind(&self, status: Option<u16>) -> FaultKind {
-        let words = [&self.detail.code, &self.detail.r#type, &self.word];
+        let words =
+            [self.detail.code.as_deref(), self.detail.r#type.as_deref(), self.word.as_deref(), Some(&self.message)];
         let find = |table: &[(&str, FaultKind)]| {
             let kind =
                 |word: &str| table.iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map(|(_, kind)| *kind);
-            words.iter().find_map(|word| kind(word.as_deref()?))
+            words.into_iter().flatten().find_map(kind)
         };
         let message = self.message.to_ascii_lowercase();
         let by_message = || MESSAGES.iter().find(|(part, _)| message.contains(part)).map(|(_, kind)| *kind);
@@ -225,7 +216,7 @@ fn words(value: &Value) -> String {
             texts.join("; ")
         }
         Value::Object(fields) => {
-            let names = ["message", "msg", "detail", "error"];
+            let names = ["message", "detail", "msg", "error", "errors", "error_description"];
             names
                 .iter()
                 .filter_map(|name| fields.get(*name))

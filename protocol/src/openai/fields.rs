@@ -118,7 +118,7 @@ pub(super) fn whole(value: &Value) -> Option<i128> {
     match (value.as_i64(), value.as_u64(), value.as_f64()) {
         (Some(number), _, _) => Some(number.into()),
         (_, Some(number), _) => Some(number.into()),
-        (_, _, Some(number)) if number.trunc() == number && number.abs() < 1e18 => Some(number as i128),
+        (_, _, Some(number)) if number.fract() == 0.0 && number.abs() < 1e18 => Some(number as i128),
         _ => None,
     }
 }

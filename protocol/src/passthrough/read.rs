@@ -134,7 +134,7 @@ impl Answer {
     }
 
     pub(crate) fn is_error(&self) -> bool {
-        self.error.0 || self.groq.error.0 || self.object.is_error
+        self.error.0 || self.groq.error.0 || self.choices.is_error || self.object.is_error
     }
 }
 
@@ -180,6 +180,8 @@ pub(crate) struct Choices {
     pub(crate) text_bytes: usize,
     /// Why the first choice that ended did.
     pub(crate) finish: Option<FinishReason>,
+    /// Some choice is an error (OpenRouter has put errors there).
+    is_error: bool,
 }
 
 impl Read for Choices {
@@ -188,6 +190,7 @@ impl Read for Choices {
         self.count += 1;
         self.text_bytes += choice.text_bytes();
         self.finish = self.finish.or(choice.finish.reason);
+        self.is_error |= choice.error.0;
         Ok(true)
     }
 }
@@ -198,6 +201,7 @@ struct Choice {
     message: Said,
     text: TextBytes,
     finish: Word,
+    error: Given,
 }
 
 impl Choice {
@@ -214,6 +218,7 @@ impl Read for Choice {
             "message" => self.message = next(map)?,
             "text" => self.text = next(map)?,
             "finish_reason" => self.finish = next(map)?,
+            "error" => self.error = next(map)?,
             _ => skip(map)?,
         }
         Ok(())
