@@ -1,6 +1,7 @@
 //! Obtain tokens: one [`Fleet`] in front of local engines and remote providers.
 //!
-//! Prices, agents and budgets are unknown here.
+//! Prices, agents and budgets are unknown here. A request comes in as a [`Call`] for one backend, an answer goes out as a [`Reply`]
+//! whose stream stops its backend when it is dropped. What is learnt on the way ([`health`]) can be read as a [`BackendState`].
 
 pub mod backend;
 pub mod health;
@@ -9,18 +10,23 @@ pub mod remote;
 pub mod reply;
 
 pub use backend::{BackendHealth, BackendState};
+pub use remote::{Peer, RemoteCounts};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
+use arc_swap::ArcSwap;
 use local::LocalEngines;
+use remote::Remote;
+use rustls::ClientConfig;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use tollkeeper_config::{BackendId, Config};
+use tollkeeper_config::{BackendId, Config, Provider};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
-/// A provider that cannot be used as configured.
+/// Why a configuration cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// One line for each provider that cannot be used.
+    /// Providers that cannot be used as configured: one line each, with what to do.
     #[error("{}", .0.join("\n"))]
     Providers(Vec<String>),
 }
@@ -28,44 +34,97 @@ pub enum FleetError {
 /// All backends of a configuration.
 pub struct Fleet {
     local: LocalEngines,
+    remotes: ArcSwap<Remotes>,
+    tls: ClientConfig,
 }
+
+/// Providers by name.
+type Remotes = BTreeMap<Arc<str>, Arc<Remote>>;
 
 impl Fleet {
     /// Starts every backend. Local models load in the background; a model that fails to load is `Unavailable`, not an error here.
+    /// Nothing is sent to a provider before its first request.
     ///
     /// # Errors
-    /// A provider of an unknown kind or with an unusable address, all of them at once.
+    /// As [`Fleet::check`].
     pub fn start(config: &Config) -> Result<Self, FleetError> {
-        Ok(Self { local: LocalEngines::start(&config.local) })
+        Self::check(config)?;
+        let tls = remote::tls();
+        let remotes = remotes(&config.providers, &Remotes::new(), &tls);
+        Ok(Self { local: LocalEngines::start(&config.local), remotes: ArcSwap::from_pointee(remotes), tls })
     }
 
-    /// Takes over a new configuration. Providers that did not change keep their connections and health; running answers go on.
+    /// Whether every provider can be used as configured; a key that is not set is no error.
+    ///
+    /// # Errors
+    /// All providers of an unknown kind, or with an address or header that cannot be used.
+    pub fn check(config: &Config) -> Result<(), FleetError> {
+        let problems: Vec<_> = config
+            .providers
+            .iter()
+            .filter_map(|(name, provider)| Some(format!("provider `{name}`: {}", remote::problem(provider)?)))
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(FleetError::Providers(problems)) }
+    }
+
+    /// Takes over a new configuration. Providers that did not change keep their connections and health, a provider that cannot be
+    /// used becomes `Unavailable`, running answers go on.
     pub fn reload(&self, config: &Config) {
         self.local.reload(&config.local);
+        self.remotes.rcu(|old| remotes(&config.providers, old, &self.tls));
     }
 
     /// The state of one backend; `Unavailable` for one that is not configured.
     pub fn snapshot(&self, id: &BackendId) -> BackendState {
         match id {
             BackendId::Local(name) => self.local.state(name),
-            BackendId::Remote { .. } => BackendState::idle(BackendHealth::Unavailable(format!("{id} is not there").into())),
+            BackendId::Remote { provider, model } => match self.remotes.load().get(provider) {
+                Some(remote) => remote.model_state(model),
+                None => BackendState::idle(BackendHealth::Unavailable(not_configured(provider).into())),
+            },
         }
     }
 
-    /// Sends a request to one backend, with a few tries if it is remote. A remote stream is returned when its first frame has arrived.
+    /// Sends a request to one backend, with a few tries if it is remote. A remote stream is returned when its first frame has
+    /// arrived, so that whatever goes wrong before is an error here and another backend can be asked.
     ///
     /// # Errors
-    /// What the backend did wrong; no token has been produced for the client.
+    /// What the backend did wrong. Nothing of an answer has been handed out.
     pub async fn send(&self, id: &BackendId, call: Call) -> Result<Reply, ProviderFault> {
         match id {
             BackendId::Local(name) => self.local.send(name, call).await,
-            BackendId::Remote { .. } => Err(ProviderFault::new(FaultKind::Unavailable, format!("{id} is not there"))),
+            BackendId::Remote { provider, model } => {
+                let remote = self.remotes.load().get(provider).cloned();
+                let remote =
+                    remote.ok_or_else(|| ProviderFault::new(FaultKind::Unavailable, not_configured(provider)))?;
+                remote.send(model, &call).await
+            }
         }
     }
 
     /// The state of every local model (by name), every provider (by name) and every remote model used so far (`provider/model`).
     pub fn states(&self) -> Vec<(Arc<str>, BackendState)> {
-        self.local.names().into_iter().map(|name| (name.clone(), self.local.state(&name))).collect()
+        let mut states: Vec<_> =
+            self.local.names().into_iter().map(|name| (name.clone(), self.local.state(&name))).collect();
+        for (name, remote) in self.remotes.load().iter() {
+            states.push((name.clone(), remote.state()));
+            let models = remote.models().into_iter();
+            states.extend(models.map(|model| (format!("{name}/{model}").into(), remote.model_state(&model))));
+        }
+        states
+    }
+
+    /// What each provider did since it was configured.
+    pub fn counts(&self) -> Vec<(Arc<str>, RemoteCounts)> {
+        self.remotes.load().iter().map(|(name, remote)| (name.clone(), remote.counts())).collect()
+    }
+
+    /// Who answers for a remote backend, for metrics and traces; `None` for local models and unusable providers.
+    pub fn peer(&self, id: &BackendId) -> Option<Peer> {
+        match id {
+            BackendId::Local(_) => None,
+            BackendId::Remote { provider, .. } => self.remotes.load().get(provider)?.peer(),
+        }
     }
 
     /// The exact number of prompt tokens of a request, when the backend can count them now (a loaded local model).
@@ -81,8 +140,22 @@ impl Fleet {
         self.local.ready().await;
     }
 
-    /// Stops the local engines and closes idle connections; answers that still run are broken off.
+    /// Stops the local engines and closes idle connections. Local answers that still run are broken off.
     pub async fn shutdown(&self) {
+        self.remotes.store(Arc::default());
         self.local.shutdown().await;
     }
+}
+
+/// The providers of a configuration, taking over those that did not change.
+fn remotes(providers: &BTreeMap<String, Arc<Provider>>, old: &Remotes, tls: &ClientConfig) -> Remotes {
+    let remote = |name: &str, provider: &Arc<Provider>| match old.get(name) {
+        Some(remote) if remote.provider() == &**provider => remote.clone(),
+        _ => Arc::new(Remote::new(provider.clone(), tls)),
+    };
+    providers.iter().map(|(name, provider)| (name.as_str().into(), remote(name, provider))).collect()
+}
+
+fn not_configured(provider: &str) -> String {
+    format!("there is no provider `{provider}` in the configuration")
 }

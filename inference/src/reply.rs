@@ -21,7 +21,7 @@ pub struct Call {
     pub original: Bytes,
     /// What kind of work it is.
     pub operation: Operation,
-    /// `Some(n)`: the answer must not exceed `n` tokens (each choice of it), whatever the client asked for.
+    /// `Some(n)`: the answer, all its choices together, must not exceed `n` tokens, whatever the client asked for.
     pub output_limit: Option<u64>,
     /// The gateway's id of the request, for logs.
     pub request_id: Arc<str>,
@@ -40,7 +40,10 @@ pub struct Reply {
     pub body: ReplyBody,
 }
 
-/// Server-sent events of a remote stream, in the client's dialect. Ends after `[DONE]` or after its first `Err`.
+/// Server-sent events of a remote stream, in the client's dialect. Ends after `[DONE]`, after its first `Err`, or, when the provider
+/// forgets `[DONE]`, after all choices have finished.
+///
+/// Read on after `[DONE]` until the end (it comes within 250 ms): a stream that is dropped before cannot give its connection back.
 pub type FrameStream = Pin<Box<dyn Stream<Item = Result<Frame, ProviderFault>> + Send>>;
 
 /// Neutral events of a local answer. Ends after [`ChatEvent::Usage`] or after its first `Err`.

@@ -1,0 +1,169 @@
+//! What is sent to a provider: the client's own bytes with the fewest possible changes, and none of the client's headers.
+
+use super::providers::{Auth, Endpoint, Row, StreamUsage};
+use crate::reply::Call;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
+use http::{Method, Request as HttpRequest};
+use http_body_util::Full;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tollkeeper_config::Provider;
+use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
+use tollkeeper_protocol::passthrough::splice;
+use tollkeeper_protocol::{Operation, Request};
+
+/// How one configured provider is asked.
+#[derive(Debug)]
+pub(super) struct Manner {
+    pub(super) row: &'static Row,
+    pub(super) endpoint: Endpoint,
+    headers: HeaderMap,
+}
+
+impl Manner {
+    /// Reads a provider's configuration.
+    ///
+    /// # Errors
+    /// Something in it cannot be sent; the text says what.
+    pub(super) fn new(row: &'static Row, provider: &Provider) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollkeeper/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(key) = &provider.api_key {
+            let (name, value) = match row.auth {
+                Auth::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+                Auth::ApiKey => (HeaderName::from_static("api-key"), key.expose().to_owned()),
+            };
+            headers.insert(name, secret(&value).ok_or("the api_key holds characters that cannot be sent")?);
+        }
+        for (name, value) in &provider.headers {
+            let unusable = || format!("the header `{name}` cannot be sent");
+            let key = HeaderName::try_from(name).map_err(|_| unusable())?;
+            headers.insert(key, secret(value.expose()).ok_or_else(unusable)?);
+        }
+        Ok(Self { row, endpoint: Endpoint::new(row, provider)?, headers })
+    }
+
+    /// The request to send for a call.
+    ///
+    /// # Errors
+    /// The client's bytes cannot be changed as needed, or the budget affords less than a token for each answer asked for.
+    pub(super) fn request(&self, model: &str, call: &Call) -> Result<HttpRequest<Full<Bytes>>, ProviderFault> {
+        let bad_request = |message: String| ProviderFault::new(FaultKind::BadRequest, message);
+        let uri = self
+            .endpoint
+            .uri(call.operation, model)
+            .map_err(|_| bad_request(format!("the model name `{model}` cannot be part of a URL")))?;
+        let changes = self.changes(model, call)?;
+        let body = splice(&call.original, &changes).map_err(|error| bad_request(error.message))?;
+        let mut request = HttpRequest::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers.clone();
+        let accept = if shape(&call.request).stream { "text/event-stream" } else { "application/json" };
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static(accept));
+        Ok(request)
+    }
+
+    /// The top-level fields that must differ from what the client sent.
+    fn changes(&self, model: &str, call: &Call) -> Result<Vec<(&'static str, String)>, ProviderFault> {
+        let mut changes = vec![("model", serde_json::Value::from(model).to_string())];
+        let shape = shape(&call.request);
+        let wants_usage = shape.stream && !shape.include_usage && self.row.stream_usage == StreamUsage::Asked;
+        let refused_usage = shape.include_usage && self.row.stream_usage == StreamUsage::Unasked;
+        if !wants_usage && !refused_usage && call.output_limit.is_none() {
+            return Ok(changes);
+        }
+        let sent: Sent<'_> = serde_json::from_slice(&call.original).map_err(|error| {
+            ProviderFault::new(FaultKind::BadRequest, format!("the body is not a valid request: {error}"))
+        })?;
+        if wants_usage {
+            changes.push(("stream_options", with_usage(sent.stream_options)));
+        } else if refused_usage {
+            changes.push(("stream_options", "null".to_owned()));
+        }
+        if let (Some(limit), Some(answers)) = (call.output_limit, shape.answers) {
+            self.limit_output(limit, answers, call.operation, &sent, &mut changes)?;
+        }
+        Ok(changes)
+    }
+
+    /// Lowers the limits the client sent, or sets one, so that all answers together have at most `limit` tokens.
+    fn limit_output(
+        &self,
+        limit: u64,
+        answers: u64,
+        operation: Operation,
+        sent: &Sent<'_>,
+        changes: &mut Vec<(&'static str, String)>,
+    ) -> Result<(), ProviderFault> {
+        let each = limit / answers.max(1);
+        if each == 0 {
+            let message =
+                format!("the budget affords {limit} output tokens, less than one for each of {answers} answers");
+            return Err(ProviderFault::new(FaultKind::BadRequest, message));
+        }
+        let fields = [("max_tokens", sent.max_tokens), ("max_completion_tokens", sent.max_completion_tokens)];
+        let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
+        let lowered: Vec<_> = set.map(|(name, value)| (name, value.min(each).to_string())).collect();
+        if lowered.is_empty() {
+            let field = if operation == Operation::Chat { self.row.output_field } else { "max_tokens" };
+            changes.push((field, each.to_string()));
+        }
+        changes.extend(lowered);
+        Ok(())
+    }
+}
+
+/// A header value that is never printed.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The client's fields that may have to change.
+#[derive(Deserialize)]
+struct Sent<'a> {
+    #[serde(borrow, default)]
+    stream_options: Option<&'a RawValue>,
+    #[serde(default)]
+    max_tokens: Option<u64>,
+    #[serde(default)]
+    max_completion_tokens: Option<u64>,
+}
+
+/// The client's stream options, with the usage asked for.
+fn with_usage(options: Option<&RawValue>) -> String {
+    let asked = [("include_usage", "true".to_owned())];
+    options
+        .and_then(|options| splice(&Bytes::copy_from_slice(options.get().as_bytes()), &asked).ok())
+        .and_then(|options| String::from_utf8(options.to_vec()).ok())
+        .unwrap_or_else(|| r#"{"include_usage":true}"#.to_owned())
+}
+
+/// What of a request decides how it is sent.
+pub(super) struct Shape {
+    pub(super) stream: bool,
+    include_usage: bool,
+    /// How many answers it asks for; `None` when nothing is generated.
+    answers: Option<u64>,
+}
+
+pub(super) fn shape(request: &Request) -> Shape {
+    match request {
+        Request::Chat(chat) => {
+            Shape { stream: chat.stream, include_usage: chat.include_usage, answers: Some(u64::from(chat.n)) }
+        }
+        Request::Completion(completion) => Shape {
+            stream: completion.stream,
+            include_usage: completion.include_usage,
+            answers: Some(u64::from(completion.n) * completion.prompts.len() as u64),
+        },
+        Request::Embedding(_) => Shape { stream: false, include_usage: false, answers: None },
+    }
+}
