@@ -1,0 +1,188 @@
+//! The seam between the worker and an engine: what llama.cpp, the scripted engine and later candle have to offer.
+//!
+//! An [`Engine`] only computes: it decodes batches of tokens of several sequences, hands out logits, and cuts, copies or
+//! embeds sequences. Which request gets which sequence, what is drawn from the logits and what the client sees is the
+//! worker's business and the same for every engine.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A token id of a model's vocabulary.
+pub type Token = u32;
+
+/// One token of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The token to read.
+    pub token: Token,
+    /// Its place in its sequence, from 0, without gaps.
+    pub position: u32,
+    /// Its sequence, below [`Limits::sequences`].
+    pub sequence: u32,
+    /// Whether the logits after this token are wanted.
+    pub output: bool,
+}
+
+/// What an engine can hold and do; fixed while it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of one sequence, prompt and answer together.
+    pub context: u32,
+    /// Sequences at once.
+    pub sequences: u32,
+    /// Most rows of one batch; at least [`Limits::sequences`].
+    pub batch: u32,
+    /// Tokens of the vocabulary.
+    pub vocabulary: u32,
+    /// Whether the tail of a sequence can be cut off (not so for recurrent models).
+    pub rewinds: bool,
+    /// Whether it generates text (embedding-only models do not).
+    pub generates: bool,
+    /// Most tokens of one embedding input; 0 when it cannot embed.
+    pub embedding_context: u32,
+    /// Numbers of an embedding.
+    pub embedding_width: u32,
+}
+
+/// Why an engine could not do a step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No room in the KV cache; nothing changed, and freeing sequences helps.
+    #[error("the KV cache has no room for the batch")]
+    NoRoom,
+    /// The engine is broken and must be loaded again.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Why an engine could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// A model with its KV cache. It is built, used and dropped on one thread.
+pub trait Engine {
+    /// What it can hold.
+    fn limits(&self) -> &Limits;
+
+    /// Reads the rows, at most [`Limits::batch`] of them.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRoom`] leaves every sequence as it was.
+    fn decode(&mut self, rows: &[Row]) -> Result<(), EngineError>;
+
+    /// The logits after row `row` of the last [`Engine::decode`], one for each token of the vocabulary. The row asked for them.
+    fn logits(&self, row: usize) -> &[f32];
+
+    /// Forgets the tokens of a sequence from position `keep` on. Returns whether it could; `keep` 0 always works.
+    fn truncate(&mut self, sequence: u32, keep: u32) -> bool;
+
+    /// Makes the empty sequence `to` begin with the first `length` tokens of `from`. Needs [`Limits::rewinds`].
+    fn share(&mut self, from: u32, to: u32, length: u32);
+
+    /// A filter that lets only text of this grammar through. It must not be used after the engine is gone.
+    ///
+    /// # Errors
+    /// What is wrong with the grammar, or that this engine has no grammars.
+    fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, String>;
+
+    /// One vector of [`Limits::embedding_width`] numbers for each input, not normalised. No input is empty or longer than
+    /// [`Limits::embedding_context`], and all of them together are not longer either.
+    ///
+    /// # Errors
+    /// [`EngineError::Broken`].
+    fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError>;
+}
+
+/// The form an answer must have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// JSON by this schema, as JSON text.
+    JsonSchema(String),
+}
+
+/// Follows one answer and says which tokens may come next.
+pub trait Constraint: Send {
+    /// Whether this token may come next. The end token may when the text is complete.
+    fn allows(&mut self, token: Token) -> bool;
+
+    /// Removes the tokens that may not come next.
+    fn filter(&mut self, candidates: &mut Vec<(Token, f32)>);
+
+    /// Notes that this token (never an end token) came next.
+    ///
+    /// # Errors
+    /// The token was not allowed.
+    fn accept(&mut self, token: Token) -> Result<(), String>;
+}
+
+/// Text to tokens and back, for one model, from any thread.
+pub trait Tokenizer: Send + Sync {
+    /// Tokens of plain text. Names of control tokens in it are text. `whole` adds what the model wants around a whole text
+    /// (a beginning-of-text token, or `[CLS]` and `[SEP]`).
+    fn encode(&self, text: &str, whole: bool) -> Vec<Token>;
+
+    /// The bytes of a token; they may cut a character. Control tokens have none.
+    fn piece(&self, token: Token) -> Vec<u8>;
+
+    /// Whether this token ends an answer.
+    fn is_end(&self, token: Token) -> bool;
+
+    /// Tokens of the vocabulary.
+    fn vocabulary(&self) -> u32;
+
+    /// The control tokens with their names, for templates.
+    fn control_tokens(&self) -> Vec<ControlToken>;
+
+    /// The token that must open every prompt.
+    fn required_first(&self) -> Option<Token>;
+
+    /// The model's own chat template (Jinja), if it has one.
+    fn chat_template(&self) -> Option<String>;
+
+    /// The names of the beginning-of-text and the end-of-text token; empty when there is none.
+    fn edge_names(&self) -> (String, String);
+}
+
+/// A token with a meaning of its own, such as `<|im_end|>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlToken {
+    /// Its id.
+    pub token: Token,
+    /// How templates write it.
+    pub name: String,
+    /// Whether it swallows the whitespace before it.
+    pub strips_left: bool,
+    /// Whether it swallows the whitespace behind it.
+    pub strips_right: bool,
+}
+
+/// What a loader needs to know.
+#[derive(Debug, Clone)]
+pub struct LoadPlan {
+    /// The model's configuration.
+    pub model: Arc<tollkeeper_config::LocalModel>,
+    /// Set when the model is not wanted any more: loading ends early.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What to do with a loaded engine; it ends when the engine is to be dropped.
+pub type Serve<'a> = &'a mut dyn FnMut(Arc<dyn Tokenizer>, &mut dyn Engine);
+
+/// Loads an engine, calls `serve` once with it, and drops it.
+///
+/// # Errors
+/// The engine could not be loaded; `serve` was not called.
+pub fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
+    use tollkeeper_config::EngineKind;
+    match plan.model.engine {
+        EngineKind::Scripted => super::scripted::run(plan, serve),
+        #[cfg(feature = "llama-cpp")]
+        EngineKind::LlamaCpp => super::llama_cpp::run(plan, serve),
+        #[cfg(not(feature = "llama-cpp"))]
+        EngineKind::LlamaCpp => {
+            Err(LoadError("this build has no llama.cpp engine; build with `--features llama-cpp`".into()))
+        }
+        EngineKind::Candle => Err(LoadError("this build has no candle engine; use `engine = \"llama.cpp\"`".into())),
+    }
+}

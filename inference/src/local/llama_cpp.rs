@@ -1,0 +1,428 @@
+//! llama.cpp as an [`Engine`]: the only file that calls into `llama_cpp_2`.
+//!
+//! The binding is safe Rust over C++ that aborts the process when it is misused. What aborts, or is undefined, is checked before
+//! the call: a batch larger than the context's, more sequence ids than a batch row has room for (always one here), token ids outside
+//! the vocabulary, partial copies in a cache that is not unified (it always is here), a model without a tokenizer, and an end
+//! token fed to a grammar. Sampling is ours, so llama.cpp's samplers (whose `sample` already accepts) serve for grammars only.
+//! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
+
+use super::engine::{
+    Constraint, ControlToken, Engine, EngineError, Grammar, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
+};
+use super::load_log;
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use llama_cpp_2::token_type::LlamaTokenAttr;
+use llama_cpp_2::{DecodeError, LogOptions};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+/// Rows of a batch; also what one call computes at a time, so that a cancelled answer stops after at most so many tokens.
+const BATCH: u32 = 512;
+/// Inputs embedded in one call.
+const EMBEDDING_SEQUENCES: u32 = 32;
+/// An embedding input must fit one batch, whose memory grows with its square: models not made for embeddings get no more.
+const CHAT_MODEL_EMBEDDING: u32 = 2048;
+/// Files below this size run on one thread: the others would wait for each other longer than they compute.
+const ONE_THREAD_BYTES: u64 = 64 << 20;
+/// Tokens that llama.cpp may hide as control tokens, but whose text is part of an answer.
+const SPOKEN: [&str; 4] = ["<tool_call>", "</tool_call>", "<think>", "</think>"];
+
+/// Loads the model and serves.
+pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
+    let path = &plan.model.path;
+    let bytes = check_file(path)?;
+    let backend = backend()?;
+    let vocabulary = load(path, "reading its vocabulary", || {
+        LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_vocab_only(true))
+    })?;
+    let tokenizer = Arc::new(Vocabulary::of(vocabulary)?);
+    let model = load(path, "loading it", || {
+        let stop = plan.stop.clone();
+        let gpu = backend.supports_gpu_offload();
+        let mut params = LlamaModelParams::default().with_use_mmap(!gpu);
+        if let Some(layers) = plan.model.gpu_layers {
+            params = params.with_n_gpu_layers(layers);
+        }
+        LlamaModel::load_from_file(
+            backend,
+            path,
+            &params.with_progress_callback(move |_| !stop.load(Ordering::Relaxed)),
+        )
+    })?;
+    let threads = plan.model.threads.unwrap_or_else(|| default_threads(bytes));
+    let mut engine = load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads))?;
+    serve(tokenizer, &mut engine);
+    Ok(())
+}
+
+/// The backend, once per process; llama.cpp's log goes to tracing.
+fn backend() -> Result<&'static LlamaBackend, LoadError> {
+    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    let backend = BACKEND.get_or_init(|| {
+        llama_cpp_2::send_logs_to_tracing(LogOptions::default());
+        LlamaBackend::init().map_err(|error| error.to_string())
+    });
+    backend.as_ref().map_err(|error| LoadError(format!("llama.cpp cannot be initialised: {error}")))
+}
+
+/// Its size, if it can be a model: llama.cpp's own words for these cases help nobody.
+fn check_file(path: &Path) -> Result<u64, LoadError> {
+    let unreadable = |error: std::io::Error| LoadError(format!("the file cannot be read: {error}"));
+    let file = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => LoadError("the file does not exist".into()),
+        _ => unreadable(error),
+    })?;
+    if file.is_dir() {
+        return Err(LoadError("this is a directory; name the GGUF file itself".into()));
+    }
+    let mut magic = [0; 4];
+    let whole = File::open(path).map_err(unreadable)?.read_exact(&mut magic).is_ok();
+    match (file.len(), whole && magic == *b"GGUF") {
+        (0, _) => Err(LoadError("the file is empty".into())),
+        (_, false) => Err(LoadError("the file is not a GGUF model (it does not begin with \"GGUF\")".into())),
+        (bytes, true) => Ok(bytes),
+    }
+}
+
+fn default_threads(bytes: u64) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if bytes < ONE_THREAD_BYTES { 1 } else { u32::try_from(cores).unwrap_or(1) }
+}
+
+/// Runs a step of loading; a failure tells what llama.cpp logged.
+fn load<T, E: std::fmt::Display>(
+    path: &Path,
+    doing: &str,
+    step: impl FnOnce() -> Result<T, E>,
+) -> Result<T, LoadError> {
+    let (result, mut lines) = load_log::capture(step);
+    result.map_err(|error| {
+        tracing::debug!(?path, ?lines, "llama.cpp failed");
+        lines.retain(|line| !line.contains("failed to load model"));
+        lines.dedup();
+        let said = if lines.is_empty() { error.to_string() } else { lines.join("; ") };
+        LoadError(format!("llama.cpp failed while {doing}: {said}"))
+    })
+}
+
+/// The tokenizer: a second, weightless copy of the model, so that text can be read on any thread at any time.
+struct Vocabulary {
+    model: LlamaModel,
+    size: u32,
+    control: Vec<ControlToken>,
+    spoken: HashMap<Token, Vec<u8>>,
+    template: Option<String>,
+}
+
+impl Vocabulary {
+    fn of(model: LlamaModel) -> Result<Self, LoadError> {
+        let kind = model.meta_val_str("tokenizer.ggml.model").unwrap_or_default();
+        if kind.is_empty() || kind == "none" || kind == "no_vocab" {
+            return Err(LoadError("the model has no tokenizer".into()));
+        }
+        let size = u32::try_from(model.n_vocab()).unwrap_or(0);
+        let control = control_tokens(&model);
+        let spoken = control.iter().filter(|token| SPOKEN.contains(&token.name.as_str()));
+        let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
+        let template = model.chat_template(None).ok().and_then(|template| template.to_string().ok());
+        Ok(Self { model, size, control, spoken, template })
+    }
+
+    fn name(&self, token: LlamaToken) -> String {
+        if u32::try_from(token.0).is_ok_and(|id| id < self.size) { name_of(&self.model, token) } else { String::new() }
+    }
+}
+
+fn name_of(model: &LlamaModel, token: LlamaToken) -> String {
+    model.vocab().text(token).map_or(String::new(), |text| text.to_string_lossy().into_owned())
+}
+
+fn control_tokens(model: &LlamaModel) -> Vec<ControlToken> {
+    let vocabulary = model.vocab();
+    let tokens = vocabulary.tokens().filter_map(|token| {
+        let attributes = vocabulary.attr(token);
+        let name = name_of(model, token);
+        let control = attributes.intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown) && !name.is_empty();
+        control.then(|| ControlToken {
+            token: u32::try_from(token.0).unwrap_or(0),
+            name,
+            strips_left: attributes.contains(LlamaTokenAttr::LStrip),
+            strips_right: attributes.contains(LlamaTokenAttr::RStrip),
+        })
+    });
+    tokens.collect()
+}
+
+fn llama(token: Token) -> LlamaToken {
+    LlamaToken(i32::try_from(token).unwrap_or(-1))
+}
+
+impl Tokenizer for Vocabulary {
+    fn encode(&self, text: &str, whole: bool) -> Vec<Token> {
+        let tokens = self.model.vocab().tokenize(text.as_bytes(), whole, false);
+        tokens.into_iter().filter_map(|token| u32::try_from(token.0).ok()).collect()
+    }
+
+    fn piece(&self, token: Token) -> Vec<u8> {
+        match self.spoken.get(&token) {
+            Some(spoken) => spoken.clone(),
+            None if token < self.size => self.model.vocab().token_to_piece(llama(token), false, None),
+            None => Vec::new(),
+        }
+    }
+
+    fn is_end(&self, token: Token) -> bool {
+        token < self.size && self.model.vocab().is_eog(llama(token))
+    }
+
+    fn vocabulary(&self) -> u32 {
+        self.size
+    }
+
+    fn control_tokens(&self) -> Vec<ControlToken> {
+        self.control.clone()
+    }
+
+    fn required_first(&self) -> Option<Token> {
+        let vocabulary = self.model.vocab();
+        vocabulary.should_add_bos().then(|| u32::try_from(vocabulary.bos().0).ok()).flatten()
+    }
+
+    fn chat_template(&self) -> Option<String> {
+        self.template.clone()
+    }
+
+    fn edge_names(&self) -> (String, String) {
+        (self.name(self.model.vocab().bos()), self.name(self.model.vocab().eos()))
+    }
+}
+
+/// A model with the context that writes and, once needed, the one that embeds.
+struct LlamaEngine<'m> {
+    model: &'m LlamaModel,
+    backend: &'static LlamaBackend,
+    context: Option<LlamaContext<'m>>,
+    embedder: Option<(LlamaContext<'m>, LlamaBatch<'static>)>,
+    batch: LlamaBatch<'static>,
+    /// Which rows of the last batch have logits.
+    outputs: Vec<bool>,
+    limits: Limits,
+    pooling: LlamaPoolingType,
+    threads: i32,
+}
+
+impl<'m> LlamaEngine<'m> {
+    fn new(
+        model: &'m LlamaModel,
+        backend: &'static LlamaBackend,
+        plan: &LoadPlan,
+        threads: u32,
+    ) -> Result<Self, String> {
+        let wanted = &plan.model;
+        let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+        if architecture.starts_with("t5") {
+            return Err(format!("models of the architecture `{architecture}` are not supported"));
+        }
+        let embeds_only =
+            model.meta_val_str(&format!("{architecture}.attention.causal")).is_ok_and(|causal| causal == "false");
+        let made_for_embeddings = model.meta_val_str(&format!("{architecture}.pooling_type")).is_ok();
+        let trained = model.n_ctx_train().max(1);
+        if wanted.context > trained {
+            tracing::warn!(
+                model = wanted.name,
+                configured = wanted.context,
+                trained,
+                "the context is cut to what the model was trained for"
+            );
+        }
+        let context = wanted.context.clamp(1, trained);
+        let sequences = wanted.slots.max(1);
+        let limits = Limits {
+            context,
+            sequences,
+            batch: BATCH.max(sequences),
+            vocabulary: u32::try_from(model.n_vocab()).unwrap_or(0),
+            rewinds: !model.is_recurrent() && !model.is_hybrid(),
+            generates: !embeds_only,
+            embedding_context: if made_for_embeddings { context } else { context.min(CHAT_MODEL_EMBEDDING) },
+            embedding_width: u32::try_from(model.n_embd_out()).unwrap_or(0),
+        };
+        let mut engine = Self {
+            model,
+            backend,
+            context: None,
+            embedder: None,
+            batch: LlamaBatch::new(limits.batch as usize, 1),
+            outputs: Vec::new(),
+            pooling: if made_for_embeddings { LlamaPoolingType::Unspecified } else { LlamaPoolingType::Mean },
+            threads: i32::try_from(threads.max(1)).unwrap_or(1),
+            limits,
+        };
+        if !embeds_only {
+            let cells = context.checked_mul(sequences).ok_or("`context` times `slots` is too large")?;
+            let params = engine.params(cells, engine.limits.batch, sequences);
+            engine.context = Some(model.new_context(backend, params).map_err(|error| error.to_string())?);
+        }
+        Ok(engine)
+    }
+
+    fn params(&self, cells: u32, batch: u32, sequences: u32) -> LlamaContextParams {
+        LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_batch(batch)
+            .with_n_ubatch(batch)
+            .with_n_seq_max(sequences)
+            .with_kv_unified(true)
+            .with_n_threads(self.threads)
+            .with_n_threads_batch(self.threads)
+    }
+
+    /// Whether a batch is within all bounds; llama.cpp aborts or overruns a buffer otherwise.
+    fn check(&self, rows: &[Row]) -> Result<(), EngineError> {
+        let limits = &self.limits;
+        let fits = |row: &Row| {
+            row.token < limits.vocabulary && row.sequence < limits.sequences && row.position < limits.context
+        };
+        if rows.is_empty() || rows.len() > limits.batch as usize || !rows.iter().all(fits) {
+            return Err(broken(format!("a batch out of bounds ({} rows)", rows.len())));
+        }
+        Ok(())
+    }
+
+    fn embed_some(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let room = self.limits.embedding_context;
+        let (context, batch) = match &mut self.embedder {
+            Some(embedder) => embedder,
+            None => {
+                let params =
+                    self.params(room, room, EMBEDDING_SEQUENCES).with_embeddings(true).with_pooling_type(self.pooling);
+                let (context, lines) = load_log::capture(|| self.model.new_context(self.backend, params));
+                let context = context
+                    .map_err(|error| broken(format!("no context for embeddings: {error} {}", lines.join("; "))))?;
+                self.embedder.insert((context, LlamaBatch::new(room as usize, 1)))
+            }
+        };
+        context.clear_kv_cache();
+        batch.clear();
+        for (sequence, input) in (0..).zip(inputs) {
+            for (position, token) in (0..).zip(input.iter()) {
+                batch.add(llama(*token), position, &[sequence], true).map_err(|error| broken(error.to_string()))?;
+            }
+        }
+        context.decode(batch).map_err(|error| broken(error.to_string()))?;
+        let vectors = (0..).zip(inputs).map(|(sequence, _)| context.embeddings_seq_ith(sequence).map(<[f32]>::to_vec));
+        vectors.map(|vector| vector.map_err(|error| broken(error.to_string()))).collect()
+    }
+}
+
+fn broken(reason: String) -> EngineError {
+    EngineError::Broken(reason)
+}
+
+impl Engine for LlamaEngine<'_> {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn decode(&mut self, rows: &[Row]) -> Result<(), EngineError> {
+        self.check(rows)?;
+        let Some(context) = &mut self.context else { return Err(broken("this model only embeds".into())) };
+        self.batch.clear();
+        self.outputs.clear();
+        for row in rows {
+            let (position, sequence) = (row.position as i32, row.sequence as i32);
+            self.batch
+                .add(llama(row.token), position, &[sequence], row.output)
+                .map_err(|error| broken(error.to_string()))?;
+        }
+        context.decode(&mut self.batch).map_err(|error| match error {
+            DecodeError::NoKvCacheSlot => EngineError::NoRoom,
+            error => broken(format!("llama.cpp could not decode: {error}")),
+        })?;
+        self.outputs.extend(rows.iter().map(|row| row.output));
+        Ok(())
+    }
+
+    fn logits(&self, row: usize) -> &[f32] {
+        match (&self.context, self.outputs.get(row)) {
+            (Some(context), Some(true)) => context.get_logits_ith(row as i32),
+            _ => &[],
+        }
+    }
+
+    fn truncate(&mut self, sequence: u32, keep: u32) -> bool {
+        let Some(context) = &mut self.context else { return true };
+        let from = (keep > 0).then_some(keep);
+        context.clear_kv_cache_seq(Some(sequence), from, None).unwrap_or(false)
+    }
+
+    fn share(&mut self, from: u32, to: u32, length: u32) {
+        if let Some(context) = &mut self.context {
+            let copied = context.copy_kv_cache_seq(from as i32, to as i32, Some(0), Some(length));
+            debug_assert!(copied.is_ok(), "positions fit an i32");
+        }
+    }
+
+    fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, String> {
+        let Grammar::JsonSchema(schema) = grammar;
+        let rules = llama_cpp_2::json_schema_to_grammar(schema)
+            .map_err(|_| "the JSON schema has something llama.cpp cannot express")?;
+        let sampler = LlamaSampler::grammar(self.model, &rules, "root")
+            .map_err(|error| format!("the JSON schema is too complex ({error})"))?;
+        Ok(Box::new(LlamaGrammar(sampler)))
+    }
+
+    fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let fits = |input: &&[Token]| !input.is_empty() && input.iter().all(|token| *token < self.limits.vocabulary);
+        let total: usize = inputs.iter().map(|input| input.len()).sum();
+        if total > self.limits.embedding_context as usize || !inputs.iter().all(fits) {
+            return Err(broken(format!("embedding inputs out of bounds ({total} tokens)")));
+        }
+        let mut vectors = Vec::with_capacity(inputs.len());
+        for some in inputs.chunks(EMBEDDING_SEQUENCES as usize) {
+            vectors.extend(self.embed_some(some)?);
+        }
+        Ok(vectors)
+    }
+}
+
+/// A grammar as llama.cpp follows it.
+struct LlamaGrammar(LlamaSampler);
+
+impl LlamaGrammar {
+    fn apply(&mut self, candidates: &[(Token, f32)]) -> Vec<LlamaTokenData> {
+        let data = candidates.iter().map(|(token, logit)| LlamaTokenData::new(llama(*token), *logit, 0.0));
+        let mut array = LlamaTokenDataArray::from_iter(data, false);
+        self.0.apply(&mut array);
+        array.data
+    }
+}
+
+impl Constraint for LlamaGrammar {
+    fn allows(&mut self, token: Token) -> bool {
+        self.apply(&[(token, 0.0)]).first().is_some_and(|data| data.logit().is_finite())
+    }
+
+    fn filter(&mut self, candidates: &mut Vec<(Token, f32)>) {
+        let left = self.apply(candidates).into_iter().filter(|data| data.logit().is_finite());
+        *candidates = left.filter_map(|data| Some((u32::try_from(data.id().0).ok()?, data.logit()))).collect();
+    }
+
+    fn accept(&mut self, token: Token) -> Result<(), String> {
+        self.0.try_accept(llama(token)).map_err(|error| error.to_string())
+    }
+}

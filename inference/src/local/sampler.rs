@@ -1,0 +1,271 @@
+//! How a token is drawn from logits: biases, penalties, temperature, top-k, top-p, min-p, a grammar, and a seed.
+//!
+//! The order is llama.cpp's: biases and penalties, grammar, top-k, top-p, min-p, temperature, draw. What a request leaves
+//! open takes llama.cpp's defaults too (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05). The repeat penalty looks at the
+//! last 64 tokens of prompt and answer, the other two at the whole answer.
+
+use super::engine::{Constraint, Token, Tokenizer};
+use std::collections::{HashMap, VecDeque};
+use tollkeeper_protocol::chat::Sampling;
+use tollkeeper_protocol::event::TokenLogprob;
+
+const REPEAT_WINDOW: usize = 64;
+
+/// The logits are unusable: the model or its file is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the model gave no usable probabilities")]
+pub(crate) struct NoCandidate;
+
+/// Draws the tokens of one answer.
+pub(crate) struct Sampler {
+    temperature: f32,
+    top_p: f32,
+    top_k: usize,
+    min_p: f32,
+    frequency: f32,
+    presence: f32,
+    repeat: f32,
+    bias: Vec<(Token, f32)>,
+    random: SplitMix,
+    counts: HashMap<Token, u32>,
+    recent: VecDeque<Token>,
+    constraint: Option<Box<dyn Constraint>>,
+    adjusted: Vec<f32>,
+    candidates: Vec<(Token, f32)>,
+}
+
+impl Sampler {
+    /// `prompt` feeds the repeat penalty; `choice` makes the answers to one request differ.
+    pub(crate) fn new(
+        wanted: &Sampling,
+        choice: u32,
+        prompt: &[Token],
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Self {
+        let seed = wanted.seed.map_or_else(random_seed, |seed| seed.wrapping_add(u64::from(choice)));
+        Self {
+            temperature: wanted.temperature.unwrap_or(0.8),
+            top_p: wanted.top_p.unwrap_or(0.95),
+            top_k: wanted.top_k.unwrap_or(40) as usize,
+            min_p: wanted.min_p.unwrap_or(0.05),
+            frequency: wanted.frequency_penalty.unwrap_or(0.0),
+            presence: wanted.presence_penalty.unwrap_or(0.0),
+            repeat: wanted.repeat_penalty.filter(|penalty| *penalty > 0.0).unwrap_or(1.0),
+            bias: wanted.logit_bias.clone(),
+            random: SplitMix(seed),
+            counts: HashMap::new(),
+            recent: prompt[prompt.len().saturating_sub(REPEAT_WINDOW)..].iter().copied().collect(),
+            constraint,
+            adjusted: Vec::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// Draws the next token. `is_end` tells end tokens, which a grammar does not follow.
+    pub(crate) fn draw(&mut self, logits: &[f32], is_end: impl Fn(Token) -> bool) -> Result<Token, NoCandidate> {
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        let logits = if self.adjusts() {
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            self.adjust(&mut adjusted);
+            &adjusted[..]
+        } else {
+            logits
+        };
+        let drawn = self.choose(logits);
+        self.adjusted = adjusted;
+        let token = drawn?;
+        self.note(token, is_end(token))?;
+        Ok(token)
+    }
+
+    fn adjusts(&self) -> bool {
+        !self.bias.is_empty() || self.frequency != 0.0 || self.presence != 0.0 || self.repeat != 1.0
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        for (token, bias) in &self.bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+        if self.repeat != 1.0 {
+            let mut seen: Vec<Token> = self.recent.iter().copied().collect();
+            seen.sort_unstable();
+            seen.dedup();
+            for token in seen {
+                if let Some(logit) = logits.get_mut(token as usize) {
+                    *logit = if *logit > 0.0 { *logit / self.repeat } else { *logit * self.repeat };
+                }
+            }
+        }
+        for (token, count) in &self.counts {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit -= *count as f32 * self.frequency + self.presence;
+            }
+        }
+    }
+
+    /// Draws freely first; only if the grammar refuses that token is the whole vocabulary filtered.
+    fn choose(&mut self, logits: &[f32]) -> Result<Token, NoCandidate> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        let mut token = if self.greedy() {
+            best(logits.iter().copied().zip(0..).map(|(logit, token)| (token, logit)))
+        } else {
+            all(logits, &mut candidates);
+            self.pick(&mut candidates)
+        };
+        if let (Some(free), Some(constraint)) = (token, &mut self.constraint)
+            && !constraint.allows(free)
+        {
+            all(logits, &mut candidates);
+            constraint.filter(&mut candidates);
+            token = if self.greedy() { best(candidates.iter().copied()) } else { self.pick(&mut candidates) };
+        }
+        self.candidates = candidates;
+        token.ok_or(NoCandidate)
+    }
+
+    fn greedy(&self) -> bool {
+        self.temperature <= 0.0 || self.top_k == 1
+    }
+
+    fn note(&mut self, token: Token, end: bool) -> Result<(), NoCandidate> {
+        if let (false, Some(constraint)) = (end, &mut self.constraint) {
+            constraint.accept(token).map_err(|_| NoCandidate)?;
+        }
+        if self.frequency != 0.0 || self.presence != 0.0 {
+            *self.counts.entry(token).or_default() += 1;
+        }
+        if self.repeat != 1.0 {
+            self.recent.push_back(token);
+            if self.recent.len() > REPEAT_WINDOW {
+                self.recent.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn pick(&mut self, candidates: &mut Vec<(Token, f32)>) -> Option<Token> {
+        if self.top_k > 0 && self.top_k < candidates.len() {
+            candidates.select_nth_unstable_by(self.top_k - 1, by_logit);
+            candidates.truncate(self.top_k);
+        }
+        if self.top_p < 1.0 || self.min_p > 0.0 {
+            candidates.sort_unstable_by(by_logit);
+            cut(candidates, self.top_p, self.min_p);
+        }
+        let (_, highest) = *candidates.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let weight = |logit: f32| f64::from((logit - highest) / self.temperature).exp();
+        let total: f64 = candidates.iter().map(|(_, logit)| weight(*logit)).sum();
+        let mut left = self.random.unit() * total;
+        for (token, logit) in candidates.iter() {
+            left -= weight(*logit);
+            if left < 0.0 {
+                return Some(*token);
+            }
+        }
+        candidates.last().map(|(token, _)| *token)
+    }
+}
+
+/// Best first; equal logits by token, so that sorting decides nothing at random.
+fn by_logit(a: &(Token, f32), b: &(Token, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// All tokens with a finite logit.
+fn all(logits: &[f32], into: &mut Vec<(Token, f32)>) {
+    into.clear();
+    into.extend((0..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite()));
+}
+
+/// The first of the highest finite logits.
+fn best(candidates: impl Iterator<Item = (Token, f32)>) -> Option<Token> {
+    let mut best: Option<(Token, f32)> = None;
+    for (token, logit) in candidates {
+        if logit.is_finite() && best.is_none_or(|(_, highest)| logit > highest) {
+            best = Some((token, logit));
+        }
+    }
+    best.map(|(token, _)| token)
+}
+
+/// Keeps of the sorted candidates the fewest whose probabilities reach `top_p`, of those the ones with at least `min_p` of the
+/// best one's probability, and always the best.
+fn cut(candidates: &mut Vec<(Token, f32)>, top_p: f32, min_p: f32) {
+    let Some((_, highest)) = candidates.first().copied() else { return };
+    let weight = |logit: f32| f64::from(logit - highest).exp();
+    let total: f64 = candidates.iter().map(|(_, logit)| weight(*logit)).sum();
+    let mut reached = 0.0;
+    let mut keep = 0;
+    for (_, logit) in candidates.iter() {
+        let share = weight(*logit);
+        if keep > 0 && (reached >= f64::from(top_p) * total || share < f64::from(min_p)) {
+            break;
+        }
+        reached += share;
+        keep += 1;
+    }
+    candidates.truncate(keep);
+}
+
+/// The log-probability of `token` and of the `top` most likely tokens, under the model's own distribution (before biases,
+/// penalties and temperature).
+pub(crate) fn logprob(logits: &[f32], token: Token, top: u8, tokenizer: &dyn Tokenizer) -> TokenLogprob {
+    let highest = logits.iter().copied().filter(|logit| logit.is_finite()).fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().filter(|logit| logit.is_finite()).map(|logit| f64::from(logit - highest).exp()).sum();
+    let normal = f64::from(highest) + sum.ln();
+    let of = |logit: f32| (f64::from(logit) - normal) as f32;
+    let mut alternatives = Vec::new();
+    all(logits, &mut alternatives);
+    let count = usize::from(top).min(alternatives.len());
+    if count > 0 && count < alternatives.len() {
+        alternatives.select_nth_unstable_by(count - 1, by_logit);
+    }
+    alternatives.truncate(count);
+    alternatives.sort_unstable_by(by_logit);
+    let name = |token: Token| {
+        let bytes = tokenizer.piece(token);
+        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
+    };
+    let (text, bytes) = name(token);
+    TokenLogprob {
+        token: text,
+        bytes,
+        logprob: logits.get(token as usize).map_or(f32::NEG_INFINITY, |logit| of(*logit)),
+        top: alternatives
+            .into_iter()
+            .map(|(token, logit)| {
+                let (text, bytes) = name(token);
+                (text, bytes, of(logit))
+            })
+            .collect(),
+    }
+}
+
+/// Sebastiano Vigna's SplitMix64: small, and the same on every machine and in every release.
+#[derive(Debug, Clone)]
+pub(crate) struct SplitMix(pub(crate) u64);
+
+impl SplitMix {
+    /// The next 64 random bits.
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number from 0 up to but not including 1.
+    fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// A seed nobody chose.
+pub(crate) fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

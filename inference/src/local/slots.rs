@@ -1,0 +1,125 @@
+//! The sequences an engine holds at once: who writes in which, and what is still in their KV cache from before.
+
+use super::batch::Demand;
+use super::engine::{Engine, Token};
+use super::output::Output;
+use super::prepare::Tools;
+use super::sampler::Sampler;
+use std::sync::Arc;
+use tollkeeper_protocol::chat::Sampling;
+
+/// A sequence of an answer that waits for a slot.
+pub(crate) struct Sequence {
+    /// The answer it belongs to.
+    pub(crate) answer: u64,
+    /// Its choice index in the answer.
+    pub(crate) choice: u32,
+    /// Whether it is the first to read its prompt; the others wait for it and share its KV.
+    pub(crate) leads: bool,
+    pub(crate) prompt: Arc<[Token]>,
+    /// Text to repeat first.
+    pub(crate) echo: Option<String>,
+    /// Most tokens to generate.
+    pub(crate) limit: u32,
+    pub(crate) rules: Arc<Rules>,
+}
+
+/// What holds for all sequences of an answer.
+pub(crate) struct Rules {
+    pub(crate) sampling: Sampling,
+    pub(crate) stop: Vec<String>,
+    pub(crate) top_logprobs: Option<u8>,
+    pub(crate) tools: Tools,
+    pub(crate) grammar: Option<super::engine::Grammar>,
+}
+
+/// A sequence that has a slot.
+pub(crate) struct Running {
+    pub(crate) sequence: Sequence,
+    pub(crate) sampler: Sampler,
+    pub(crate) output: Output,
+    pub(crate) generated: u32,
+    /// Drawn, but not yet read by the engine.
+    pub(crate) next: Option<Token>,
+}
+
+impl Running {
+    /// Tokens still to be read or written, if the answer takes `expected` tokens.
+    pub(crate) fn remaining(&self, cached: usize, expected: u32) -> u64 {
+        let unread = self.sequence.prompt.len().saturating_sub(cached) as u64;
+        unread + u64::from(self.sequence.limit.min(expected).saturating_sub(self.generated))
+    }
+}
+
+/// One of the engine's sequences.
+#[derive(Default)]
+pub(crate) struct Slot {
+    /// The tokens whose KV the engine holds.
+    pub(crate) cached: Vec<Token>,
+    pub(crate) running: Option<Running>,
+    /// When it was last given away, in turns.
+    pub(crate) used: u64,
+}
+
+impl Slot {
+    /// What it has to read next.
+    pub(crate) fn demand(&self, slot: usize) -> Option<Demand> {
+        let running = self.running.as_ref()?;
+        let unread = running.sequence.prompt.len().saturating_sub(self.cached.len());
+        match (unread, running.next) {
+            (0, None) => None,
+            (0, Some(_)) => Some(Demand { slot, tokens: 1, prefill: false }),
+            (unread, _) => Some(Demand { slot, tokens: u32::try_from(unread).unwrap_or(u32::MAX), prefill: true }),
+        }
+    }
+
+    /// The next `count` tokens to read, and whether the logits after the last of them are wanted.
+    pub(crate) fn upcoming(&self, count: usize) -> (&[Token], bool) {
+        let Some(running) = &self.running else { return (&[], false) };
+        let prompt = &running.sequence.prompt;
+        let read = self.cached.len();
+        if read < prompt.len() {
+            let end = (read + count).min(prompt.len());
+            (&prompt[read..end], end == prompt.len())
+        } else {
+            (running.next.as_slice(), true)
+        }
+    }
+
+    fn shared_prefix(&self, prompt: &[Token]) -> usize {
+        self.cached.iter().zip(prompt).take_while(|(cached, wanted)| cached == wanted).count()
+    }
+}
+
+/// Finds a free slot for a prompt, keeps or copies the longest beginning that some slot has read already, and forgets the rest.
+/// At least one token is left to read. Returns the slot and the number of tokens reused; `None` if no slot is free.
+pub(crate) fn place(slots: &mut [Slot], prompt: &[Token], engine: &mut dyn Engine, now: u64) -> Option<(usize, usize)> {
+    let rewinds = engine.limits().rewinds;
+    let most = prompt.len().saturating_sub(1);
+    let reuse = |slot: &Slot| if rewinds { slot.shared_prefix(prompt).min(most) } else { 0 };
+    let free = |slot: &Slot| slot.running.is_none();
+    let oldest = (0..slots.len())
+        .filter(|at| free(&slots[*at]))
+        .min_by_key(|at| (!slots[*at].cached.is_empty(), slots[*at].used))?;
+    let best = (0..slots.len()).max_by_key(|at| (reuse(&slots[*at]), free(&slots[*at])))?;
+    let reused = reuse(&slots[best]);
+    // A slot that would lose more than half of what it has read is copied from instead.
+    let keeps = free(&slots[best]) && reused > 0 && reused * 2 >= slots[best].cached.len();
+    let target = if keeps { best } else { oldest };
+    let reused = if target == best && engine.truncate(target as u32, reused as u32) {
+        reused
+    } else {
+        engine.truncate(target as u32, 0);
+        if target != best && reused > 0 {
+            engine.share(best as u32, target as u32, reused as u32);
+            reused
+        } else {
+            0
+        }
+    };
+    let slot = &mut slots[target];
+    slot.cached.clear();
+    slot.cached.extend_from_slice(&prompt[..reused]);
+    slot.used = now;
+    Some((target, reused))
+}

@@ -1,0 +1,448 @@
+//! The worker: one engine, many answers. It takes requests in, gives them slots, reads and writes all of them in common batches,
+//! and hands the text out, on one thread that nobody else can hold up.
+//!
+//! [`Worker::turn`] is one step of the loop and knows no thread: tests call it directly. Every turn takes commands, ends what is
+//! late or left, fills free slots, runs one batch and one part of an embedding, and delivers. Requests that wait live through a
+//! crash of the engine; those that run end with a fault ([`Worker::fail_running`]).
+
+use super::answer::{Answer, Delivery, Permit, Sender};
+use super::batch::{Demand, Pace, share, smooth};
+use super::board::{Board, Reading};
+use super::embedder::{EmbedJob, Embedder};
+use super::engine::{Engine, EngineError, Row, Tokenizer};
+use super::output::Output;
+use super::prepare::Generation;
+use super::sampler::{Sampler, logprob};
+use super::slots::{Rules, Running, Sequence, Slot, place};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tollkeeper_protocol::chat::FinishReason;
+use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
+
+/// Tokens an answer is expected to take before any has ended.
+const EXPECTED_ANSWER: f64 = 128.0;
+
+/// What a worker is asked to do.
+pub(crate) enum Command {
+    /// Answer prompts.
+    Generate { generation: Generation, sender: Sender, permit: Permit, submitted: Instant, deadline: Instant },
+    /// Embed inputs.
+    Embed(EmbedJob),
+}
+
+/// A loaded model, as a turn uses it.
+pub(crate) struct Model<'a> {
+    pub(crate) engine: &'a mut dyn Engine,
+    pub(crate) tokenizer: &'a dyn Tokenizer,
+}
+
+/// What a turn did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Something; there may be more.
+    Worked,
+    /// Nothing. Until a command comes, a client reads or leaves, or this moment comes, there is nothing to do.
+    Idle(Option<Instant>),
+    /// Nothing, and there will never be: no command can come any more.
+    Over,
+}
+
+/// The state of the loop.
+pub(crate) struct Worker {
+    commands: mpsc::Receiver<Command>,
+    board: Arc<Board>,
+    clock: Box<dyn Fn() -> Instant + Send>,
+    answers: BTreeMap<u64, Answer>,
+    next_answer: u64,
+    waiting: VecDeque<Sequence>,
+    slots: Vec<Slot>,
+    embedder: Embedder,
+    pace: Pace,
+    ttft: Option<f64>,
+    answer_tokens: Option<f64>,
+    turns: u64,
+    closed: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        commands: mpsc::Receiver<Command>,
+        board: Arc<Board>,
+        clock: Box<dyn Fn() -> Instant + Send>,
+    ) -> Self {
+        Self {
+            commands,
+            board,
+            clock,
+            answers: BTreeMap::new(),
+            next_answer: 0,
+            waiting: VecDeque::new(),
+            slots: Vec::new(),
+            embedder: Embedder::default(),
+            pace: Pace::default(),
+            ttft: None,
+            answer_tokens: None,
+            turns: 0,
+            closed: false,
+        }
+    }
+
+    /// One step of the loop.
+    ///
+    /// # Errors
+    /// The engine is broken: see [`Worker::fail_running`].
+    pub(crate) fn turn(&mut self, model: &mut Model<'_>) -> Result<Turn, EngineError> {
+        self.turns += 1;
+        self.slots.resize_with(model.engine.limits().sequences as usize, Slot::default);
+        self.take_commands();
+        self.sweep();
+        self.fill_slots(model);
+        let wrote = self.run_batch(model)?;
+        let embedded = self.embedder.step(model.engine)?;
+        self.deliver();
+        self.publish(model);
+        Ok(match (wrote || embedded, self.closed && self.answers.is_empty() && self.embedder.is_empty()) {
+            (true, _) => Turn::Worked,
+            (false, true) => Turn::Over,
+            (false, false) => Turn::Idle(self.next_deadline()),
+        })
+    }
+
+    /// The engine is gone, with all KV: ends every answer that has begun. Those that only wait stay.
+    pub(crate) fn fail_running(&mut self, fault: &ProviderFault) {
+        let waits = |id: u64| self.waiting.iter().filter(|sequence| sequence.answer == id).count();
+        let begun: Vec<u64> = self
+            .answers
+            .iter()
+            .filter(|(id, answer)| answer.open > 0 && waits(**id) != answer.admitted() as usize)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in begun {
+            self.end_answer(id, fault.clone());
+        }
+        self.slots.clear();
+        self.embedder.fail_begun(fault);
+        self.deliver();
+        self.board.write(Reading::default());
+    }
+
+    /// Ends everything, also what still comes in.
+    pub(crate) fn fail_all(&mut self, fault: &ProviderFault) {
+        self.commands.close();
+        self.take_commands();
+        let all: Vec<u64> = self.answers.keys().copied().collect();
+        for id in all {
+            self.end_answer(id, fault.clone());
+        }
+        self.slots.clear();
+        self.embedder.fail_all(fault);
+        self.deliver();
+        self.board.write(Reading::default());
+    }
+
+    fn take_commands(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Embed(job)) => self.embedder.add(job),
+                Ok(Command::Generate { generation, sender, permit, submitted, deadline }) => {
+                    self.enqueue(generation, sender, permit, submitted, deadline);
+                }
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        generation: Generation,
+        sender: Sender,
+        permit: Permit,
+        submitted: Instant,
+        deadline: Instant,
+    ) {
+        let id = self.next_answer;
+        self.next_answer += 1;
+        let answers = generation.answers;
+        let rules = Arc::new(Rules {
+            sampling: generation.sampling,
+            stop: generation.stop,
+            top_logprobs: generation.top_logprobs,
+            tools: generation.tools,
+            grammar: generation.grammar,
+        });
+        let mut choice = 0;
+        for prompt in generation.prompts {
+            for index in 0..answers {
+                self.waiting.push_back(Sequence {
+                    answer: id,
+                    choice,
+                    leads: index == 0,
+                    prompt: prompt.tokens.clone(),
+                    echo: prompt.echo.clone(),
+                    limit: prompt.limit,
+                    rules: rules.clone(),
+                });
+                choice += 1;
+            }
+        }
+        self.answers.insert(id, Answer::new(sender, permit, choice, deadline, submitted));
+    }
+
+    /// Delivers, and drops answers that are over, late or left.
+    fn sweep(&mut self) {
+        let now = (self.clock)();
+        self.deliver();
+        let late: Vec<u64> = self
+            .answers
+            .iter()
+            .filter(|(_, answer)| answer.open > 0 && answer.deadline <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.end_answer(id, ProviderFault::new(FaultKind::Timeout, "the answer was not complete by its deadline"));
+        }
+        self.embedder.sweep(now);
+    }
+
+    fn deliver(&mut self) {
+        let mut over = Vec::new();
+        for (id, answer) in &mut self.answers {
+            match answer.deliver() {
+                Delivery::Gone => over.push(*id),
+                Delivery::Done if answer.open == 0 => over.push(*id),
+                Delivery::Done | Delivery::Full => {}
+            }
+        }
+        for id in over {
+            self.forget(id);
+            self.answers.remove(&id);
+        }
+    }
+
+    /// Takes an answer's sequences out of the queue and the slots. The KV stays for later prompts.
+    fn forget(&mut self, id: u64) {
+        self.waiting.retain(|sequence| sequence.answer != id);
+        for slot in &mut self.slots {
+            if slot.running.as_ref().is_some_and(|running| running.sequence.answer == id) {
+                slot.running = None;
+            }
+        }
+    }
+
+    fn end_answer(&mut self, id: u64, fault: ProviderFault) {
+        self.forget(id);
+        if let Some(answer) = self.answers.get_mut(&id) {
+            answer.fail(fault);
+        }
+    }
+
+    /// Gives free slots to waiting sequences, first come first served. A sequence whose prompt another one of its answer is
+    /// reading right now lets others go first: it will share that KV.
+    fn fill_slots(&mut self, model: &mut Model<'_>) {
+        let mut at = 0;
+        while at < self.waiting.len() {
+            let Some(sequence) = self.waiting.get(at) else { return };
+            if self.slots.iter().all(|slot| slot.running.is_some()) {
+                return;
+            }
+            if !sequence.leads && self.is_being_read(sequence) {
+                at += 1;
+                continue;
+            }
+            if let Some(sequence) = self.waiting.remove(at) {
+                self.begin(sequence, model);
+            }
+        }
+    }
+
+    fn is_being_read(&self, sequence: &Sequence) -> bool {
+        let reads = |slot: &Slot, other: &Running| {
+            other.sequence.answer == sequence.answer
+                && Arc::ptr_eq(&other.sequence.prompt, &sequence.prompt)
+                && slot.cached.len() < sequence.prompt.len()
+        };
+        self.slots.iter().any(|slot| slot.running.as_ref().is_some_and(|other| reads(slot, other)))
+    }
+
+    fn begin(&mut self, mut sequence: Sequence, model: &mut Model<'_>) {
+        let rules = sequence.rules.clone();
+        let constraint = match rules.grammar.as_ref().map(|grammar| model.engine.constraint(grammar)).transpose() {
+            Ok(constraint) => constraint,
+            Err(reason) => {
+                let message = format!("`response_format` cannot be used: {reason}");
+                return self.end_answer(sequence.answer, ProviderFault::new(FaultKind::BadRequest, message));
+            }
+        };
+        let Some(answer) = self.answers.get_mut(&sequence.answer) else { return };
+        let mut output = Output::new(sequence.choice, &rules.stop, rules.tools);
+        output.echo(sequence.echo.take().unwrap_or_default(), &mut |event| answer.say(event));
+        if sequence.leads {
+            answer.usage.input += sequence.prompt.len() as u64;
+        }
+        if sequence.limit == 0 {
+            output.finish(FinishReason::Length, 0, &mut |event| answer.say(event));
+            return answer.close_one();
+        }
+        let Some((slot, reused)) = place(&mut self.slots, &sequence.prompt, model.engine, self.turns) else { return };
+        if sequence.leads {
+            answer.usage.cached_input += reused as u64;
+        }
+        let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, constraint);
+        self.slots[slot].running = Some(Running { sequence, sampler, output, generated: 0, next: None });
+    }
+
+    fn run_batch(&mut self, model: &mut Model<'_>) -> Result<bool, EngineError> {
+        let demands: Vec<Demand> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| self.may_go_on(slot))
+            .filter_map(|(at, slot)| slot.demand(at))
+            .collect();
+        let most = model.engine.limits().batch;
+        let chunk = self.pace.chunk(demands.iter().any(|demand| !demand.prefill), most);
+        let plan = share(&demands, most, chunk, self.turns as usize);
+        if plan.is_empty() {
+            return Ok(false);
+        }
+        let (rows, outputs) = self.rows(&plan);
+        let began = Instant::now();
+        match model.engine.decode(&rows) {
+            Err(EngineError::NoRoom) => {
+                self.make_room(model);
+                return Ok(true);
+            }
+            done => done?,
+        }
+        let writers = demands.iter().filter(|demand| !demand.prefill).count();
+        self.pace.note(rows.len() as u32, (rows.len() - writers) as u32, began.elapsed());
+        for row in &rows {
+            self.slots[row.sequence as usize].cached.push(row.token);
+        }
+        for (slot, row) in outputs {
+            self.write(slot, row, model);
+        }
+        Ok(true)
+    }
+
+    fn may_go_on(&self, slot: &Slot) -> bool {
+        slot.running
+            .as_ref()
+            .and_then(|running| self.answers.get(&running.sequence.answer))
+            .is_some_and(Answer::is_clear)
+    }
+
+    /// The rows of a batch, and which of them end in logits: (slot, row).
+    fn rows(&self, plan: &[(usize, u32)]) -> (Vec<Row>, Vec<(usize, usize)>) {
+        let mut rows = Vec::new();
+        let mut outputs = Vec::new();
+        for (at, count) in plan {
+            let slot = &self.slots[*at];
+            let (tokens, ends) = slot.upcoming(*count as usize);
+            for (offset, token) in tokens.iter().enumerate() {
+                let output = ends && offset + 1 == tokens.len();
+                if output {
+                    outputs.push((*at, rows.len()));
+                }
+                let position = (slot.cached.len() + offset) as u32;
+                rows.push(Row { token: *token, position, sequence: *at as u32, output });
+            }
+        }
+        (rows, outputs)
+    }
+
+    /// Draws a sequence's next token and says it.
+    fn write(&mut self, at: usize, row: usize, model: &mut Model<'_>) {
+        let Some(mut running) = self.slots[at].running.take() else { return };
+        let id = running.sequence.answer;
+        let Some(answer) = self.answers.get_mut(&id) else { return };
+        let logits = model.engine.logits(row);
+        let token = match running.sampler.draw(logits, |token| model.tokenizer.is_end(token)) {
+            Ok(token) => token,
+            Err(reason) => return self.end_answer(id, ProviderFault::new(FaultKind::Internal, reason.to_string())),
+        };
+        running.generated += 1;
+        running.next = Some(token);
+        answer.usage.output += 1;
+        if !std::mem::replace(&mut answer.spoken, true) {
+            smooth(&mut self.ttft, (self.clock)().saturating_duration_since(answer.submitted).as_secs_f64());
+        }
+        let say = &mut |event| answer.say(event);
+        let ended = if model.tokenizer.is_end(token) {
+            running.output.finish(FinishReason::Stop, 1, say);
+            true
+        } else {
+            let logprobs = running.sequence.rules.top_logprobs.map(|top| logprob(logits, token, top, model.tokenizer));
+            let closed = running.output.token(&model.tokenizer.piece(token), logprobs.into_iter().collect(), say);
+            let full = running.generated >= running.sequence.limit;
+            if closed || full {
+                running.output.finish(if closed { FinishReason::Stop } else { FinishReason::Length }, 0, say);
+            }
+            closed || full
+        };
+        if ended {
+            smooth(&mut self.answer_tokens, f64::from(running.generated));
+            answer.close_one();
+        } else {
+            self.slots[at].running = Some(running);
+        }
+    }
+
+    /// The KV cache is full although every sequence has its share: forget what is only kept for later, or else end the answer
+    /// that began last.
+    fn make_room(&mut self, model: &mut Model<'_>) {
+        let mut freed = false;
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if slot.running.is_none() && !slot.cached.is_empty() {
+                model.engine.truncate(at as u32, 0);
+                slot.cached.clear();
+                freed = true;
+            }
+        }
+        let youngest =
+            self.slots.iter().filter_map(|slot| slot.running.as_ref().map(|running| running.sequence.answer)).max();
+        if let (false, Some(id)) = (freed, youngest) {
+            self.end_answer(
+                id,
+                ProviderFault::new(FaultKind::Overloaded, "the model's KV cache is full; try again later"),
+            );
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let answers = self.answers.values().filter(|answer| answer.open > 0).map(|answer| answer.deadline);
+        answers.chain(self.embedder.next_deadline()).min()
+    }
+
+    fn publish(&self, model: &Model<'_>) {
+        let expected = self.answer_tokens.unwrap_or(EXPECTED_ANSWER) as u32;
+        let waiting: u64 = self
+            .waiting
+            .iter()
+            .map(|sequence| sequence.prompt.len() as u64 + u64::from(sequence.limit.min(expected)))
+            .sum();
+        let running: u64 = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.running.as_ref().map(|running| running.remaining(slot.cached.len(), expected)))
+            .sum();
+        let cells = u64::from(model.engine.limits().context) * u64::from(model.engine.limits().sequences);
+        let cached: u64 = self.slots.iter().map(|slot| slot.cached.len() as u64).sum();
+        self.board.write(Reading {
+            running: self.slots.iter().filter(|slot| slot.running.is_some()).count() as u32,
+            queue_tokens: waiting + running + self.embedder.tokens(),
+            ttft: self.ttft.map(Duration::from_secs_f64),
+            kv_usage: if cells == 0 { 0.0 } else { (cached as f64 / cells as f64).min(1.0) as f32 },
+            rate: self.pace.rate().unwrap_or(0.0),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
