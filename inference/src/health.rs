@@ -155,10 +155,16 @@ impl Flight {
         self.model.succeeded(now);
     }
 
-    /// A try failed. Faults of the key and of the line are the provider's, all others the model's alone.
+    /// A try failed. Faults of the line, the key and the account are the provider's, all others the model's alone.
     pub fn failed(&self, fault: &ProviderFault) {
         let now = Instant::now();
-        if matches!(fault.kind, FaultKind::Auth | FaultKind::Connection) {
+        let wide = match fault.kind {
+            FaultKind::Connection | FaultKind::Unavailable => true,
+            // 403 often means this model, this region or this feature only.
+            FaultKind::Auth => fault.status != Some(403),
+            _ => false,
+        };
+        if wide {
             self.provider.failed(fault, now);
         }
         self.model.failed(fault, now);
@@ -169,5 +175,139 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.provider.in_flight.fetch_sub(1, Relaxed);
         self.model.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn fault(kind: FaultKind, retry_after: Option<Duration>) -> ProviderFault {
+        ProviderFault { retry_after, ..ProviderFault::new(kind, "x") }
+    }
+
+    fn cooling(health: &Health, now: Instant) -> Option<Duration> {
+        match health.state(now).health {
+            BackendHealth::Cooling { until } => Some(until - now),
+            _ => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn coolings_double_up_to_a_minute_and_end_with_a_success() {
+        let mut now = Instant::now();
+        let health = Health::new(now);
+        let oops = fault(FaultKind::Internal, None);
+        let mut seen = Vec::new();
+        for _ in 0..12 {
+            health.failed(&oops, now);
+            let cooling = cooling(&health, now).unwrap_or_default();
+            seen.push(cooling.as_secs());
+            now += cooling;
+        }
+        assert_eq!(seen, [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
+        health.succeeded(now);
+        health.failed(&oops, now);
+        assert_eq!(cooling(&health, now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_at_a_time_probes_a_backend_that_failed() {
+        let start = Instant::now();
+        let health = Health::new(start);
+        health.failed(&fault(FaultKind::RateLimited, Some(MINUTE)), start);
+        // Requests during the cooling are allowed, and prove nothing.
+        health.begin(start);
+        health.succeeded(start);
+        assert_eq!(cooling(&health, start), Some(MINUTE));
+
+        let now = start + MINUTE;
+        assert_eq!(cooling(&health, now), None);
+        health.begin(now);
+        assert_eq!(cooling(&health, now), Some(PROBE), "the others wait for the probe");
+        assert_eq!(cooling(&health, now + PROBE), None, "but not for one that never ends");
+        health.begin(now + PROBE);
+        assert_eq!(cooling(&health, now + PROBE), Some(PROBE));
+        health.succeeded(now + PROBE);
+        assert_eq!(cooling(&health, now + PROBE), None);
+        health.begin(now + PROBE);
+        assert_eq!(cooling(&health, now + PROBE), None, "the breaker is closed");
+        assert_eq!(health.state(now).in_flight, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_longer_cooling_is_not_cut_short() {
+        let now = Instant::now();
+        let health = Health::new(now);
+        health.failed(&fault(FaultKind::Overloaded, Some(MINUTE)), now);
+        health.failed(&fault(FaultKind::RateLimited, Some(Duration::from_secs(1))), now);
+        assert_eq!(cooling(&health, now), Some(MINUTE));
+        health.failed(&fault(FaultKind::BadRequest, None), now);
+        assert_eq!(cooling(&health, now), Some(MINUTE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn faults_of_the_account_are_the_providers() {
+        let status = |kind, status| ProviderFault { status: Some(status), ..fault(kind, None) };
+        let cases = [
+            (status(FaultKind::Auth, 401), true),
+            (status(FaultKind::Auth, 403), false),
+            (status(FaultKind::Unavailable, 429), true),
+            (status(FaultKind::NotFound, 404), false),
+        ];
+        for (fault, wide) in cases {
+            let [provider, model] = [(), ()].map(|()| Arc::new(Health::new(Instant::now())));
+            Flight::begin(provider.clone(), model.clone()).failed(&fault);
+            let now = Instant::now();
+            assert_eq!(cooling(&model, now), Some(OPERATOR_COOLING), "{fault:?}");
+            assert_eq!(cooling(&provider, now).is_some(), wide, "{fault:?}");
+            assert_eq!((provider.state(now).in_flight, model.state(now).in_flight), (0, 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_smoothed_time_to_first_token_follows() {
+        let health = Health::new(Instant::now());
+        let ttft = |health: &Health| health.state(Instant::now()).ttft;
+        assert_eq!(ttft(&health), None);
+        health.observe_ttft(Duration::ZERO);
+        assert_eq!(ttft(&health), Some(Duration::from_micros(1)));
+        for _ in 0..60 {
+            health.observe_ttft(Duration::from_secs(1));
+        }
+        let close = Duration::from_millis(999)..=Duration::from_secs(1);
+        assert!(close.contains(&ttft(&health).unwrap()), "{:?}", ttft(&health));
+        health.observe_ttft(Duration::MAX);
+        assert!(ttft(&health).unwrap() > Duration::from_secs(3600));
+    }
+
+    proptest! {
+        /// Whatever happens: no cooling lasts longer than the longest, and a success after it closes the breaker.
+        #[test]
+        fn no_breaker_stays_open(
+            events in prop::collection::vec((0u8..8, prop::option::of(0u64..1_000_000), 0u64..100_000), 0..40)
+        ) {
+            use FaultKind::*;
+            let kinds = [BadRequest, Auth, NotFound, RateLimited, Overloaded, Connection, Timeout, Unavailable];
+            let mut now = std::time::Instant::now().into();
+            let health = Health::new(now);
+            for (kind, retry_after, later) in events {
+                now += Duration::from_millis(later);
+                health.begin(now);
+                health.failed(&fault(kinds[usize::from(kind)], retry_after.map(Duration::from_secs)), now);
+                let longest = LONGEST_RETRY_AFTER.max(OPERATOR_COOLING);
+                prop_assert!(cooling(&health, now).unwrap_or_default() <= longest);
+                prop_assert_eq!(cooling(&health, now + longest), None);
+            }
+            now += LONGEST_RETRY_AFTER;
+            health.begin(now);
+            health.succeeded(now);
+            health.begin(now);
+            prop_assert_eq!(cooling(&health, now), None);
+        }
     }
 }

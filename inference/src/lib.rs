@@ -8,6 +8,8 @@ pub mod health;
 pub mod local;
 pub mod remote;
 pub mod reply;
+#[cfg(test)]
+mod tests;
 
 pub use backend::{BackendHealth, BackendState};
 pub use remote::{Peer, RemoteCounts};

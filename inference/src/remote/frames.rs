@@ -134,10 +134,10 @@ impl Frames {
 
     /// What is left when the body has ended: a frame without its blank line, or the fact that the answer is not whole.
     fn last_words(&mut self) -> Option<Result<(Kind, Frame), ProviderFault>> {
-        if let Some(frame) = self.decoder.finish() {
-            if is_done(&frame.data) || peek_chunk(&frame.data).is_ok() {
-                return Some(self.read(terminated(frame)));
-            }
+        if let Some(frame) = self.decoder.finish()
+            && (is_done(&frame.data) || peek_chunk(&frame.data).is_ok())
+        {
+            return Some(self.read(terminated(frame)));
         }
         if self.finished {
             return None;

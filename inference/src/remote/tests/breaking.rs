@@ -69,7 +69,8 @@ async fn retry_after_is_obeyed_and_a_refused_key_cools_everything() {
 async fn time_to_first_token_is_that_of_the_first_frame() {
     use super::upstream::Step::Wait;
     let seconds = Duration::from_secs;
-    let script = vec![Send(open_head()), Wait(seconds(3)), Send(text("a").into()), Wait(seconds(9)), Send(FINISH.into())];
+    let script =
+        vec![Send(open_head()), Wait(seconds(3)), Send(text("a").into()), Wait(seconds(9)), Send(FINISH.into())];
     let upstream = Upstream::start(vec![script]).await;
     let remote = remote(provider(&upstream.url));
     assert_eq!(remote.model_state("m").ttft, None);

@@ -119,7 +119,11 @@ async fn keys_and_extra_headers_are_sent_as_the_kind_wants() {
 
 /// What a provider of a kind is sent for a client's body; `{}` stands for the rest of a valid request.
 async fn sent(kind: &str, operation: Operation, limit: Option<u64>, fields: &str) -> Result<String, ProviderFault> {
-    let rest = if operation == Operation::Chat { r#""messages":[{"role":"user","content":"hi"}]"# } else { r#""prompt":["a","b"]"# };
+    let rest = if operation == Operation::Chat {
+        r#""messages":[{"role":"user","content":"hi"}]"#
+    } else {
+        r#""prompt":["a","b"]"#
+    };
     let stream = fields.contains("\"stream\":true");
     let answer = if stream { chunked(answer().as_bytes(), &[]) } else { whole("200 OK", "", ANSWER) };
     let upstream = Upstream::once(answer).await;
@@ -145,7 +149,11 @@ async fn usage_of_streams_is_asked_for_where_the_provider_needs_it() {
             r#","stream_options":{"include_usage":false},"stream":true"#,
             r#","stream_options":{"include_usage":true},"stream":true"#,
         ),
-        ("openai", r#","stream":true,"stream_options":null"#, r#","stream":true,"stream_options":{"include_usage":true}"#),
+        (
+            "openai",
+            r#","stream":true,"stream_options":null"#,
+            r#","stream":true,"stream_options":{"include_usage":true}"#,
+        ),
         (
             "openai",
             r#","stream":true,"stream_options": {"include_usage": true}"#,

@@ -135,7 +135,8 @@ async fn keep_alives_before_the_first_frame_are_kept_within_bounds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_frame_has_its_bound() {
-    let upstream = Upstream::start(vec![vec![Send(open_head()), Send(b"data: ".to_vec()), Flood(vec![b'x'; 65536])]]).await;
+    let upstream =
+        Upstream::start(vec![vec![Send(open_head()), Send(b"data: ".to_vec()), Flood(vec![b'x'; 65536])]]).await;
     let fault = fault_of(&remote(provider(&upstream.url)), STREAM).await;
     assert_eq!(fault.kind, FaultKind::Malformed);
     assert!(fault.message.contains("4194304"), "{fault}");

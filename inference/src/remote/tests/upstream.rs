@@ -118,7 +118,8 @@ async fn read_request(connection: &mut TcpStream) -> Option<(String, String)> {
 /// A whole answer with a status line such as `200 OK` and more header lines.
 pub(super) fn whole(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}").into()
+    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}")
+        .into()
 }
 
 /// The head of a stream whose body ends with the connection.
@@ -150,12 +151,14 @@ pub(super) fn chunked(body: &[u8], cuts: &[usize]) -> Vec<u8> {
 
 /// A frame with a piece of text.
 pub(super) fn text(piece: &str) -> String {
-    format!("data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{piece}\"}},\"finish_reason\":null}}]}}\n\n")
+    format!(
+        "data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{piece}\"}},\"finish_reason\":null}}]}}\n\n"
+    )
 }
 
-pub(super) const FINISH: &str = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-pub(super) const USAGE: &str =
-    "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n";
+pub(super) const FINISH: &str =
+    "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+pub(super) const USAGE: &str = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n";
 pub(super) const DONE: &str = "data: [DONE]\n\n";
 
 /// A whole answer of two pieces.

@@ -23,8 +23,18 @@ async fn silence_ends_in_a_timeout_that_is_not_repeated() {
         (UNARY, vec![Send(half_body), Hang], 5, "was silent for 5s"),
         (STREAM, vec![Hang], 20, "did not answer within 20s"),
         (STREAM, vec![Send(open_head()), Hang], 20, "was silent for 20s"),
-        (STREAM, vec![Send(open_head()), Send(b": wait\n\n".to_vec()), Wait(seconds(19)), Hang], 20, "was silent for 20s"),
-        (STREAM, vec![Send(open_head()), Wait(seconds(19)), Send(b": wait\n\n".to_vec()), Hang], 39, "was silent for 20s"),
+        (
+            STREAM,
+            vec![Send(open_head()), Send(b": wait\n\n".to_vec()), Wait(seconds(19)), Hang],
+            20,
+            "was silent for 20s",
+        ),
+        (
+            STREAM,
+            vec![Send(open_head()), Wait(seconds(19)), Send(b": wait\n\n".to_vec()), Hang],
+            39,
+            "was silent for 20s",
+        ),
     ];
     for (body, script, expected, message) in cases {
         let upstream = Upstream::start(vec![script.clone()]).await;
@@ -124,7 +134,8 @@ async fn a_tls_handshake_counts_as_connecting() {
 #[test]
 fn retry_after_comes_in_three_forms() {
     let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
-    let cases: [(&[(&str, &str)], Option<Duration>); 11] = [
+    type Headers = &'static [(&'static str, &'static str)];
+    let cases: [(Headers, Option<Duration>); 11] = [
         (&[], None),
         (&[("retry-after", "7")], Some(seconds(7))),
         (&[("retry-after", " 0 ")], Some(seconds(0))),
