@@ -1,1 +1,17 @@
-//! (being written)
+//! Which backend should answer: pure decisions. No I/O, no clock, no randomness: the same arguments give the same [`Plan`].
+//!
+//! [`ask()`] reads what a request needs, [`fit`] says which backends can do it, a strategy puts those in order, and [`plan()`]
+//! makes a list of attempts of them, each with the reason why it stands where it stands and with what it may cost.
+
+pub mod ask;
+pub mod candidate;
+pub mod estimate;
+pub mod fit;
+pub mod plan;
+mod strategy;
+
+pub use ask::{Ask, ask};
+pub use candidate::{Candidate, Health};
+pub use estimate::CostEstimate;
+pub use fit::Reason;
+pub use plan::{Attempt, Plan, Why, plan};

@@ -1,0 +1,154 @@
+//! What a request needs of a backend.
+//!
+//! Input tokens are estimated from bytes and rather too high than too low, because money is leased and context is compared by
+//! them: three bytes of text make a token (English has about four, code and other languages two and a half to three and a
+//! half), every message adds [`MESSAGE_TOKENS`] for its frame in the chat template, every tool [`TOOL_TOKENS`], every image
+//! [`MEDIA_TOKENS`]. Prompts of token ids are counted exactly.
+
+use std::fmt::{Display, Write};
+use tollkeeper_protocol::chat::{ChatRequest, Message, Part, ResponseFormat};
+use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
+use tollkeeper_protocol::embedding::EmbeddingRequest;
+use tollkeeper_protocol::{Operation, Request};
+
+/// Bytes of text that are counted as one token.
+pub const BYTES_PER_TOKEN: u64 = 3;
+/// Tokens of a message's frame: role, separators, name.
+pub const MESSAGE_TOKENS: u64 = 8;
+/// Tokens of a tool's frame, beside its name, description and schema.
+pub const TOOL_TOKENS: u64 = 16;
+/// Tokens of an image whatever its size, and the most tokens of a part of an unknown kind (sound, files): a large picture takes
+/// about as many with most providers.
+pub const MEDIA_TOKENS: u64 = 1600;
+
+/// What a request needs of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The kind of work.
+    pub operation: Operation,
+    /// Estimate of all input tokens, padded.
+    pub input_tokens: u64,
+    /// Estimate of the input tokens that must fit into a context at once: those of the longest prompt.
+    pub longest_input: u64,
+    /// Answers asked for in all: `n`, for each prompt; 0 for embeddings.
+    pub answers: u64,
+    /// Most tokens of all answers together, when the client set a limit; 0 for embeddings.
+    pub max_output: Option<u64>,
+    /// Tools may be called.
+    pub tools: bool,
+    /// There are images in the prompt.
+    pub vision: bool,
+    /// The answer must follow a JSON schema.
+    pub json_schema: bool,
+    /// The answer is streamed.
+    pub stream: bool,
+}
+
+impl Ask {
+    /// Most tokens of one answer, when the client set a limit.
+    pub fn max_output_each(&self) -> Option<u64> {
+        self.max_output.map(|all| all.checked_div(self.answers).unwrap_or(0))
+    }
+}
+
+/// Reads what a request needs.
+pub fn ask(request: &Request) -> Ask {
+    match request {
+        Request::Chat(chat) => of_chat(request, chat),
+        Request::Completion(completion) => of_completion(request, completion),
+        Request::Embedding(embedding) => of_embedding(request, embedding),
+    }
+}
+
+fn of_chat(request: &Request, chat: &ChatRequest) -> Ask {
+    let schema = match &chat.response_format {
+        ResponseFormat::JsonSchema(schema) => Some(schema),
+        ResponseFormat::Text | ResponseFormat::JsonObject => None,
+    };
+    // Tools of other kinds than functions.
+    let other_tools = chat.extra.get("tools");
+    let tools = chat.tools.iter().map(|tool| {
+        let description = tool.description.as_deref().map_or(0, str::len);
+        TOOL_TOKENS + tokens(tool.name.len() + description + tool.parameters.as_ref().map_or(0, written))
+    });
+    let input = chat
+        .messages
+        .iter()
+        .map(of_message)
+        .chain(tools)
+        .chain([schema, other_tools].into_iter().flatten().map(|value| tokens(written(value))))
+        .fold(0, u64::saturating_add);
+    Ask {
+        tools: !chat.tools.is_empty() || other_tools.is_some(),
+        vision: chat.messages.iter().flat_map(|message| &message.content).any(|part| matches!(part, Part::Image(_))),
+        json_schema: schema.is_some(),
+        ..of_prompts(request, input, input)
+    }
+}
+
+fn of_message(message: &Message) -> u64 {
+    let calls = message.tool_calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len());
+    let texts = [&message.name, &message.tool_call_id, &message.reasoning];
+    let texts = texts.into_iter().flatten().map(String::len);
+    let parts = message.content.iter().map(|part| match part {
+        Part::Text(text) => tokens(text.len()),
+        Part::Image(_) => MEDIA_TOKENS,
+        Part::Other(value) => tokens(written(value)).min(MEDIA_TOKENS),
+    });
+    MESSAGE_TOKENS + tokens(calls.chain(texts).sum()) + parts.sum::<u64>()
+}
+
+fn of_completion(request: &Request, completion: &CompletionRequest) -> Ask {
+    let suffix = completion.suffix.as_ref().map_or(0, |suffix| tokens(suffix.len()));
+    let (all, longest) = sizes(&completion.prompts);
+    let suffixes = suffix.saturating_mul(completion.prompts.len() as u64);
+    of_prompts(request, all.saturating_add(suffixes), longest.saturating_add(suffix))
+}
+
+fn of_embedding(request: &Request, embedding: &EmbeddingRequest) -> Ask {
+    let (all, longest) = sizes(&embedding.inputs);
+    Ask { max_output: Some(0), ..of_prompts(request, all, longest) }
+}
+
+fn of_prompts(request: &Request, input_tokens: u64, longest_input: u64) -> Ask {
+    let answers = request.answers();
+    Ask {
+        operation: request.operation(),
+        input_tokens,
+        longest_input,
+        answers,
+        max_output: request.max_tokens().map(|each| u64::from(each).saturating_mul(answers)),
+        tools: false,
+        vision: false,
+        json_schema: false,
+        stream: request.stream(),
+    }
+}
+
+/// Tokens of all prompts, and of the longest.
+fn sizes(prompts: &[Prompt]) -> (u64, u64) {
+    let sizes = prompts.iter().map(|prompt| match prompt {
+        Prompt::Text(text) => tokens(text.len()).max(1),
+        Prompt::Tokens(tokens) => tokens.len() as u64,
+    });
+    sizes.fold((0, 0), |(all, longest), size| (all + size, longest.max(size)))
+}
+
+fn tokens(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN)
+}
+
+/// How many bytes a JSON value takes, without writing it anywhere.
+fn written(value: &impl Display) -> usize {
+    struct Counter(usize);
+    impl Write for Counter {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0 += text.len();
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // Counting cannot fail; should a value refuse to be written, what was counted stands.
+    let _ = write!(counter, "{value}");
+    counter.0
+}

@@ -1,0 +1,90 @@
+//! The hard filters: which backends cannot do what is asked, each with a reason.
+
+use crate::ask::Ask;
+use crate::candidate::{Candidate, Health};
+use std::sync::Arc;
+use tollkeeper_protocol::Operation;
+use tollkeeper_protocol::fault::FaultKind;
+
+/// Why a backend cannot answer a request. The text follows the backend's name: "`x` cannot call tools".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The model does other work.
+    #[error("does not do {}", described(*.0))]
+    Operation(Operation),
+    /// The request has tools.
+    #[error("cannot call tools")]
+    Tools,
+    /// The request has images.
+    #[error("cannot read images")]
+    Vision,
+    /// The request has a JSON schema.
+    #[error("cannot follow a JSON schema")]
+    JsonSchema,
+    /// Input and asked output are longer than the model's context, all in tokens.
+    #[error(
+        "has a context of {context} tokens, but the request needs about {} (input about {input}, output {output})",
+        input + output
+    )]
+    Context {
+        /// Estimated input of the longest prompt.
+        input: u64,
+        /// Asked output of one answer; at least 1 where text is generated.
+        output: u64,
+        /// The model's context.
+        context: u64,
+    },
+    /// The backend is out of use.
+    #[error("is unavailable: {0}")]
+    Unavailable(Arc<str>),
+}
+
+impl Reason {
+    /// The kind of fault it is to the caller: the request must change, or the backend.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Operation(_) | Self::Tools | Self::Vision | Self::JsonSchema => FaultKind::BadRequest,
+            Self::Context { .. } => FaultKind::ContextLength,
+            Self::Unavailable(_) => FaultKind::Unavailable,
+        }
+    }
+}
+
+fn described(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Chat => "chat completions",
+        Operation::TextCompletion => "text completions",
+        Operation::Embeddings => "embeddings",
+    }
+}
+
+/// Whether the backend can do what is asked. An unknown context holds everything.
+///
+/// # Errors
+/// The first filter that it does not pass: abilities, then context, then health.
+pub fn fit(ask: &Ask, candidate: &Candidate) -> Result<(), Reason> {
+    let can = candidate.facts.abilities;
+    let does = match ask.operation {
+        Operation::Chat => can.chat,
+        Operation::TextCompletion => can.completion,
+        Operation::Embeddings => can.embeddings,
+    };
+    let filters = [
+        (does, Reason::Operation(ask.operation)),
+        (can.tools || !ask.tools, Reason::Tools),
+        (can.vision || !ask.vision, Reason::Vision),
+        (can.json_schema || !ask.json_schema, Reason::JsonSchema),
+    ];
+    if let Some((_, reason)) = filters.into_iter().find(|(passes, _)| !passes) {
+        return Err(reason);
+    }
+    let least = u64::from(ask.operation != Operation::Embeddings);
+    let (input, output) = (ask.longest_input, ask.max_output_each().unwrap_or(0).max(least));
+    if let Some(context) = candidate.facts.context.filter(|context| input.saturating_add(output) > *context) {
+        return Err(Reason::Context { input, output, context });
+    }
+    match &candidate.health {
+        Health::Unavailable(why) => Err(Reason::Unavailable(why.clone())),
+        Health::Ready | Health::Loading | Health::Cooling { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,123 @@
+//! What holds of every plan.
+
+use crate::{candidate, chat, price};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tollkeeper_config::{Abilities, BackendId, Strategy as Order};
+use tollkeeper_protocol::Operation;
+use tollkeeper_router::fit::fit;
+use tollkeeper_router::{Ask, Candidate, Health, plan};
+
+fn health() -> impl Strategy<Value = Health> {
+    prop_oneof![
+        4 => Just(Health::Ready),
+        1 => Just(Health::Loading),
+        2 => (0u64..9).prop_map(|until_ms| Health::Cooling { until_ms }),
+        1 => Just(Health::Unavailable("gone".into())),
+    ]
+}
+
+fn abilities() -> impl Strategy<Value = Abilities> {
+    prop_oneof![
+        2 => Just(Abilities::ALL),
+        1 => prop::array::uniform7(any::<bool>()).prop_map(|[chat, completion, embeddings, tools, json_schema, vision, reasoning]| {
+            Abilities { chat, completion, embeddings, tools, json_schema, vision, reasoning }
+        }),
+    ]
+}
+
+fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+    let limits = (prop::option::of(0u64..3000), prop::option::of(0u64..3000));
+    let one = (0u8..4, 0u64..5, 0u64..5, limits, abilities(), health(), 0u32..3, 0u64..3);
+    prop::collection::vec(one, 0..8).prop_map(|all| {
+        let make =
+            |(place, (tier, input, output, (context, max_output), abilities, health, in_flight, queue_tokens))| {
+                let mut made: Candidate = candidate(&format!("m{place}"), tier, price(input, output));
+                let facts = Arc::make_mut(&mut made.facts);
+                (facts.context, facts.max_output, facts.abilities) = (context, max_output, abilities);
+                Candidate { health, in_flight, queue_tokens, ..made }
+            };
+        all.into_iter().enumerate().map(make).collect()
+    })
+}
+
+fn asks() -> impl Strategy<Value = Ask> {
+    let operation =
+        prop::sample::select(vec![Operation::Chat, Operation::Chat, Operation::TextCompletion, Operation::Embeddings]);
+    (operation, 0u64..2000, 1u64..4, prop::option::of(0u64..2000), any::<[bool; 3]>()).prop_map(
+        |(operation, input, answers, each, [tools, vision, json_schema])| Ask {
+            operation,
+            answers,
+            longest_input: input / answers,
+            tools,
+            vision,
+            json_schema,
+            ..chat(input, each.map(|each| each * answers))
+        },
+    )
+}
+
+fn orders() -> impl Strategy<Value = Order> {
+    prop::sample::select(vec![Order::Ordered, Order::Pyramid, Order::Cheapest])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn every_candidate_is_tried_or_rejected_once(ask in asks(), candidates in candidates(), order in orders(), seed: u64) {
+        let planned = plan(&ask, candidates.clone(), order, seed);
+        prop_assert_eq!(planned.attempts.len() + planned.rejected.len(), candidates.len());
+        let tried = planned.attempts.iter().map(|attempt| &attempt.id);
+        let all: BTreeSet<_> = tried.chain(planned.rejected.iter().map(|(id, _)| id)).collect();
+        prop_assert_eq!(all, candidates.iter().map(|candidate| &candidate.id).collect());
+        prop_assert!(planned.attempts.iter().enumerate().all(|(index, attempt)| attempt.why.rank == index + 1));
+        prop_assert_eq!(planned.refusal().is_some(), planned.attempts.is_empty());
+        prop_assert_eq!(plan(&ask, candidates, order, seed), planned, "the same arguments give the same plan");
+    }
+
+    #[test]
+    fn no_attempt_violates_a_filter(ask in asks(), candidates in candidates(), order in orders(), seed: u64) {
+        let planned = plan(&ask, candidates.clone(), order, seed);
+        for attempt in &planned.attempts {
+            let candidate = candidates.iter().find(|candidate| candidate.id == attempt.id).unwrap();
+            let can = candidate.facts.abilities;
+            let does = match ask.operation {
+                Operation::Chat => can.chat,
+                Operation::TextCompletion => can.completion,
+                Operation::Embeddings => can.embeddings,
+            };
+            prop_assert!(does && (can.tools || !ask.tools) && (can.vision || !ask.vision));
+            prop_assert!(can.json_schema || !ask.json_schema);
+            prop_assert!(!matches!(candidate.health, Health::Unavailable(_)));
+            let needed = ask.longest_input + ask.max_output_each().unwrap_or(0);
+            prop_assert!(candidate.facts.context.is_none_or(|context| needed <= context));
+        }
+        for (id, reason) in &planned.rejected {
+            let candidate = candidates.iter().find(|candidate| candidate.id == *id).unwrap();
+            prop_assert_eq!(fit(&ask, candidate), Err(reason.clone()));
+        }
+    }
+
+    #[test]
+    fn attempts_are_in_the_strategys_order(ask in asks(), candidates in candidates(), order in orders(), seed: u64) {
+        let place = |id: &BackendId| candidates.iter().position(|candidate| candidate.id == *id).unwrap();
+        let planned = plan(&ask, candidates.clone(), order, seed);
+        for pair in planned.attempts.windows(2) {
+            let [before, after] = pair else { unreachable!() };
+            prop_assert!(before.why.cooling <= after.why.cooling, "cooling backends come last");
+            if before.why.cooling != after.why.cooling {
+                continue;
+            }
+            match order {
+                Order::Ordered => prop_assert!(place(&before.id) < place(&after.id)),
+                Order::Pyramid => prop_assert!((before.why.tier, place(&before.id)) < (after.why.tier, place(&after.id))),
+                Order::Cheapest => prop_assert!(before.cost.expected <= after.cost.expected),
+            }
+        }
+        for attempt in &planned.attempts {
+            prop_assert!(attempt.cost.input <= attempt.cost.expected && attempt.cost.expected <= attempt.cost.worst);
+        }
+    }
+}
