@@ -231,9 +231,11 @@ lint() {
     deny
 }
 
+# Builds the gateway and the load program in release, and runs the load; its arguments come after `bench` (try --help).
 bench() {
     setup_build
-    cargo bench "${locked[@]}" -p tollkeeper-benches
+    cargo build --release "${locked[@]}" --workspace --bin tollkeeper --bin overhead
+    "${CARGO_TARGET_DIR:-target}/release/overhead" "$@"
 }
 
 help() {
@@ -253,6 +255,7 @@ case "${1:-help}" in
     setup) setup_tests ;;
     test) tests ;;
     test-long) tests_long ;;
-    dashboards | format | clippy | docs | deny | lint | bench | help) "$1" ;;
+    bench) bench "${@:2}" ;;
+    dashboards | format | clippy | docs | deny | lint | help) "$1" ;;
     *) die "no such command: $1 (scripts/dev.sh help lists them)" ;;
 esac
