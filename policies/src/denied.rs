@@ -1,6 +1,6 @@
 //! Why a request may not be dispatched, or a stream may not go on.
 
-use crate::budget::window_name;
+use crate::window::window_name;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tollkeeper_config::{Usd, Window};

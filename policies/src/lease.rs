@@ -1,13 +1,24 @@
 //! The right to spend up to an amount, held while one attempt runs.
+//!
+//! What is leased is in the budgets at once, and on record soon: the intent before the attempt may be dispatched, each extension with the next
+//! commit. So a crash can forget of a stream only what the extensions of its last few milliseconds granted; [`Lease::secured`] waits for even
+//! those, for who must never deliver a token that is not on record.
 
+use crate::Shared;
 use crate::denied::Denied;
-use crate::metering::Charge;
+use crate::ledger::attempt::{Attempt, Closing, Intent};
+use crate::ledger::row::Kind;
+use crate::metering::{Charge, Pieces, recordable, worst_case};
 use std::sync::Arc;
 use std::time::Duration;
-use tollkeeper_config::{BackendId, Price};
+use tokio::sync::OwnedSemaphorePermit;
+use tollkeeper_config::{BackendId, Price, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_protocol::usage::Usage;
+
+/// More tokens than this are counted as this many: the ledger's columns are signed.
+const MOST_TOKENS: u64 = i64::MAX.unsigned_abs();
 
 /// What one attempt of one request wants to spend.
 #[derive(Debug, Clone)]
@@ -30,6 +41,18 @@ pub struct Spend {
     pub input_tokens: u64,
     /// How much output to lease.
     pub output: OutputBound,
+}
+
+impl Spend {
+    /// The dearest way in which the input and so many output tokens can be billed.
+    pub(crate) fn worst_usage(&self, output: u64) -> Usage {
+        worst_case(&self.price, self.input_tokens, output)
+    }
+
+    /// What that costs.
+    pub(crate) fn worst(&self, output: u64) -> Usd {
+        self.price.charge(&self.worst_usage(output))
+    }
 }
 
 /// How much output a lease covers.
@@ -61,6 +84,19 @@ pub enum Outcome {
     Drained,
 }
 
+impl Outcome {
+    /// The name in logs, metrics and the ledger; a fault goes by its kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ClientGone => "client_gone",
+            Self::Fault(kind) => kind.name(),
+            Self::BudgetStop => "budget_stop",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// What an attempt used.
 #[derive(Debug, Clone, Copy)]
 pub struct Settlement {
@@ -79,35 +115,181 @@ pub struct Settlement {
 /// The right to spend on one attempt. End it with [`settle`](Self::settle) or [`release`](Self::release); dropped without, it is charged as
 /// "aborted": its input and what [`cover`](Self::cover) was told.
 #[must_use = "a lease that is dropped charges its input"]
-#[derive(Debug)]
-pub struct Lease(());
+pub struct Lease {
+    shared: Arc<Shared>,
+    account: usize,
+    attempt: Arc<Attempt>,
+    /// Freed by the writer when the closing row is on record; gone once the lease is closed.
+    place: Option<OwnedSemaphorePermit>,
+    /// Whether the attempt may have been dispatched.
+    admitted: bool,
+    /// What the budgets hold for it.
+    held: Usd,
+    covered: u64,
+    /// What of `covered` the ledger was told; more costs nothing more.
+    logged: u64,
+    /// The most that [`Lease::cover`] was told.
+    told: u64,
+}
 
 impl Lease {
+    /// Takes the lease from the budgets, and has the intent recorded. Whoever drops the future of this gives everything back.
+    pub(crate) async fn admit(
+        shared: &Arc<Shared>,
+        agent: Arc<str>,
+        account: usize,
+        mut spend: Spend,
+    ) -> Result<Self, Denied> {
+        spend.input_tokens = spend.input_tokens.min(MOST_TOKENS);
+        let place = Some(shared.ledger.place().await?);
+        let (now, grant) = {
+            let mut accounts = shared.accounts();
+            let now = accounts.now(&shared.clock);
+            (now, accounts.take(account, now, &spend)?)
+        };
+        shared.open_leases.begin();
+        let attempt = Arc::new(Attempt::new(agent, spend, now, grant.tokens));
+        let mut lease = Self {
+            shared: shared.clone(),
+            account,
+            attempt,
+            place,
+            admitted: false,
+            held: grant.amount,
+            covered: grant.tokens,
+            logged: grant.tokens,
+            told: 0,
+        };
+        shared.ledger.intend(&lease.attempt).await?;
+        lease.admitted = true;
+        Ok(lease)
+    }
+
     /// `Some(n)`: the answer must be limited to `n` tokens because the budgets afford no more than that of an [`OutputBound::Whole`].
     pub fn output_limit(&self) -> Option<u64> {
-        todo!()
+        match self.attempt.spend.output {
+            OutputBound::Whole(tokens) => (self.covered < tokens).then_some(self.covered),
+            OutputBound::Growing { .. } => None,
+        }
     }
 
     /// Makes sure that so many output tokens in all are paid for, extending the lease when needed: call it before tokens are delivered.
-    /// On refusal the lease stays as it was.
+    ///
+    /// The lease grows by whole slices while the budgets afford them, then by what they have left. Refused are exactly the tokens that they
+    /// cannot pay; the lease then stays as it was. While the ledger cannot be written, no lease grows.
     pub fn cover(&mut self, output_tokens: u64) -> Result<(), Denied> {
-        let _ = output_tokens;
-        todo!()
+        let tokens = output_tokens.min(MOST_TOKENS);
+        if tokens > self.covered {
+            self.extend(tokens)?;
+        }
+        self.told = self.told.max(tokens);
+        Ok(())
+    }
+
+    fn extend(&mut self, tokens: u64) -> Result<(), Denied> {
+        let spend = &self.attempt.spend;
+        let want = match spend.output {
+            OutputBound::Whole(_) => tokens,
+            OutputBound::Growing { slice, max } => {
+                let slices = (tokens - self.covered).div_ceil(slice.max(1));
+                let whole = self.covered.saturating_add(slices.saturating_mul(slice.max(1))).min(MOST_TOKENS);
+                whole.min(max.unwrap_or(MOST_TOKENS)).max(tokens)
+            }
+        };
+        if spend.worst(want) != self.held && !self.shared.ledger.is_up() {
+            return Err(self.shared.ledger.down());
+        }
+        let (now, grant) = {
+            let mut accounts = self.shared.accounts();
+            let now = accounts.now(&self.shared.clock);
+            (now, accounts.extend(self.account, self.attempt.admitted, spend, self.held, (tokens, want))?)
+        };
+        let grew = grant.amount != self.held;
+        (self.held, self.covered) = (grant.amount, grant.tokens);
+        if grew {
+            self.logged = self.covered;
+            self.shared.ledger.extend(&self.attempt, now, self.covered);
+        }
+        Ok(())
     }
 
     /// Output tokens that are paid for so far.
     pub fn covered(&self) -> u64 {
-        todo!()
+        self.covered
+    }
+
+    /// What the lease holds of every budget.
+    pub fn amount(&self) -> Usd {
+        self.held
+    }
+
+    /// Returns when everything that is covered is on record, which it mostly is already: a token delivered after this is not forgotten even by
+    /// a crash. Refused when the ledger fails first.
+    pub async fn secured(&self) -> Result<(), Denied> {
+        self.shared.ledger.recorded(&self.attempt, self.logged).await
     }
 
     /// Charges what was used and hands the row to the ledger, without waiting.
-    pub fn settle(self, s: Settlement) -> Charge {
-        let _ = s;
-        todo!()
+    pub fn settle(mut self, s: Settlement) -> Charge {
+        let usage = recordable(&s.usage);
+        self.close(Kind::Settlement, usage, s.estimated, s.outcome.name(), (s.ttft, s.duration))
     }
 
     /// Nothing was used: costs nothing, and is recorded.
-    pub fn release(self, outcome: Outcome) {
-        let _ = outcome;
+    pub fn release(mut self, outcome: Outcome) {
+        let duration = self.age();
+        self.close(Kind::Release, Usage::default(), false, outcome.name(), (None, duration));
+    }
+
+    fn close(
+        &mut self,
+        kind: Kind,
+        usage: Usage,
+        estimated: bool,
+        outcome: &'static str,
+        (ttft, duration): (Option<Duration>, Duration),
+    ) -> Charge {
+        let price = &self.attempt.spend.price;
+        let cost = price.charge(&usage);
+        let overrun = cost.saturating_sub(self.held).max(Usd::ZERO);
+        let (at, remaining) = {
+            let mut accounts = self.shared.accounts();
+            let now = accounts.now(&self.shared.clock);
+            (now, accounts.close(self.account, self.attempt.admitted, now, self.held, cost))
+        };
+        self.shared.open_leases.end();
+        self.shared.overruns.count(overrun);
+        let end = Closing { at, kind, usage, estimated, leased: self.held, cost, overrun, outcome, ttft, duration };
+        if let Some(place) = self.place.take() {
+            self.shared.ledger.close(&self.attempt, end, place);
+        }
+        Charge { cost, overrun, remaining, pieces: Pieces::of(price.rates(usage.input), &usage) }
+    }
+
+    /// How long ago the attempt was admitted.
+    fn age(&self) -> Duration {
+        let now = self.shared.accounts().now(&self.shared.clock);
+        Duration::from_micros(u64::try_from(now.saturating_sub(self.attempt.admitted)).unwrap_or(0))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.place.is_none() {
+            return;
+        }
+        let duration = self.age();
+        let (kind, usage, outcome) = match (self.admitted, self.attempt.intent()) {
+            // Never dispatched: the admission was cancelled, or refused by the store.
+            (false, _) | (_, Intent::Refused) => (Kind::Release, Usage::default(), "cancelled"),
+            _ => (Kind::Settlement, self.attempt.spend.worst_usage(self.told), "aborted"),
+        };
+        self.close(kind, usage, true, outcome, (None, duration));
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("attempt", &self.attempt).field("held", &self.held).finish_non_exhaustive()
     }
 }

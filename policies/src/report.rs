@@ -1,7 +1,14 @@
 //! Reads the ledger for people, while the gateway may be running.
 
+mod verify;
+
+pub use verify::{VerifyError, VerifyReport, verify};
+
+use crate::store::StoreError;
+use crate::store::sqlite::Reader;
 use jiff::Timestamp;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tollkeeper_config::Usd;
 
 /// Which charges to add up, and by what.
@@ -55,61 +62,14 @@ pub enum ReportError {
     #[error("cannot read the ledger {path}: {reason}")]
     Unreadable {
         /// The file.
-        path: String,
+        path: PathBuf,
         /// What SQLite said.
-        reason: String,
+        reason: Arc<str>,
     },
 }
 
-/// Adds up charges, grouped by agent, ordered by agent, day and backend.
+/// Adds up charges, grouped by agent, ordered by agent, day and backend. Attempts in flight are not in it.
 pub fn spend(path: &Path, filter: &SpendFilter) -> Result<Vec<SpendRow>, ReportError> {
-    let _ = (path, filter);
-    todo!()
-}
-
-/// What a sound ledger holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VerifyReport {
-    /// All rows.
-    pub rows: u64,
-    /// Attempts admitted.
-    pub intents: u64,
-    /// Attempts not yet closed.
-    pub open: u64,
-    /// Attempts charged by usage.
-    pub settlements: u64,
-    /// Attempts that used nothing.
-    pub releases: u64,
-    /// Attempts that a crash left open.
-    pub unknown: u64,
-    /// The sum of all costs.
-    pub cost: Usd,
-    /// The sum of all overruns.
-    pub overrun: Usd,
-    /// Hash of the last row, in hexadecimal: kept elsewhere, it proves that no later state was cut off.
-    pub head: String,
-}
-
-/// Why a ledger is not sound.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// It could not be read.
-    #[error(transparent)]
-    Unreadable(#[from] ReportError),
-    /// The first bad row.
-    #[error("row {seq} of the ledger is bad: {field}: {problem}")]
-    Row {
-        /// Its sequence number.
-        seq: i64,
-        /// The column.
-        field: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-/// Proves the hash chain, that every attempt is closed at most once, and that every cost is its tokens times its rates.
-pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
-    let _ = path;
-    todo!()
+    let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
+    Reader::open(path).and_then(|ledger| ledger.spend(filter)).map_err(unreadable)
 }

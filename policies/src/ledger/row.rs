@@ -1,0 +1,212 @@
+//! One row of the ledger: its columns, and the canonical form that its hash covers.
+
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::sync::Arc;
+use tollkeeper_config::{BackendId, PicoUsd, Rates, Usd};
+use tollkeeper_protocol::usage::Usage;
+
+/// A SHA-256.
+pub(crate) type Hash = [u8; 32];
+
+/// What a row says about an attempt. The order of an attempt's rows: intent, any extensions, one of the other three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It was admitted and holds a lease; written before it is dispatched.
+    Intent,
+    /// Its lease grew; tokens and amount are the new totals.
+    Extension,
+    /// It ended and is charged for what it used.
+    Settlement,
+    /// It ended having used nothing.
+    Release,
+    /// A crash left it open: charged what it had leased.
+    Unknown,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] = [Self::Intent, Self::Extension, Self::Settlement, Self::Release, Self::Unknown];
+
+    /// The name in the ledger.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Intent => "intent",
+            Self::Extension => "extension",
+            Self::Settlement => "settlement",
+            Self::Release => "release",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether it is an attempt's last row. Exactly these rows have an outcome.
+    pub(crate) fn closes(self) -> bool {
+        matches!(self, Self::Settlement | Self::Release | Self::Unknown)
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Its number, counted from 1 without gaps.
+    pub(crate) seq: i64,
+    /// When it came about, microseconds since 1970.
+    pub(crate) at: i64,
+    pub(crate) kind: Kind,
+    /// The number of the attempt's intent; `None` in the intent itself.
+    pub(crate) intent: Option<i64>,
+    /// When the attempt was admitted, microseconds since 1970: decides in which windows it counts.
+    pub(crate) admitted: i64,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) attempt: u32,
+    pub(crate) agent: Arc<str>,
+    pub(crate) operation: Cow<'static, str>,
+    pub(crate) alias: Arc<str>,
+    pub(crate) backend: BackendId,
+    /// Used tokens in a settlement; covered tokens (the worst case) in the others.
+    pub(crate) usage: Usage,
+    /// Whether the tokens are not the backend's own count.
+    pub(crate) estimated: bool,
+    /// What the attempt holds.
+    pub(crate) leased: Usd,
+    /// The rates that apply to `usage`.
+    pub(crate) rates: Rates,
+    pub(crate) catalog: Arc<str>,
+    pub(crate) cost: Usd,
+    /// The cost above `leased`.
+    pub(crate) overrun: Usd,
+    /// How the attempt ended; in closing rows only.
+    pub(crate) outcome: Option<Cow<'static, str>>,
+    pub(crate) ttft_ms: Option<i64>,
+    pub(crate) duration_ms: Option<i64>,
+    /// No attempt before this number was open when the row was written: where a restart begins to look for open ones.
+    pub(crate) oldest_open: i64,
+    /// The hash of the row before; zeros in the first.
+    pub(crate) prev_hash: Hash,
+    /// SHA-256 of all columns before this one, see [`Row::seal`].
+    pub(crate) hash: Hash,
+}
+
+/// The columns, in the order of the table and of the hash; the last one is the hash itself.
+pub(crate) const COLUMNS: [&str; 31] = [
+    "seq",
+    "at_us",
+    "kind",
+    "intent",
+    "admitted_us",
+    "request_id",
+    "attempt",
+    "agent",
+    "operation",
+    "alias",
+    "backend",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "estimated",
+    "leased_nano",
+    "input_pico",
+    "cached_input_pico",
+    "cache_write_pico",
+    "output_pico",
+    "catalog",
+    "cost_nano",
+    "overrun_nano",
+    "outcome",
+    "ttft_ms",
+    "duration_ms",
+    "oldest_open",
+    "prev_hash",
+    "hash",
+];
+
+/// The value of a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    Null,
+    Int(i64),
+    Text(Cow<'a, str>),
+    Blob(&'a [u8]),
+}
+
+impl Row {
+    /// The values of [`COLUMNS`].
+    pub(crate) fn values(&self) -> [Value<'_>; COLUMNS.len()] {
+        let text = |text| Value::Text(Cow::Borrowed(text));
+        let optional = |value: Option<i64>| value.map_or(Value::Null, Value::Int);
+        let tokens = |count: u64| Value::Int(count.cast_signed());
+        let rate = |rate: PicoUsd| Value::Int(rate.0.cast_signed());
+        [
+            Value::Int(self.seq),
+            Value::Int(self.at),
+            text(self.kind.name()),
+            optional(self.intent),
+            Value::Int(self.admitted),
+            text(&self.request_id),
+            Value::Int(self.attempt.into()),
+            text(&self.agent),
+            text(&self.operation),
+            text(&self.alias),
+            match &self.backend {
+                BackendId::Local(name) => text(name),
+                remote => Value::Text(Cow::Owned(remote.to_string())),
+            },
+            tokens(self.usage.input),
+            tokens(self.usage.cached_input),
+            tokens(self.usage.cache_write),
+            tokens(self.usage.output),
+            tokens(self.usage.reasoning),
+            Value::Int(self.estimated.into()),
+            Value::Int(self.leased.0),
+            rate(self.rates.input),
+            rate(self.rates.cached_input),
+            rate(self.rates.cache_write),
+            rate(self.rates.output),
+            text(&self.catalog),
+            Value::Int(self.cost.0),
+            Value::Int(self.overrun.0),
+            self.outcome.as_deref().map_or(Value::Null, text),
+            optional(self.ttft_ms),
+            optional(self.duration_ms),
+            Value::Int(self.oldest_open),
+            Value::Blob(&self.prev_hash),
+            Value::Blob(&self.hash),
+        ]
+    }
+
+    /// The hash that this row should have: SHA-256 over the columns in order without the last. Each is one byte of kind (0 null, 1 integer,
+    /// 2 text, 3 bytes), then an integer as 8 bytes, or a text or bytes as their length in 8 bytes and then themselves; all big-endian.
+    /// `buffer` is scratch space.
+    pub(crate) fn digest(&self, buffer: &mut Vec<u8>) -> Hash {
+        buffer.clear();
+        let values = self.values();
+        for value in &values[..values.len() - 1] {
+            let (kind, bytes) = match value {
+                Value::Null => {
+                    buffer.push(0);
+                    continue;
+                }
+                Value::Int(number) => {
+                    buffer.push(1);
+                    buffer.extend_from_slice(&number.to_be_bytes());
+                    continue;
+                }
+                Value::Text(text) => (2, text.as_bytes()),
+                Value::Blob(bytes) => (3, *bytes),
+            };
+            buffer.push(kind);
+            buffer.extend_from_slice(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+            buffer.extend_from_slice(bytes);
+        }
+        Sha256::digest(buffer).into()
+    }
+}
+
+/// The backend that displays as this text.
+pub(crate) fn backend(text: &str) -> BackendId {
+    match text.split_once('/') {
+        Some((provider, model)) => BackendId::Remote { provider: provider.into(), model: model.into() },
+        None => BackendId::Local(text.into()),
+    }
+}

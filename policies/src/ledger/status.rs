@@ -1,0 +1,97 @@
+//! How the ledger's writer is doing, for those who admit and those who watch.
+
+use crate::store::StoreError;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// Longer than this in one transaction, and the store is said to hang: nobody is made to wait for it any more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shared by the writer and the ledger's handle.
+#[derive(Debug)]
+pub(super) struct Status {
+    down: AtomicBool,
+    reason: Mutex<Arc<str>>,
+    failed: Notify,
+    depth: AtomicUsize,
+    start: Instant,
+    /// Milliseconds after `start`, plus one, at which the transaction in progress began; 0 when there is none.
+    busy_since: AtomicU64,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            down: AtomicBool::new(false),
+            reason: Mutex::new("it has not been written to yet".into()),
+            failed: Notify::new(),
+            depth: AtomicUsize::new(0),
+            start: Instant::now(),
+            busy_since: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Status {
+    /// A transaction begins.
+    pub(super) fn begins(&self) {
+        self.busy_since.store(self.elapsed() + 1, SeqCst);
+    }
+
+    /// It ended.
+    pub(super) fn ended(&self, error: Option<&StoreError>) {
+        self.busy_since.store(0, SeqCst);
+        if let Some(error) = error {
+            *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = error.0.clone();
+        }
+        let was_down = self.down.swap(error.is_some(), SeqCst);
+        match error {
+            Some(error) if !was_down => tracing::error!(%error, "the ledger cannot be written; nothing is admitted"),
+            None if was_down => tracing::info!("the ledger can be written again"),
+            _ => {}
+        }
+        if error.is_some() {
+            self.failed.notify_waiters();
+        }
+    }
+
+    /// Why the store does not answer, when a transaction takes too long.
+    pub(super) fn hangs(&self) -> Option<Arc<str>> {
+        let since = self.busy_since.load(SeqCst).checked_sub(1)?;
+        let long = u128::from(self.elapsed().saturating_sub(since)) > PATIENCE.as_millis();
+        long.then(|| format!("it has not answered for more than {} s", PATIENCE.as_secs()).into())
+    }
+
+    /// Resolves when a transaction fails.
+    pub(super) fn failed(&self) -> Notified<'_> {
+        self.failed.notified()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        !self.down.load(SeqCst)
+    }
+
+    /// The last failure.
+    pub(super) fn reason(&self) -> Arc<str> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn queued(&self) {
+        self.depth.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn written(&self, jobs: usize) {
+        self.depth.fetch_sub(jobs, SeqCst);
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.depth.load(SeqCst)
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

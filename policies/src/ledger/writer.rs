@@ -1,0 +1,179 @@
+//! Turns jobs into hash-chained rows and has the store append them, all that are queued in one transaction.
+
+use super::Status;
+use super::attempt::Intent;
+use super::queue::{Job, Queue};
+use super::row::{Kind, Row};
+use crate::store::{Store, StoreError, Tail};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long to wait before settlements that could not be written are tried again; a new admission tries them at once.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The one writer of a store.
+pub(super) struct Writer {
+    store: Box<dyn Store>,
+    chain: Chain,
+    /// Jobs that are not recorded yet: those of this batch, after those that the store failed on.
+    jobs: Vec<Job>,
+    rows: Vec<Row>,
+    buffer: Vec<u8>,
+    status: Arc<Status>,
+    stopping: Vec<oneshot::Sender<()>>,
+}
+
+/// The end of the hash chain, and which attempts are open.
+struct Chain {
+    tail: Tail,
+    open: BTreeSet<i64>,
+}
+
+impl Writer {
+    pub(super) fn new(mut store: Box<dyn Store>, status: Arc<Status>) -> Result<Self, StoreError> {
+        let chain = Chain { tail: store.tail()?, open: BTreeSet::new() };
+        let (jobs, rows, buffer) = Default::default();
+        Ok(Self { store, chain, jobs, rows, buffer, status, stopping: Vec::new() })
+    }
+
+    /// Appends rows that belong to no job. For start-up only: the attempts they close count as not open.
+    pub(super) fn append(&mut self, mut rows: Vec<Row>) -> Result<(), StoreError> {
+        let tail = self.chain.seal(&mut rows, &mut self.buffer);
+        self.store.append(&rows)?;
+        self.chain.commit(tail, &rows);
+        Ok(())
+    }
+
+    pub(super) fn store(&mut self) -> &mut dyn Store {
+        &mut *self.store
+    }
+
+    /// The writer thread: returns when it was told to stop, with what is then to be answered once the store is closed.
+    pub(super) fn run(mut self, queue: &Queue) -> Vec<oneshot::Sender<()>> {
+        let mut batch = Vec::new();
+        loop {
+            let unsaved = !self.jobs.is_empty();
+            queue.take(&mut batch, unsaved.then_some(RETRY));
+            let stop = self.write(&mut batch);
+            if stop && queue.close_if_empty() {
+                return self.stop();
+            }
+        }
+    }
+
+    /// Gives up what cannot be written.
+    pub(super) fn stop(self) -> Vec<oneshot::Sender<()>> {
+        if !self.jobs.is_empty() {
+            tracing::error!(
+                rows = self.jobs.len(),
+                "stopped with settlements that the ledger could not record; they become unknown charges at the next start"
+            );
+        }
+        self.stopping
+    }
+
+    /// Records a batch, in which nobody is left waiting. When the store fails, its intents are refused, and everything else is kept for the
+    /// next time. Returns whether it was told to stop.
+    pub(super) fn write(&mut self, batch: &mut Vec<Job>) -> bool {
+        self.jobs.append(batch);
+        self.rows.clear();
+        let tail = self.chain.tail;
+        for job in &mut self.jobs {
+            self.rows.extend(row_of(job, tail.seq + 1 + i64::try_from(self.rows.len()).unwrap_or(i64::MAX)));
+        }
+        let tail = self.chain.seal(&mut self.rows, &mut self.buffer);
+        let written = if self.rows.is_empty() { Ok(()) } else { self.append_rows() };
+        let count = self.jobs.len();
+        match written {
+            Ok(()) => {
+                self.chain.commit(tail, &self.rows);
+                self.jobs.drain(..).for_each(|job| recorded(job, &mut self.stopping));
+            }
+            Err(_) => {
+                let jobs = std::mem::take(&mut self.jobs);
+                self.jobs.extend(jobs.into_iter().filter_map(|job| failed(job, &mut self.stopping)));
+            }
+        }
+        self.status.written(count - self.jobs.len());
+        !self.stopping.is_empty()
+    }
+}
+
+impl Writer {
+    fn append_rows(&mut self) -> Result<(), StoreError> {
+        self.status.begins();
+        let written = self.store.append(&self.rows);
+        self.status.ended(written.as_ref().err());
+        written
+    }
+}
+
+impl Chain {
+    /// Numbers and hashes rows as the next of the chain. Nothing changes until they are committed.
+    fn seal(&self, rows: &mut [Row], buffer: &mut Vec<u8>) -> Tail {
+        let mut tail = self.tail;
+        tail.oldest_open = self.open.first().copied().unwrap_or(tail.seq + 1);
+        for row in rows {
+            tail.seq += 1;
+            (row.seq, row.oldest_open, row.prev_hash) = (tail.seq, tail.oldest_open, tail.hash);
+            tail.hash = row.digest(buffer);
+            row.hash = tail.hash;
+        }
+        tail
+    }
+
+    fn commit(&mut self, tail: Tail, rows: &[Row]) {
+        self.tail = tail;
+        for row in rows {
+            match (row.kind, row.intent) {
+                (Kind::Intent, _) => _ = self.open.insert(row.seq),
+                (kind, Some(intent)) if kind.closes() => _ = self.open.remove(&intent),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The row of a job, `seq` being its number; none for an attempt whose intent was refused, of which the ledger knows nothing.
+fn row_of(job: &mut Job, seq: i64) -> Option<Row> {
+    match job {
+        Job::Intent(attempt) => Some(attempt.intent_row(seq)),
+        Job::Extension { attempt, at, covered } => {
+            *covered = attempt.begin_extension();
+            Some(attempt.covering_row(Kind::Extension, *at, *covered))
+        }
+        Job::Close { attempt, end, .. } => (attempt.intent() != Intent::Refused).then(|| attempt.closing_row(end)),
+        Job::Flush(_) | Job::Stop(_) => None,
+    }
+}
+
+/// Tells whoever waits for a job that it is recorded, and frees the place of an attempt that ended.
+fn recorded(job: Job, stopping: &mut Vec<oneshot::Sender<()>>) {
+    match job {
+        Job::Intent(attempt) => attempt.set_recorded(attempt.granted),
+        Job::Extension { attempt, covered, .. } => attempt.set_recorded(covered),
+        Job::Close { place, .. } => drop(place),
+        // Whoever asked may have gone.
+        Job::Flush(answer) => _ = answer.send(()),
+        Job::Stop(answer) => stopping.push(answer),
+    }
+}
+
+/// Keeps a job that the store failed on, or tells whoever waits for it that it is not recorded.
+fn failed(job: Job, stopping: &mut Vec<oneshot::Sender<()>>) -> Option<Job> {
+    match &job {
+        Job::Intent(attempt) => attempt.set_refused(),
+        Job::Extension { attempt, .. } => {
+            attempt.wake();
+            return Some(job);
+        }
+        Job::Close { attempt, .. } if attempt.intent() != Intent::Refused => return Some(job),
+        Job::Close { .. } | Job::Flush(_) | Job::Stop(_) => {}
+    }
+    if let Job::Stop(answer) = job {
+        stopping.push(answer);
+    }
+    None
+}
