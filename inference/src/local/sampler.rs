@@ -269,3 +269,136 @@ pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::scripted::ScriptedTokenizer;
+    use proptest::prelude::*;
+
+    fn greedy() -> Sampling {
+        Sampling { temperature: Some(0.0), ..Sampling::default() }
+    }
+
+    /// Everything open: the bare distribution.
+    fn bare() -> Sampling {
+        Sampling { temperature: Some(1.0), top_p: Some(1.0), top_k: Some(0), min_p: Some(0.0), seed: Some(1), ..Sampling::default() }
+    }
+
+    fn sampler(sampling: &Sampling) -> Sampler {
+        Sampler::new(sampling, 0, &[], None)
+    }
+
+    fn draws(sampling: &Sampling, logits: &[f32], count: usize) -> Vec<Token> {
+        let mut sampler = sampler(sampling);
+        (0..count).map(|_| sampler.draw(logits, |_| false).unwrap()).collect()
+    }
+
+    fn support(sampling: &Sampling, logits: &[f32]) -> Vec<Token> {
+        let mut seen = draws(sampling, logits, 2000);
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_best_and_unusable_logits_are_passed_over() {
+        assert_eq!(draws(&greedy(), &[0.0, 3.0, 3.0, f32::NAN, f32::INFINITY], 1), [1]);
+        assert_eq!(sampler(&greedy()).draw(&[f32::NAN, f32::NEG_INFINITY], |_| false), Err(NoCandidate));
+        assert_eq!(sampler(&bare()).draw(&[f32::NAN; 3], |_| false), Err(NoCandidate));
+        assert_eq!(sampler(&bare()).draw(&[], |_| false), Err(NoCandidate));
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits = [0.0f32, 1.0, 2.0];
+        let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+        let drawn = draws(&bare(), &logits, 20_000);
+        for (token, logit) in (0..).zip(logits) {
+            let share = drawn.iter().filter(|drawn| **drawn == token).count() as f64 / 20_000.0;
+            assert!((share - f64::from(logit).exp() / total).abs() < 0.015, "token {token}: {share}");
+        }
+    }
+
+    #[test]
+    fn the_cuts_leave_what_they_should() {
+        // Probabilities 0.5, 0.25, 0.15, 0.1.
+        let logits: Vec<f32> = [0.5f32, 0.25, 0.15, 0.1].iter().map(|share| share.ln()).collect();
+        let table: [(Sampling, &[Token]); 6] = [
+            (bare(), &[0, 1, 2, 3]),
+            (Sampling { top_k: Some(2), ..bare() }, &[0, 1]),
+            (Sampling { top_p: Some(0.6), ..bare() }, &[0, 1]),
+            (Sampling { top_p: Some(0.0), ..bare() }, &[0]),
+            (Sampling { min_p: Some(0.25), ..bare() }, &[0, 1, 2]),
+            (Sampling { top_k: Some(3), top_p: Some(0.99), min_p: Some(0.4), ..bare() }, &[0, 1]),
+        ];
+        for (sampling, expected) in table {
+            assert_eq!(support(&sampling, &logits), expected, "{sampling:?}");
+        }
+    }
+
+    #[test]
+    fn biases_and_penalties_move_the_choice() {
+        let logits = [2.0, 1.9, 0.0];
+        assert_eq!(draws(&Sampling { logit_bias: vec![(2, 100.0)], ..greedy() }, &logits, 1), [2]);
+        assert_eq!(draws(&Sampling { logit_bias: vec![(0, -100.0)], ..greedy() }, &logits, 2), [1, 1]);
+        assert_eq!(draws(&Sampling { presence_penalty: Some(0.2), ..greedy() }, &logits, 4), [0, 1, 0, 0]);
+        assert_eq!(draws(&Sampling { frequency_penalty: Some(0.2), ..greedy() }, &logits, 4), [0, 1, 0, 1]);
+        let mut repeated = Sampler::new(&Sampling { repeat_penalty: Some(2.0), ..greedy() }, 0, &[0], None);
+        assert_eq!(repeated.draw(&logits, |_| false), Ok(1), "the prompt counts");
+    }
+
+    #[test]
+    fn a_seed_repeats_and_choices_differ() {
+        let logits = [0.0; 100];
+        assert_eq!(draws(&bare(), &logits, 50), draws(&bare(), &logits, 50));
+        let mut other = Sampler::new(&bare(), 1, &[], None);
+        let others: Vec<Token> = (0..50).map(|_| other.draw(&logits, |_| false).unwrap()).collect();
+        assert_ne!(draws(&bare(), &logits, 50), others);
+        let unseeded = Sampling { seed: None, ..bare() };
+        assert_ne!(draws(&unseeded, &logits, 50), draws(&unseeded, &logits, 50));
+    }
+
+    /// Allows even tokens.
+    struct Even(Vec<Token>);
+
+    impl Constraint for Even {
+        fn allows(&mut self, token: Token) -> bool {
+            token % 2 == 0
+        }
+
+        fn filter(&mut self, candidates: &mut Vec<(Token, f32)>) {
+            candidates.retain(|(token, _)| token % 2 == 0);
+        }
+
+        fn accept(&mut self, token: Token) -> Result<(), String> {
+            self.0.push(token);
+            if token.is_multiple_of(2) { Ok(()) } else { Err("odd".into()) }
+        }
+    }
+
+    #[test]
+    fn a_constraint_is_obeyed_and_never_fed_an_end() {
+        let even = || Some(Box::new(Even(Vec::new())) as Box<dyn Constraint>);
+        let mut best = Sampler::new(&greedy(), 0, &[], even());
+        assert_eq!(best.draw(&[1.0, 9.0, 3.0, 2.0], |_| false), Ok(2));
+        let mut drawn = Sampler::new(&bare(), 0, &[], even());
+        assert!((0..200).all(|_| drawn.draw(&[1.0; 9], |_| false).unwrap() % 2 == 0));
+        assert_eq!(best.draw(&[f32::NAN, 9.0], |_| false), Err(NoCandidate), "nothing is left");
+        assert_eq!(best.draw(&[9.0, 1.0], |token| token == 0), Ok(0));
+    }
+
+    proptest! {
+        #[test]
+        fn log_probabilities_are_a_distribution(logits in prop::collection::vec(-30.0f32..30.0, 21..200), token in 0u32..21) {
+            let said = logprob(&logits, token, 20, &ScriptedTokenizer);
+            prop_assert!(said.logprob <= 1e-5);
+            prop_assert_eq!(said.top.len(), 20);
+            prop_assert!(said.top.windows(2).all(|pair| pair[0].2 >= pair[1].2));
+            let sum: f64 = said.top.iter().map(|(_, _, logprob)| f64::from(*logprob).exp()).sum();
+            prop_assert!(sum <= 1.0 + 1e-4);
+            let all: f64 = (0..logits.len()).map(|token| f64::from(logprob(&logits, token as Token, 0, &ScriptedTokenizer).logprob).exp()).sum();
+            prop_assert!((all - 1.0).abs() < 1e-3, "{}", all);
+        }
+    }
+}
