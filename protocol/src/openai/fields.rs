@@ -2,30 +2,51 @@
 
 use crate::DecodeError;
 use serde_json::{Map, Value};
-use std::fmt::Display;
+use std::fmt::{Display, Formatter};
 use std::ops::RangeInclusive;
 
 /// The fields of an object that were not taken yet. A field that is null counts as one that is not there.
 pub(super) struct Fields {
     map: Map<String, Value>,
-    /// Where the object stands in the body, e.g. `messages[2]`; empty for the body itself.
-    path: String,
+    place: Place,
     taken: Vec<&'static str>,
 }
 
+/// Where an object stands in the body; only written out for errors.
+pub(super) enum Place {
+    /// It is the body.
+    Body,
+    /// It is an element of a list of the body.
+    Element(&'static str, usize),
+    /// Somewhere deeper.
+    At(String),
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Body => Ok(()),
+            Self::Element(list, index) => write!(f, "{list}[{index}]"),
+            Self::At(path) => f.write_str(path),
+        }
+    }
+}
+
 impl Fields {
-    /// The fields of the object at `path`.
-    pub(super) fn new(value: Value, path: impl Into<String>) -> Result<Self, DecodeError> {
-        let path = path.into();
+    /// The fields of the object at this place.
+    pub(super) fn new(value: Value, place: Place) -> Result<Self, DecodeError> {
         match value {
-            Value::Object(map) => Ok(Self { map, path, taken: Vec::new() }),
-            other => Err(mismatch(&path, "an object", &other)),
+            Value::Object(map) => Ok(Self { map, place, taken: Vec::new() }),
+            other => Err(mismatch(&place.to_string(), "an object", &other)),
         }
     }
 
     /// Where a field stands in the body.
     pub(super) fn path(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        match &self.place {
+            Place::Body => name.to_owned(),
+            place => format!("{place}.{name}"),
+        }
     }
 
     /// The value as it came.
@@ -74,7 +95,7 @@ impl Fields {
 
     /// An object.
     pub(super) fn object(&mut self, name: &'static str) -> Result<Option<Self>, DecodeError> {
-        self.take(name).map(|value| Self::new(value, self.path(name))).transpose()
+        self.take(name).map(|value| Self::new(value, Place::At(self.path(name)))).transpose()
     }
 
     /// A whole number within a range.
@@ -83,13 +104,9 @@ impl Fields {
         T: TryFrom<i128> + PartialOrd + Display,
     {
         let Some(value) = self.take(name) else { return Ok(None) };
-        let path = self.path(name);
-        let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        let number = whole(&value).ok_or_else(|| mismatch(&path, &expected, &value))?;
-        match T::try_from(number) {
-            Ok(number) if range.contains(&number) => Ok(Some(number)),
-            _ => Err(DecodeError::at(&path, format!("`{path}` must be {expected}, got {number}"))),
-        }
+        let number = whole(&value).and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number));
+        let expected = || format!("a whole number from {} to {}", range.start(), range.end());
+        number.map(Some).ok_or_else(|| mismatch(&self.path(name), &expected(), &value))
     }
 
     /// A number within a range.
@@ -98,19 +115,18 @@ impl Fields {
         name: &'static str,
         range: RangeInclusive<f32>,
     ) -> Result<Option<f32>, DecodeError> {
-        self.take(name).map(|value| number(&value, &self.path(name), range)).transpose()
+        self.take(name).map(|value| number(&value, || self.path(name), range)).transpose()
     }
 }
 
-/// A number within a range, at this path.
-pub(super) fn number(value: &Value, path: &str, range: RangeInclusive<f32>) -> Result<f32, DecodeError> {
-    let expected = format!("a number from {} to {}", range.start(), range.end());
-    let wide = value.as_f64().ok_or_else(|| mismatch(path, &expected, value))?;
-    let narrow = wide as f32;
-    if range.contains(&narrow) {
-        return Ok(narrow);
-    }
-    Err(DecodeError::at(path, format!("`{path}` must be {expected}, got {wide}")))
+/// A number within a range; `path` is only asked for errors.
+pub(super) fn number(
+    value: &Value,
+    path: impl FnOnce() -> String,
+    range: RangeInclusive<f32>,
+) -> Result<f32, DecodeError> {
+    let number = value.as_f64().map(|number| number as f32).filter(|number| range.contains(number));
+    number.ok_or_else(|| mismatch(&path(), &format!("a number from {} to {}", range.start(), range.end()), value))
 }
 
 /// The number, if it is whole: `5` and `5.0` are.
@@ -123,12 +139,12 @@ pub(super) fn whole(value: &Value) -> Option<i128> {
     }
 }
 
-/// The error of a value of the wrong type.
+/// The error of a value of the wrong type or out of its range.
 pub(super) fn mismatch(path: &str, expected: &str, got: &Value) -> DecodeError {
     let got = match got {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
+        Value::Number(number) => &number.to_string(),
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",

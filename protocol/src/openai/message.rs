@@ -1,6 +1,6 @@
 //! Decodes the messages of a chat request.
 
-use super::fields::{Fields, mismatch, missing};
+use super::fields::{Fields, Place, mismatch, missing};
 use super::request::unknown;
 use crate::DecodeError;
 use crate::chat::{Message, Part, Role, ToolCall};
@@ -11,7 +11,7 @@ pub(super) fn messages(list: Vec<Value>) -> Result<Vec<Message>, DecodeError> {
     if list.is_empty() {
         return Err(DecodeError::at("messages", "`messages` must have at least one message"));
     }
-    let message = |(index, value)| message(Fields::new(value, format!("messages[{index}]"))?);
+    let message = |(index, value)| message(Fields::new(value, Place::Element("messages", index))?);
     list.into_iter().enumerate().map(message).collect()
 }
 
@@ -19,7 +19,8 @@ fn message(mut fields: Fields) -> Result<Message, DecodeError> {
     let role = role(&mut fields)?;
     let mut tool_calls = Vec::new();
     for (index, call) in fields.list("tool_calls")?.unwrap_or_default().into_iter().enumerate() {
-        tool_calls.push(tool_call(Fields::new(call, format!("{}[{index}]", fields.path("tool_calls")))?, index)?);
+        let place = Place::At(format!("{}[{index}]", fields.path("tool_calls")));
+        tool_calls.push(tool_call(Fields::new(call, place)?, index)?);
     }
     // The older way to call one function.
     if let Some(mut call) = fields.object("function_call")? {
@@ -54,38 +55,40 @@ fn role(fields: &mut Fields) -> Result<Role, DecodeError> {
 
 /// `None` when there is no content; an empty list when it is empty.
 fn content(fields: &mut Fields) -> Result<Option<Vec<Part>>, DecodeError> {
-    let path = fields.path("content");
     match fields.take("content") {
         None => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(Some(Vec::new())),
         Some(Value::String(text)) => Ok(Some(vec![Part::Text(text)])),
         Some(Value::Array(parts)) => {
-            let part = |(index, value)| part(value, format!("{path}[{index}]"));
+            let path = fields.path("content");
+            let part = |(index, value)| part(value, Place::At(format!("{path}[{index}]")));
             parts.into_iter().enumerate().map(part).collect::<Result<_, _>>().map(Some)
         }
-        Some(other) => Err(mismatch(&path, "a string or an array of parts", &other)),
+        Some(other) => Err(mismatch(&fields.path("content"), "a string or an array of parts", &other)),
     }
 }
 
-fn part(value: Value, path: String) -> Result<Part, DecodeError> {
+fn part(value: Value, place: Place) -> Result<Part, DecodeError> {
     match value["type"].as_str() {
-        Some("text") => Ok(Part::Text(Fields::new(value, path)?.required_text("text")?)),
-        Some("refusal") => Ok(Part::Text(Fields::new(value, path)?.required_text("refusal")?)),
-        Some("image_url") => {
-            let mut fields = Fields::new(value, path)?;
-            let path = fields.path("image_url");
-            match fields.take("image_url") {
-                Some(Value::String(url)) => Ok(Part::Image(url)),
-                Some(image) => Ok(Part::Image(Fields::new(image, path)?.required_text("url")?)),
-                None => Err(missing(&path, "an object with `url`")),
-            }
-        }
+        Some("text") => Ok(Part::Text(Fields::new(value, place)?.required_text("text")?)),
+        Some("refusal") => Ok(Part::Text(Fields::new(value, place)?.required_text("refusal")?)),
+        Some("image_url") => image(Fields::new(value, place)?),
         Some(_) => Ok(Part::Other(value)),
         None => match value {
             Value::String(text) => Ok(Part::Text(text)),
-            Value::Object(_) => Err(missing(&format!("{path}.type"), "a string such as text or image_url")),
-            other => Err(mismatch(&path, "a part with a `type`", &other)),
+            Value::Object(_) => Err(missing(&format!("{place}.type"), "a string such as text or image_url")),
+            other => Err(mismatch(&place.to_string(), "a part with a `type`", &other)),
         },
+    }
+}
+
+/// `image_url` is an object with the URL, or (with some clients) the URL.
+fn image(mut fields: Fields) -> Result<Part, DecodeError> {
+    let path = fields.path("image_url");
+    match fields.take("image_url") {
+        Some(Value::String(url)) => Ok(Part::Image(url)),
+        Some(image) => Ok(Part::Image(Fields::new(image, Place::At(path))?.required_text("url")?)),
+        None => Err(missing(&path, "an object with `url`")),
     }
 }
 

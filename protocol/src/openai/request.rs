@@ -1,6 +1,6 @@
 //! Decodes request bodies: tolerant to unknown fields, exact about the known ones.
 
-use super::fields::{Fields, mismatch, missing, number, whole};
+use super::fields::{Fields, Place, mismatch, missing, number, whole};
 use super::message::messages;
 use super::tool::{legacy_functions, tool_choice, tools};
 use crate::chat::{ChatRequest, ResponseFormat, Sampling};
@@ -27,7 +27,7 @@ pub fn decode_request(op: Operation, body: &[u8]) -> Result<Request, DecodeError
     }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| DecodeError::new(format!("the request body is not valid JSON: {error}")))?;
-    let fields = Fields::new(value, "")?;
+    let fields = Fields::new(value, Place::Body)?;
     match op {
         Operation::Chat => chat(fields).map(Request::Chat),
         Operation::TextCompletion => completion(fields).map(Request::Completion),
@@ -123,11 +123,11 @@ fn sampling(fields: &mut Fields) -> Result<Sampling, DecodeError> {
 fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, DecodeError> {
     let Some(biases) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
     let entry = |(token, bias): (String, Value)| {
-        let path = format!("logit_bias.{token}");
-        let Ok(token) = token.parse() else {
-            return Err(DecodeError::at(path, format!("the keys of `logit_bias` must be token ids, got `{token}`")));
+        let path = || format!("logit_bias.{token}");
+        let Ok(id) = token.parse() else {
+            return Err(DecodeError::at(path(), format!("the keys of `logit_bias` must be token ids, got `{token}`")));
         };
-        Ok((token, number(&bias, &path, -100.0..=100.0)?))
+        Ok((id, number(&bias, path, -100.0..=100.0)?))
     };
     biases.rest().into_iter().map(entry).collect()
 }

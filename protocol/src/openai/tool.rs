@@ -1,6 +1,6 @@
 //! Decodes the tools of a chat request and the choice among them.
 
-use super::fields::{Fields, mismatch, missing};
+use super::fields::{Fields, Place, mismatch, missing};
 use super::request::unknown;
 use crate::DecodeError;
 use crate::chat::{Tool, ToolChoice};
@@ -16,7 +16,7 @@ pub(super) fn tools(fields: &mut Fields, kept: &mut Map<String, Value>) -> Resul
             others.push(value);
             continue;
         }
-        let mut outer = Fields::new(value, format!("tools[{index}]"))?;
+        let mut outer = Fields::new(value, Place::Element("tools", index))?;
         let expected = "an object with `name` and `parameters`";
         let function = outer.object("function")?.ok_or_else(|| missing(&outer.path("function"), expected))?;
         tools.push(tool(function)?);
@@ -57,7 +57,7 @@ pub(super) fn tool_choice(
                 kept.insert("tool_choice".into(), value);
                 return Ok(ToolChoice::Auto);
             }
-            let function = Fields::new(value, "tool_choice")?.object("function")?;
+            let function = Fields::new(value, Place::At("tool_choice".into()))?.object("function")?;
             ToolChoice::Named(
                 function.ok_or_else(|| missing("tool_choice.function", "an object"))?.required_text("name")?,
             )
@@ -82,14 +82,14 @@ pub(super) fn legacy_functions(
     choice: &mut ToolChoice,
 ) -> Result<(), DecodeError> {
     for (index, value) in fields.list("functions")?.unwrap_or_default().into_iter().enumerate() {
-        tools.push(tool(Fields::new(value, format!("functions[{index}]"))?)?);
+        tools.push(tool(Fields::new(value, Place::Element("functions", index))?)?);
     }
     match fields.take("function_call") {
         None => {}
         Some(Value::String(word)) if word == "auto" => {}
         Some(Value::String(word)) if word == "none" => *choice = ToolChoice::None,
         Some(call @ Value::Object(_)) => {
-            *choice = ToolChoice::Named(Fields::new(call, "function_call")?.required_text("name")?);
+            *choice = ToolChoice::Named(Fields::new(call, Place::At("function_call".into()))?.required_text("name")?);
         }
         Some(other) => return Err(mismatch("function_call", "auto, none or {\"name\":…}", &other)),
     }

@@ -173,7 +173,7 @@ fn errors_name_the_field_and_say_what_it_must_be() {
     let call = |call: Value| json!([{"role": "assistant", "tool_calls": [call]}]);
     let cases = [
         (json!({"model": null}), "model", "`model` is missing: it must be the name of a model"),
-        (json!({"model": 5}), "model", "`model` must be a string, got a number"),
+        (json!({"model": 5}), "model", "`model` must be a string, got 5"),
         (json!({"messages": null}), "messages", "`messages` is missing"),
         (json!({"messages": "hi"}), "messages", "`messages` must be an array, got a string"),
         (json!({"messages": []}), "messages", "at least one message"),
@@ -188,7 +188,7 @@ fn errors_name_the_field_and_say_what_it_must_be() {
         (
             json!({"messages": [{"role": "user", "content": 1}]}),
             "messages[0].content",
-            "must be a string or an array of parts, got a number",
+            "must be a string or an array of parts, got 1",
         ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
@@ -209,10 +209,10 @@ fn errors_name_the_field_and_say_what_it_must_be() {
         (
             json!({"messages": call(json!({"function": {"name": "f", "arguments": 1}}))}),
             "messages[0].tool_calls[0].function.arguments",
-            "must be a string of JSON, got a number",
+            "must be a string of JSON, got 1",
         ),
         (json!({"tools": [{"type": "function"}]}), "tools[0].function", "is missing"),
-        (json!({"tools": [{"function": {"name": 1}}]}), "tools[0].function.name", "must be a string, got a number"),
+        (json!({"tools": [{"function": {"name": 1}}]}), "tools[0].function.name", "must be a string, got 1"),
         (
             json!({"tools": [{"function": {"name": "f", "parameters": "x"}}]}),
             "tools[0].function.parameters",
@@ -239,17 +239,17 @@ fn errors_name_the_field_and_say_what_it_must_be() {
         (
             json!({"max_completion_tokens": 1.5}),
             "max_completion_tokens",
-            "must be a whole number from 1 to 4294967295, got a number",
+            "must be a whole number from 1 to 4294967295, got 1.5",
         ),
         (json!({"n": 17}), "n", "must be a whole number from 1 to 16, got 17"),
-        (json!({"stop": [1]}), "stop[0]", "must be a string, got a number"),
+        (json!({"stop": [1]}), "stop[0]", "must be a string, got 1"),
         (json!({"stop": vec!["x"; 17]}), "stop", "at most 16 texts, got 17"),
         (json!({"stream": "yes"}), "stream", "must be true or false, got a string"),
         (json!({"stream_options": true}), "stream_options", "must be an object, got a boolean"),
         (
             json!({"stream_options": {"include_usage": 1}}),
             "stream_options.include_usage",
-            "must be true or false, got a number",
+            "must be true or false, got 1",
         ),
         (json!({"top_logprobs": 2}), "top_logprobs", "needs `logprobs` to be true"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "must be a whole number from 0 to 20, got 21"),
@@ -265,7 +265,7 @@ fn errors_name_the_field_and_say_what_it_must_be() {
         (json!({"model": "m"}), "input", "`input` is missing"),
         (json!({"model": "m", "input": []}), "input", "must not be empty"),
         (json!({"model": "m", "input": [[]]}), "input[0]", "must not be empty"),
-        (json!({"model": "m", "input": ["a", 1]}), "input[1]", "must be a string, got a number"),
+        (json!({"model": "m", "input": ["a", 1]}), "input[1]", "must be a string, got 1"),
         (json!({"model": "m", "input": [1, "a"]}), "input[1]", "must be a token id"),
         (json!({"model": "m", "input": [-1]}), "input[0]", "must be a token id"),
         (json!({"model": "m", "input": vec!["a"; 2049]}), "input", "at most 2048 entries, got 2049"),
