@@ -169,11 +169,13 @@ mod tests {
     #[test]
     fn full_pools_are_filled_evenly() {
         let client = Arc::new(HttpClient::new(tls(), Duration::from_secs(1)));
-        let places: Vec<_> = (0..16 * 64 + 32).map(|_| client.place()).collect();
-        let mut loads = [0; 16];
+        let places: Vec<_> = (0..POOLS * POOL_SHARE + 2 * POOLS).map(|_| client.place()).collect();
+        let mut loads = [0; POOLS];
         places.iter().for_each(|place| loads[place.pool] += 1);
-        assert_eq!((loads.iter().min(), loads.iter().max(), loads[0]), (Some(&66), Some(&66), 66));
+        assert_eq!(loads, [POOL_SHARE + 2; POOLS]);
         drop(places);
-        assert_eq!(client.place().pool, 0);
+        let places: Vec<_> = (0..POOL_SHARE + 1).map(|_| client.place()).collect();
+        assert!(places[..POOL_SHARE].iter().all(|place| place.pool == 0));
+        assert_eq!(places[POOL_SHARE].pool, 1);
     }
 }

@@ -109,7 +109,7 @@ impl Manner {
         }
         let fields = [("max_tokens", sent.max_tokens), ("max_completion_tokens", sent.max_completion_tokens)];
         let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
-        let lowered: Vec<_> = set.map(|(name, value)| (name, value.min(each).to_string())).collect();
+        let lowered: Vec<_> = set.map(|(name, value)| (name, (value as u64).min(each).to_string())).collect();
         if lowered.is_empty() {
             let field = if operation == Operation::Chat { self.row.output_field } else { "max_tokens" };
             changes.push((field, each.to_string()));
@@ -126,15 +126,15 @@ fn secret(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The client's fields that may have to change.
+/// The client's fields that may have to change. Limits are whole numbers of 32 bits, but may be written as `5.0`.
 #[derive(Deserialize)]
 struct Sent<'a> {
     #[serde(borrow, default)]
     stream_options: Option<&'a RawValue>,
     #[serde(default)]
-    max_tokens: Option<u64>,
+    max_tokens: Option<f64>,
     #[serde(default)]
-    max_completion_tokens: Option<u64>,
+    max_completion_tokens: Option<f64>,
 }
 
 /// The client's stream options, with the usage asked for.

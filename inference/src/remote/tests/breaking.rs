@@ -58,11 +58,15 @@ async fn retry_after_is_obeyed_and_a_refused_key_cools_everything() {
     fault_of(&remote_, UNARY).await;
     assert_eq!((cooling(&remote_, "m"), cooling(&remote_, "other")), (Some(Duration::from_secs(42)), None));
 
-    let refusing = Upstream::once(whole("401 No", "", "{}")).await;
-    let remote_ = remote(provider(&refusing.url));
+    let limited = vec![Send(whole("429 No", "retry-after: 600\r\n", "{}"))];
+    let refused = vec![Send(whole("401 No", "", "{}"))];
+    let upstream = Upstream::start(vec![limited, refused]).await;
+    let remote_ = remote(provider(&upstream.url));
     fault_of(&remote_, UNARY).await;
-    let five_minutes = Some(Duration::from_secs(300));
-    assert_eq!((cooling(&remote_, "m"), cooling(&remote_, "other")), (five_minutes, five_minutes));
+    remote_.send(&"other".into(), &call(UNARY)).await.unwrap_err();
+    let minutes = |count: u64| Some(Duration::from_secs(count * 60));
+    let coolings = ["m", "other", "third"].map(|model| cooling(&remote_, model));
+    assert_eq!(coolings, [minutes(10), minutes(5), minutes(5)], "the longer of the model's and the provider's");
 }
 
 #[tokio::test(start_paused = true)]

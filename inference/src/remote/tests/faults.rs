@@ -197,6 +197,7 @@ async fn giving_up_closes_the_connection() {
         });
         upstream.until(|seen| seen.requests.len() == 1).await;
         assert_eq!((remote.model_state("m").in_flight, remote.state().in_flight), (1, 1));
+        assert_eq!(remote.model_state("other").in_flight, 0);
         sending.abort();
         upstream.until(|seen| seen.abandoned == 1).await;
         assert_eq!((remote.model_state("m").in_flight, remote.state().in_flight), (0, 0));

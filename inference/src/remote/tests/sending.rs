@@ -185,6 +185,8 @@ async fn answers_are_kept_within_the_limit() {
         ("mistral", Chat, "", r#","max_tokens":10}"#),
         ("openai", Chat, r#","max_tokens":50"#, r#","max_tokens":10}"#),
         ("openai", Chat, r#","max_tokens":5"#, r#","max_tokens":5}"#),
+        ("openai", Chat, r#","max_tokens":5.0"#, r#","max_tokens":5}"#),
+        ("openai", Chat, r#","max_tokens":4e3"#, r#","max_tokens":10}"#),
         ("openai", Chat, r#","max_tokens":null"#, r#","max_tokens":null,"max_completion_tokens":10}"#),
         (
             "custom",
