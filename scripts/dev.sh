@@ -190,10 +190,12 @@ tests() {
     cargo test "${locked[@]}" --workspace
 }
 
-# Tests that take minutes (soak, swap, throughput) are marked #[ignore] and run here, in release.
+# What takes minutes: the property tests with forty times their cases, then the integration tests marked #[ignore].
 tests_long() {
     setup_tests
-    cargo test --release "${locked[@]}" --workspace -- --ignored
+    PROPTEST_CASES=10000 cargo test "${locked[@]}" -p tollkeeper-protocol -p tollkeeper-config -p tollkeeper-router -p tollkeeper-policies
+    cargo build "${locked[@]}" --workspace --bin tollkeeper
+    cargo test "${locked[@]}" -p tollkeeper-tests -- --ignored
 }
 
 # Prometheus' own tool on the alert rules, on their unit tests, and on every query of the Grafana dashboards.
