@@ -213,13 +213,14 @@ impl Account {
         self.limits.iter().map(with_room).min_by_key(|(_, period, room)| (*room, std::cmp::Reverse(period.end)))
     }
 
-    /// How much of what is wanted fits beside all other leases; `held` is this lease's own share already. What costs nothing always fits.
+    /// How much of what is wanted fits beside all other leases; `held` is this lease's own share already.
     fn fit(&self, admitted: i64, spend: &Spend, held: Usd, least: u64, want: u64) -> Result<Grant, Denied> {
         let grant = |tokens| Grant { tokens, amount: spend.worst(tokens) };
         let whole = grant(want);
         let Some((budget, period, room)) = self.tightest(admitted) else { return Ok(whole) };
-        let room = room + i128::from(held.0);
-        if whole.amount == Usd::ZERO || i128::from(whole.amount.0) <= room {
+        // What needs no more than is held, nothing at first, fits however deep in the red the budget is.
+        let room = room.max(0) + i128::from(held.0);
+        if i128::from(whole.amount.0) <= room {
             return Ok(whole);
         }
         match affordable(&spend.price, spend.input_tokens, room) {

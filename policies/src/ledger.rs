@@ -228,3 +228,239 @@ impl std::fmt::Debug for Ledger {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Policies;
+    use crate::denied::Denied;
+    use crate::lease::{Lease, Outcome, OutputBound};
+    use crate::ledger::row::{Kind, Row};
+    use crate::setup::{clock, config, growing, nano_per_token, scout, spend, used};
+    use crate::store::memory::Memory;
+    use crate::store::{Store, StoreError, Tail};
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::{Arc, Condvar, Mutex};
+    use std::task::{Context, Poll, Waker};
+    use tollkeeper_config::{Price, Usd, Window};
+
+    /// A store in memory that a test can make fail, or make wait.
+    #[derive(Clone, Default)]
+    struct Moody(Arc<(Mutex<Mood>, Condvar)>);
+
+    #[derive(Default)]
+    struct Mood {
+        memory: Memory,
+        fails: bool,
+        waits: bool,
+    }
+
+    impl Moody {
+        fn set(&self, change: impl FnOnce(&mut Mood)) {
+            change(&mut self.0.0.lock().unwrap());
+            self.0.1.notify_all();
+        }
+
+        fn kinds(&self) -> Vec<Kind> {
+            self.rows().iter().map(|row| row.kind).collect()
+        }
+
+        fn rows(&self) -> Vec<Row> {
+            self.0.0.lock().unwrap().memory.rows.clone()
+        }
+    }
+
+    impl Store for Moody {
+        fn tail(&mut self) -> Result<Tail, StoreError> {
+            self.0.0.lock().unwrap().memory.tail()
+        }
+
+        fn append(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+            let mood = self.0.0.lock().unwrap();
+            let mut mood = self.0.1.wait_while(mood, |mood| mood.waits).unwrap();
+            if mood.fails { Err(StoreError("the disk is full".into())) } else { mood.memory.append(rows) }
+        }
+
+        fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError> {
+            self.0.0.lock().unwrap().memory.open_attempts(seq)
+        }
+
+        fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, crate::budget::Sums)>, StoreError> {
+            self.0.0.lock().unwrap().memory.spent(since)
+        }
+    }
+
+    fn open(own_thread: bool) -> (Policies, Moody) {
+        let store = Moody::default();
+        let config = config(&[(Window::Day, 1000)]);
+        let clock = clock("2026-03-04T05:06:07Z").0;
+        let (policies, _) = Policies::start(&config, clock, Box::new(store.clone()), own_thread).unwrap();
+        (policies, store)
+    }
+
+    async fn admit(policies: &Policies, bound: OutputBound) -> Result<Lease, Denied> {
+        policies.admit(&scout(policies), spend(nano_per_token(), 10, bound)).await
+    }
+
+    fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// (spent, reserved) of the one budget.
+    fn state(policies: &Policies) -> (i64, i64) {
+        let budget = policies.budgets(&scout(policies))[0];
+        (budget.spent.0, budget.reserved.0)
+    }
+
+    #[tokio::test]
+    async fn a_failing_store_admits_nothing_and_loses_nothing() {
+        for own_thread in [false, true] {
+            let (policies, store) = open(own_thread);
+            let whole = admit(&policies, OutputBound::Whole(5)).await.unwrap();
+            let mut stream = admit(&policies, growing(4)).await.unwrap();
+            let mut free = policies.admit(&scout(&policies), spend(Price::free(), 10, growing(4))).await.unwrap();
+            store.set(|mood| mood.fails = true);
+            // Refused by the store, with its words; the budget has everything back.
+            let denied = admit(&policies, OutputBound::Whole(5)).await.unwrap_err();
+            assert!(matches!(&denied, Denied::StoreDown { reason } if &**reason == "the disk is full"), "{denied}");
+            assert!(!policies.store_up());
+            assert_eq!((policies.open_leases(), state(&policies)), (3, (0, 15 + 14)));
+            // What was granted is honoured, more is not granted; what costs nothing needs no store.
+            stream.cover(4).unwrap();
+            assert!(matches!(stream.cover(5), Err(Denied::StoreDown { .. })));
+            free.cover(500).unwrap();
+            // Settlements are kept, however often the store is tried in vain.
+            whole.settle(used(10, 3));
+            stream.settle(used(10, 4));
+            for _ in 0..3 {
+                assert!(admit(&policies, OutputBound::Whole(5)).await.is_err());
+                assert!(!policies.flush().await);
+            }
+            assert_eq!((policies.queue_depth(), state(&policies)), (2, (27, 0)), "own thread: {own_thread}");
+            assert_eq!(store.kinds(), [Kind::Intent; 3]);
+            // The next admission finds the store well again and brings everything up to date.
+            store.set(|mood| mood.fails = false);
+            admit(&policies, OutputBound::Whole(5)).await.unwrap().release(Outcome::Done);
+            assert!(policies.flush().await && policies.store_up());
+            assert_eq!(policies.queue_depth(), 0);
+            let settled: Vec<_> =
+                store.rows().iter().filter(|row| row.kind == Kind::Settlement).map(|row| row.cost).collect();
+            assert_eq!(settled, [Usd(13), Usd(14)]);
+            free.release(Outcome::Done);
+        }
+    }
+
+    #[tokio::test]
+    async fn settlements_are_tried_again_without_a_new_admission() {
+        let (policies, store) = open(true);
+        let lease = admit(&policies, OutputBound::Whole(5)).await.unwrap();
+        store.set(|mood| mood.fails = true);
+        lease.settle(used(10, 3));
+        assert!(!policies.flush().await);
+        store.set(|mood| mood.fails = false);
+        while policies.queue_depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.kinds(), [Kind::Intent, Kind::Settlement]);
+    }
+
+    #[tokio::test]
+    async fn an_extension_that_was_not_recorded_is_told_and_kept() {
+        let (policies, store) = open(true);
+        let mut stream = admit(&policies, growing(4)).await.unwrap();
+        store.set(|mood| mood.waits = true);
+        stream.cover(5).unwrap();
+        let mut secured = Box::pin(stream.secured());
+        assert!(poll_once(secured.as_mut()).is_pending(), "not before it is on record");
+        store.set(|mood| (mood.waits, mood.fails) = (false, true));
+        assert!(matches!(secured.await, Err(Denied::StoreDown { .. })));
+        store.set(|mood| mood.fails = false);
+        stream.settle(used(10, 5));
+        while policies.queue_depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.kinds(), [Kind::Intent, Kind::Extension, Kind::Settlement]);
+        assert_eq!(store.rows()[1].leased, Usd(18));
+    }
+
+    #[tokio::test]
+    async fn extensions_in_quick_succession_share_a_row() {
+        let (policies, store) = open(true);
+        let mut stream = admit(&policies, growing(1)).await.unwrap();
+        store.set(|mood| mood.waits = true);
+        for tokens in 2..500 {
+            stream.cover(tokens).unwrap();
+        }
+        assert!(policies.queue_depth() <= 2, "{} rows wait", policies.queue_depth());
+        store.set(|mood| mood.waits = false);
+        stream.secured().await.unwrap();
+        let last = store.rows().pop().unwrap();
+        assert_eq!((last.kind, last.usage.output, last.leased), (Kind::Extension, 499, Usd(509)));
+        drop(stream);
+        assert!(policies.flush().await);
+        assert_eq!(state(&policies), (509, 0));
+    }
+
+    #[tokio::test]
+    async fn an_admission_that_is_cancelled_costs_nothing() {
+        for fails in [false, true] {
+            let (policies, store) = open(true);
+            store.set(|mood| mood.waits = true);
+            let agent = scout(&policies);
+            let mut cancelled = Box::pin(policies.admit(&agent, spend(nano_per_token(), 10, OutputBound::Whole(5))));
+            assert!(poll_once(cancelled.as_mut()).is_pending());
+            assert_eq!((policies.open_leases(), state(&policies)), (1, (0, 15)));
+            drop(cancelled);
+            assert_eq!((policies.open_leases(), state(&policies)), (0, (0, 0)));
+            store.set(|mood| (mood.waits, mood.fails) = (false, fails));
+            policies.flush().await;
+            let expected: &[Kind] = if fails { &[] } else { &[Kind::Intent, Kind::Release] };
+            assert_eq!(store.kinds(), expected);
+            assert_eq!(policies.queue_depth(), 0, "the end of an attempt that was never recorded is not waited for");
+        }
+    }
+
+    #[tokio::test]
+    async fn open_attempts_are_bounded_by_places() {
+        let store = Moody::default();
+        let mut config = config(&[]);
+        config.server.max_in_flight = 0; // leaves the reserve of 64 places
+        let clock = clock("2026-03-04T05:06:07Z").0;
+        let (policies, _) = Policies::start(&config, clock, Box::new(store.clone()), false).unwrap();
+        let mut leases = Vec::new();
+        for _ in 0..64 {
+            leases.push(admit(&policies, growing(1)).await.unwrap());
+        }
+        let mut next = pin!(admit(&policies, growing(1)));
+        assert!(poll_once(next.as_mut()).is_pending(), "waits for a place");
+        leases.pop();
+        next.await.unwrap().release(Outcome::Done);
+        // While the store fails, a settlement keeps its place, and nobody is left waiting for one.
+        let mut waiting = pin!(async {
+            let _last = admit(&policies, growing(1)).await?;
+            admit(&policies, growing(1)).await
+        });
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        store.set(|mood| mood.fails = true);
+        leases.pop().unwrap().settle(used(1, 1));
+        assert!(matches!(waiting.await, Err(Denied::StoreDown { .. })));
+        assert!(matches!(admit(&policies, growing(1)).await, Err(Denied::StoreDown { .. })));
+        store.set(|mood| mood.fails = false);
+    }
+
+    #[tokio::test]
+    async fn closing_with_a_failing_store_ends() {
+        let (policies, store) = open(true);
+        let lease = admit(&policies, OutputBound::Whole(5)).await.unwrap();
+        store.set(|mood| mood.fails = true);
+        lease.settle(used(10, 3));
+        policies.close().await;
+        assert!(matches!(admit(&policies, growing(1)).await, Err(Denied::StoreDown { .. })));
+        // A restart finds it open.
+        store.set(|mood| mood.fails = false);
+        drop(policies);
+        let (config, clock) = (config(&[]), clock("2026-03-04T05:06:07Z").0);
+        let (_, recovered) = Policies::start(&config, clock, Box::new(store), false).unwrap();
+        assert_eq!((recovered.unknown, recovered.amount), (1, Usd(15)));
+    }
+}

@@ -15,6 +15,14 @@ pub mod report;
 mod store;
 mod window;
 
+/// The small world of the integration tests, for the unit tests too.
+#[cfg(test)]
+#[expect(dead_code, reason = "each kind of tests needs another part of it")]
+#[path = "../tests/it/setup.rs"]
+mod setup;
+#[cfg(test)]
+extern crate self as tollkeeper_policies;
+
 pub use agent::Agent;
 pub use budget::BudgetView;
 pub use clock::Clock;

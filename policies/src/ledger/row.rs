@@ -82,7 +82,7 @@ pub(crate) struct Row {
     pub(crate) oldest_open: i64,
     /// The hash of the row before; zeros in the first.
     pub(crate) prev_hash: Hash,
-    /// SHA-256 of all columns before this one, see [`Row::seal`].
+    /// SHA-256 of all columns before this one, see [`Row::digest`].
     pub(crate) hash: Hash,
 }
 

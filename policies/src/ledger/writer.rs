@@ -85,18 +85,19 @@ impl Writer {
         }
         let tail = self.chain.seal(&mut self.rows, &mut self.buffer);
         let written = if self.rows.is_empty() { Ok(()) } else { self.append_rows() };
-        let count = self.jobs.len();
         match written {
             Ok(()) => {
                 self.chain.commit(tail, &self.rows);
+                self.status.written(self.jobs.len());
                 self.jobs.drain(..).for_each(|job| recorded(job, &mut self.stopping));
             }
             Err(_) => {
                 let jobs = std::mem::take(&mut self.jobs);
+                let count = jobs.len();
                 self.jobs.extend(jobs.into_iter().filter_map(|job| failed(job, &mut self.stopping)));
+                self.status.written(count - self.jobs.len());
             }
         }
-        self.status.written(count - self.jobs.len());
         !self.stopping.is_empty()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Rows in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
 }
 
 impl Store for Memory {

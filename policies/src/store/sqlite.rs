@@ -352,3 +352,225 @@ impl From<rusqlite::Error> for StoreError {
         Self(error.to_string().into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{VerifyError, verify};
+    use crate::setup::{clock, growing, nano_per_token, price, scout, spend, stored, used};
+    use crate::{Clock, Denied, Outcome, OutputBound, Policies, Spend};
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    use tollkeeper_config::Window;
+
+    /// A store on a disk of so many pages.
+    struct Cramped {
+        store: Sqlite,
+        pages: Arc<AtomicU32>,
+    }
+
+    impl Store for Cramped {
+        fn tail(&mut self) -> Result<Tail, StoreError> {
+            self.store.tail()
+        }
+
+        fn append(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+            self.store.db.pragma_update(None, "max_page_count", self.pages.load(SeqCst))?;
+            self.store.append(rows)
+        }
+
+        fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError> {
+            self.store.open_attempts(seq)
+        }
+
+        fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError> {
+            self.store.spent(since)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_forgets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = stored(folder.path(), &[(Window::Total, 1_000_000)]);
+        let pages = Arc::new(AtomicU32::new(30));
+        let store = Sqlite::open(&config.store.path, Durability::Process).unwrap();
+        let store = Box::new(Cramped { store, pages: pages.clone() });
+        let (policies, _) = Policies::start(&config, Clock::system(), store, true).unwrap();
+        let agent = scout(&policies);
+        let mut leases = Vec::new();
+        let denied = loop {
+            match policies.admit(&agent, spend(nano_per_token(), 10, OutputBound::Whole(10))).await {
+                Ok(lease) => leases.push(lease),
+                Err(denied) => break denied,
+            }
+        };
+        assert!(matches!(&denied, Denied::StoreDown { reason } if reason.contains("full")), "{denied}");
+        let admitted = leases.len();
+        assert!(admitted > 10 && !policies.store_up());
+        leases.into_iter().for_each(|lease| _ = lease.settle(used(10, 1)));
+        assert!(!policies.flush().await);
+        let spent = policies.budgets(&agent)[0];
+        assert_eq!((spent.spent.0, spent.reserved.0), (i64::try_from(admitted).unwrap() * 11, 0));
+        pages.store(10_000, SeqCst);
+        policies
+            .admit(&agent, spend(nano_per_token(), 10, OutputBound::Whole(10)))
+            .await
+            .unwrap()
+            .release(Outcome::Done);
+        assert!(policies.flush().await && policies.store_up());
+        let report = verify(&config.store.path).unwrap();
+        assert_eq!((report.settlements, report.open), (u64::try_from(admitted).unwrap(), 0));
+        assert_eq!(report.cost, spent.spent);
+    }
+
+    /// A ledger with every kind of row: 1 intent, 2 intent, 3 extension of 2, 4 settlement of 1, 5 settlement of 2 with an overrun, 6 intent,
+    /// 7 release of 6, 8 intent that stays open, 9 unknown of 8.
+    async fn sample(folder: &Path) -> PathBuf {
+        let config = stored(folder, &[]);
+        let clock = clock("2026-03-04T05:06:07Z").0;
+        let (policies, _) = Policies::open(&config, clock.clone()).unwrap();
+        let agent = scout(&policies);
+        let admit = |attempt, bound| policies.admit(&agent, Spend { attempt, ..spend(price(1_500, 700), 10, bound) });
+        let first = admit(1, OutputBound::Whole(10)).await.unwrap();
+        let mut second = admit(2, growing(4)).await.unwrap();
+        second.cover(5).unwrap();
+        second.secured().await.unwrap();
+        first.settle(used(10, 3));
+        second.settle(used(10, 30));
+        admit(3, OutputBound::Whole(10)).await.unwrap().release(Outcome::Drained);
+        let forgotten = admit(4, OutputBound::Whole(10)).await.unwrap();
+        policies.close().await;
+        drop((forgotten, policies));
+        drop(Policies::open(&config, clock).unwrap());
+        config.store.path
+    }
+
+    #[tokio::test]
+    async fn verify_names_the_first_bad_row_and_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = sample(folder.path()).await;
+        let sound = verify(&path).unwrap();
+        assert_eq!((sound.rows, sound.intents, sound.extensions), (9, 4, 1));
+        assert_eq!((sound.settlements, sound.releases, sound.unknown, sound.open), (2, 1, 1, 0));
+        // Costs in nano-dollars: 15 + 2.1 and 15 + 21, of which 15.4 (rounded up) were not leased, and 15 + 7 for the forgotten one.
+        assert_eq!((sound.cost, sound.overrun), (Usd(18 + 36 + 22), Usd(36 - 21)));
+        let rewrite = |cost: i64| {
+            format!(
+                "UPDATE ledger SET cost_nano = {cost}, input_tokens = {cost}, output_tokens = 0, input_pico = 1000 WHERE seq = 4"
+            )
+        };
+        let cases: &[(&str, i64, &str)] = &[
+            ("UPDATE ledger SET cost_nano = 17 WHERE seq = 4", 4, "cost_nano"),
+            ("UPDATE ledger SET output_tokens = 2 WHERE seq = 4", 4, "cost_nano"),
+            ("UPDATE ledger SET output_pico = 500 WHERE seq = 4", 4, "cost_nano"),
+            ("UPDATE ledger SET overrun_nano = 0 WHERE seq = 5", 5, "overrun_nano"),
+            ("UPDATE ledger SET leased_nano = 36, overrun_nano = 0 WHERE seq = 5", 5, "leased_nano"),
+            ("UPDATE ledger SET leased_nano = 1 WHERE seq = 3", 3, "leased_nano"),
+            ("UPDATE ledger SET agent = 'digger' WHERE seq = 5", 5, "agent"),
+            ("UPDATE ledger SET agent = 'digger' WHERE seq = 1", 1, "hash"),
+            ("UPDATE ledger SET agent = 'digger' WHERE seq IN (1, 4)", 1, "hash"),
+            ("UPDATE ledger SET backend = 'other/small' WHERE seq = 7", 7, "hash"),
+            ("UPDATE ledger SET outcome = 'done' WHERE seq = 7", 7, "hash"),
+            ("UPDATE ledger SET cost_nano = 5 WHERE seq = 7", 7, "cost_nano"),
+            ("UPDATE ledger SET cost_nano = 0 WHERE seq = 9", 9, "cost_nano"),
+            ("UPDATE ledger SET ttft_ms = NULL WHERE seq = 4", 4, "hash"),
+            ("UPDATE ledger SET estimated = 7 WHERE seq = 4", 4, "estimated"),
+            ("UPDATE ledger SET kind = 'gift' WHERE seq = 4", 4, "kind"),
+            ("UPDATE ledger SET input_tokens = -1 WHERE seq = 4", 4, "input_tokens"),
+            ("UPDATE ledger SET admitted_us = 0 WHERE seq = 4", 4, "admitted_us"),
+            ("UPDATE ledger SET request_id = 'x' WHERE seq = 4", 4, "request_id"),
+            ("UPDATE ledger SET prev_hash = zeroblob(32) WHERE seq = 4", 4, "prev_hash"),
+            ("UPDATE ledger SET hash = zeroblob(32) WHERE seq = 4", 4, "hash"),
+            ("UPDATE ledger SET hash = x'00' WHERE seq = 4", 4, "hash"),
+            ("DELETE FROM ledger WHERE seq = 4", 5, "seq"),
+            ("DELETE FROM ledger WHERE seq = 1", 2, "seq"),
+            ("UPDATE ledger SET intent = 2 WHERE seq = 4", 4, "attempt"),
+            ("UPDATE ledger SET intent = 1, attempt = 1 WHERE seq = 5", 5, "intent"),
+            ("UPDATE ledger SET intent = 99 WHERE seq = 4", 4, "intent"),
+            (&rewrite(3), 4, "hash"),
+        ];
+        for (sql, seq, field) in cases {
+            let copy = folder.path().join("copy.db");
+            std::fs::copy(&path, &copy).unwrap();
+            let db = Connection::open(&copy).unwrap();
+            db.execute_batch("PRAGMA ignore_check_constraints = ON; DROP TRIGGER ledger_keeps_rows; DROP TRIGGER ledger_keeps_values; DROP INDEX ledger_ends")
+                .unwrap();
+            db.execute_batch(sql).unwrap();
+            drop(db);
+            let error = verify(&copy).unwrap_err();
+            let VerifyError::Row { seq: bad, field: column, .. } = &error else { panic!("{sql}: {error}") };
+            assert_eq!((bad, column), (seq, field), "{sql}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_table_refuses_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Connection::open(sample(folder.path()).await).unwrap();
+        for sql in ["UPDATE ledger SET cost_nano = 0", "DELETE FROM ledger", "DELETE FROM ledger WHERE seq = 9"] {
+            assert!(db.execute(sql, []).unwrap_err().to_string().contains("append-only"), "{sql}");
+        }
+        let again = format!("INSERT INTO ledger SELECT 10, {} FROM ledger WHERE seq = 4", COLUMNS[1..].join(", "));
+        assert!(db.execute(&again, []).unwrap_err().to_string().contains("UNIQUE"), "an attempt ends once");
+    }
+
+    #[tokio::test]
+    async fn files_of_a_newer_version_or_of_something_else_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = sample(folder.path()).await;
+        let db = Connection::open(&path).unwrap();
+        let migrations: i64 = db.query_row("SELECT MAX(version) FROM migrations", [], |row| row.get(0)).unwrap();
+        assert_eq!(migrations, known_version());
+        db.pragma_update(None, "user_version", 99).unwrap();
+        drop(db);
+        let error = Sqlite::open(&path, Durability::Process).err().unwrap();
+        assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+        assert!(verify(&path).unwrap_err().to_string().contains("version 99"));
+
+        let other = folder.path().join("other.db");
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+        let error = Sqlite::open(&other, Durability::Process).err().unwrap().to_string();
+        assert!(error.contains("other.db") && error.contains("something else"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_row_is_read_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rows = Vec::new();
+        let all = Reader::open(&sample(folder.path()).await).unwrap();
+        all.rows(|row| {
+            rows.push(row.unwrap());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let mut odd = rows[3].clone();
+        odd.request_id = "zero \0 inside, \u{1f980} and '".into();
+        odd.backend = backend("openrouter/openai/gpt/4");
+        odd.rates.output = PicoUsd(u64::MAX);
+        odd.usage.reasoning = i64::MAX.unsigned_abs();
+        (odd.seq, odd.attempt, odd.intent, odd.kind, odd.outcome) = (1, u32::MAX, None, Kind::Intent, None);
+        let path = folder.path().join("odd.db");
+        Sqlite::open(&path, Durability::Power).unwrap().append(std::slice::from_ref(&odd)).unwrap();
+        Reader::open(&path)
+            .unwrap()
+            .rows(|row| {
+                assert_eq!(row.unwrap(), odd);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_failed_batch_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Sqlite::open(&folder.path().join("a.db"), Durability::Process).unwrap();
+        let row = |seq| Row {
+            seq,
+            ..crate::ledger::attempt::Attempt::new("scout".into(), spend(nano_per_token(), 1, growing(1)), 0, 1)
+                .intent_row(seq)
+        };
+        assert!(store.append(&[row(1), row(2), row(1)]).is_err());
+        assert_eq!(store.tail().unwrap(), Tail::default());
+        store.append(&[row(1), row(2)]).unwrap();
+        assert_eq!(store.tail().unwrap().seq, 2);
+    }
+}

@@ -1,0 +1,11 @@
+//! What the gateway sees of policies: agents, leases, budgets, the ledger and its reports.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod agents;
+mod budgets;
+mod crash;
+mod invariant;
+mod leases;
+mod ledger;
+mod setup;

@@ -1,0 +1,102 @@
+//! A small world: one configuration, a clock by hand, prices that are easy to reckon with.
+
+use jiff::Timestamp;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::Duration;
+use tollkeeper_config::{
+    AgentConfig, BackendId, BudgetConfig, Config, PicoUsd, Price, PriceSource, Rates, Secret, Usd, Window,
+};
+use tollkeeper_policies::{Agent, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
+use tollkeeper_protocol::Operation;
+use tollkeeper_protocol::usage::Usage;
+
+/// A configuration with one agent, `scout`, whose key is `scout-key`.
+pub(crate) fn config(budgets: &[(Window, i64)]) -> Config {
+    let mut config = tollkeeper_config::parse("", Path::new("/nowhere/test.toml"), &|_| None).unwrap();
+    config.agents.clear();
+    add_agent(&mut config, "scout", budgets);
+    config
+}
+
+pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64)]) {
+    let budgets = budgets.iter().map(|(window, limit)| BudgetConfig { window: *window, limit: Usd(*limit) }).collect();
+    let key = Secret::new(format!("{name}-key"));
+    let agent = AgentConfig { name: name.to_owned(), key, models: vec!["*".to_owned()], budgets };
+    config.agents.insert(name.to_owned(), Arc::new(agent));
+}
+
+/// The same with its ledger in this folder.
+pub(crate) fn stored(folder: &Path, budgets: &[(Window, i64)]) -> Config {
+    let mut config = config(budgets);
+    config.store.path = folder.join("tollkeeper.db");
+    config
+}
+
+/// A clock, and the hand that sets it.
+pub(crate) fn clock(at: &str) -> (Clock, Hand) {
+    let hand = Hand(Arc::new(AtomicI64::new(0)));
+    hand.set(at);
+    (Clock::fixed(hand.0.clone()), hand)
+}
+
+/// Sets a clock.
+#[derive(Clone)]
+pub(crate) struct Hand(Arc<AtomicI64>);
+
+impl Hand {
+    pub(crate) fn set(&self, at: &str) {
+        self.0.store(at.parse::<Timestamp>().unwrap().as_millisecond(), Relaxed);
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Relaxed);
+    }
+}
+
+pub(crate) fn scout(policies: &Policies) -> Arc<Agent> {
+    policies.authenticate("scout-key").unwrap()
+}
+
+/// One nano-dollar per token of either kind, so that tokens read as money.
+pub(crate) fn nano_per_token() -> Price {
+    price(1_000, 1_000)
+}
+
+/// Pico-dollars per token of input (cached or not) and of output.
+pub(crate) fn price(input: u64, output: u64) -> Price {
+    let input = PicoUsd(input);
+    let base = Rates { input, cached_input: input, cache_write: input, output: PicoUsd(output) };
+    Price { base, above: Vec::new(), source: PriceSource::File }
+}
+
+pub(crate) fn spend(price: Price, input_tokens: u64, output: OutputBound) -> Spend {
+    Spend {
+        request_id: "req-1".into(),
+        attempt: 1,
+        operation: Operation::Chat,
+        alias: "cloud/fast".into(),
+        backend: BackendId::Remote { provider: "openai".into(), model: "small".into() },
+        price,
+        catalog_version: "2026-01-01".into(),
+        input_tokens,
+        output,
+    }
+}
+
+/// A stream's bound without a maximum.
+pub(crate) fn growing(slice: u64) -> OutputBound {
+    OutputBound::Growing { slice, max: None }
+}
+
+/// A finished answer with these tokens, as the backend counted them.
+pub(crate) fn used(input: u64, output: u64) -> Settlement {
+    Settlement {
+        usage: Usage { input, output, ..Usage::default() },
+        estimated: false,
+        outcome: Outcome::Done,
+        ttft: Some(Duration::from_millis(3)),
+        duration: Duration::from_millis(40),
+    }
+}
