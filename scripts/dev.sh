@@ -187,7 +187,7 @@ tests() {
     say "building the binary that the tests drive"
     cargo build "${locked[@]}" --workspace --bin tollkeeper
     say "running the tests"
-    cargo test "${locked[@]}" --workspace
+    cargo test "${locked[@]}" --workspace --no-fail-fast
 }
 
 # What takes minutes: the property tests with forty times their cases, then the integration tests marked #[ignore].
