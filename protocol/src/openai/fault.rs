@@ -36,12 +36,15 @@ impl ErrorBody {
 
 /// Most characters of a provider's message that are passed on.
 const MAX_MESSAGE: usize = 1000;
+/// Most bytes of an error that are read.
+const MAX_BODY: usize = 64 * 1024;
 
 /// Reads any provider's error answer: OpenAI's shape and its many variations, plain text, HTML or nothing.
 ///
 /// `status` is the HTTP status; 200 for an error inside a stream or a body that was sent as a success. `retry_after` is what the
 /// headers said. The message is cut to a bearable length, and words that look like keys are taken out of it.
 pub fn decode_error(status: u16, retry_after: Option<Duration>, body: &[u8]) -> ProviderFault {
+    let body = &body[..body.len().min(MAX_BODY)];
     let said = serde_json::from_slice(body).map_or_else(|_| Said::from_text(body), Said::from_json);
     let own_status = (400..=599).contains(&status).then_some(status);
     let status = own_status.or(said.status);
@@ -70,7 +73,7 @@ struct Said {
 
 impl Said {
     fn from_text(body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(&body[..body.len().min(16 * 1024)]);
+        let text = String::from_utf8_lossy(body);
         let lower = text.to_ascii_lowercase();
         let is_html = lower.trim_start().starts_with('<');
         let message = match (lower.find("<title>"), lower.find("</title>")) {

@@ -55,6 +55,11 @@ impl Fields {
         self.map.get_mut(name).map(Value::take).filter(|value| !value.is_null())
     }
 
+    /// The value, without taking it.
+    pub(super) fn peek(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+
     /// The fields nobody took.
     pub(super) fn rest(mut self) -> Map<String, Value> {
         self.map.retain(|name, _| !self.taken.contains(&name.as_str()));

@@ -16,14 +16,23 @@ const MAX_STOPS: usize = 16;
 /// Most answers to one prompt.
 const MAX_ANSWERS: u32 = 16;
 
+/// Most values in a body, counted by the bytes that can begin one (in texts too): each takes up to some hundred bytes of memory,
+/// many times of what it takes in the body.
+const MAX_VALUES: usize = 1_000_000;
+
 /// Decodes the body of a request.
 ///
 /// # Errors
-/// The body is not JSON, or a known field is missing, of the wrong type or out of range: the message names the field and says
+/// The body is not JSON, is made of too many values, or a known field is missing, of the wrong type or out of range: the message names the field and says
 /// what it must be.
 pub fn decode_request(op: Operation, body: &[u8]) -> Result<Request, DecodeError> {
     if body.trim_ascii().is_empty() {
         return Err(DecodeError::new("the request body is empty: send a JSON object"));
+    }
+    if body.len() > MAX_VALUES && body.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES {
+        let message =
+            format!("the request body has more than {MAX_VALUES} values: send less, or split it into several requests");
+        return Err(DecodeError::new(message));
     }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| DecodeError::new(format!("the request body is not valid JSON: {error}")))?;
@@ -171,9 +180,13 @@ fn include_usage(fields: &mut Fields) -> Result<bool, DecodeError> {
 }
 
 fn top_logprobs(fields: &mut Fields) -> Result<Option<u8>, DecodeError> {
-    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let (wanted, least) = match fields.peek("logprobs") {
+        // Some servers take the number of alternatives here.
+        Some(Value::Number(_)) => (true, fields.integer("logprobs", 0..=20)?.unwrap_or(0)),
+        _ => (fields.flag("logprobs")?.unwrap_or(false), 0),
+    };
     match fields.integer("top_logprobs", 0..=20)? {
-        top if wanted => Ok(Some(top.unwrap_or(0))),
+        top if wanted => Ok(Some(top.unwrap_or(least))),
         None | Some(0) => Ok(None),
         Some(_) => Err(DecodeError::at("top_logprobs", "`top_logprobs` needs `logprobs` to be true")),
     }

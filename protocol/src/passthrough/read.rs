@@ -128,9 +128,9 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The reported usage; Groq's own place for it only counts when the usual one is empty.
+    /// The reported usage; Groq's and Moonshot's own places for it only count when the usual one is empty.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.usage.usage().or_else(|| self.groq.usage.usage())
+        [&self.usage, &self.groq.usage, &self.choices.usage].into_iter().find_map(UsageFields::usage)
     }
 
     pub(crate) fn is_error(&self) -> bool {
@@ -182,6 +182,7 @@ pub(crate) struct Choices {
     pub(crate) finish: Option<FinishReason>,
     /// Some choice is an error (OpenRouter has put errors there).
     is_error: bool,
+    usage: UsageFields,
 }
 
 impl Read for Choices {
@@ -191,6 +192,7 @@ impl Read for Choices {
         self.text_bytes += choice.text_bytes();
         self.finish = self.finish.or(choice.finish.reason);
         self.is_error |= choice.error.0;
+        self.usage = choice.usage;
         Ok(true)
     }
 }
@@ -202,6 +204,7 @@ struct Choice {
     text: TextBytes,
     finish: Word,
     error: Given,
+    usage: UsageFields,
 }
 
 impl Choice {
@@ -219,6 +222,7 @@ impl Read for Choice {
             "text" => self.text = next(map)?,
             "finish_reason" => self.finish = next(map)?,
             "error" => self.error = next(map)?,
+            "usage" => self.usage = next(map)?,
             _ => skip(map)?,
         }
         Ok(())

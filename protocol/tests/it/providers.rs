@@ -298,4 +298,6 @@ fn usage_is_read_in_every_spelling() {
         assert_eq!(peek.usage, expected, "{given}");
         assert!(peek.no_choices);
     }
+    let moonshot = br#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3}}]}"#;
+    assert_eq!(peek_chunk(moonshot).unwrap().usage, Some(usage(2, 0, 3, 0)));
 }

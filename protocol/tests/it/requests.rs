@@ -128,6 +128,7 @@ fn defaults_and_other_forms() {
     assert_eq!(chat(&with(json!({"top_k": -1}))).unwrap().sampling.top_k, None);
     assert_eq!(chat(&with(json!({"repetition_penalty": 1.5}))).unwrap().sampling.repeat_penalty, Some(1.5));
     assert_eq!(chat(&with(json!({"logprobs": true}))).unwrap().top_logprobs, Some(0));
+    assert_eq!(chat(&with(json!({"logprobs": 4}))).unwrap().top_logprobs, Some(4));
     let schema = json!({"response_format": {"type": "json_object", "schema": {"type": "object"}}});
     let schema = chat(&with(schema)).unwrap().response_format;
     assert_eq!(schema, ResponseFormat::JsonSchema(json!({"schema": {"type": "object"}})));
@@ -291,6 +292,10 @@ fn what_is_no_object_is_refused() {
         ("{\"model\":", "the request body is not valid JSON: EOF"),
         ("[1]", "the request body must be an object, got an array"),
         ("null", "the request body must be an object, got null"),
+        (
+            &format!(r#"{{"model":"m","x":[{}]}}"#, "[[[]]],".repeat(300_000)),
+            "the request body has more than 1000000 values",
+        ),
     ] {
         let error = decode_request(Operation::Chat, body.as_bytes()).unwrap_err();
         assert!(error.message.starts_with(message) && error.param.is_none(), "{body}: {error}");
