@@ -190,10 +190,11 @@ tests() {
     cargo test "${locked[@]}" --workspace --no-fail-fast
 }
 
-# What takes minutes: the property tests with forty times their cases, then the integration tests marked #[ignore].
+# What takes minutes: the property tests with forty times their cases, the trainer's tests, and the integration tests marked #[ignore].
 tests_long() {
     setup_tests
     PROPTEST_CASES=10000 cargo test "${locked[@]}" -p tollkeeper-protocol -p tollkeeper-config -p tollkeeper-router -p tollkeeper-policies
+    cargo test --release "${locked[@]}" -p tollkeeper-models --features train
     cargo build "${locked[@]}" --workspace --bin tollkeeper
     cargo test "${locked[@]}" -p tollkeeper-tests -- --ignored
 }
@@ -212,7 +213,13 @@ dashboards() {
 }
 
 format() { cargo fmt --all --check; }
-clippy() { cargo clippy "${locked[@]}" --workspace --all-targets -- -D warnings; }
+
+# The trainer of the shipped model is behind a feature, and on its own, so that its dependencies do not change what the gateway is built of.
+clippy() {
+    cargo clippy "${locked[@]}" --workspace --all-targets -- -D warnings
+    cargo clippy "${locked[@]}" -p tollkeeper-models --all-targets --features train -- -D warnings
+}
+
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps; }
 
 # Licences, banned and duplicate crates, sources. Advisories need a database from the network: `cargo deny check advisories`.
