@@ -6,7 +6,8 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tollkeeper_config::AgentConfig;
 
-/// An agent as configured when it was looked up. Its limits are not in here: they hold at once when the configuration changes.
+/// An agent as configured when it was looked up. Its limits are not in here: they hold at once when the configuration
+/// changes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Agent {
     /// Its name in logs, metrics and the ledger.
@@ -60,8 +61,8 @@ impl Roster {
         Self(by_key)
     }
 
-    /// The agent with this key. The table is searched by hash, and the hash found is then compared in constant time, so that timing tells
-    /// nothing that helps to guess a key.
+    /// The agent with this key. The table is searched by hash, and the hash found is then compared in constant time, so
+    /// that timing tells nothing that helps to guess a key.
     pub(crate) fn find(&self, key: &str) -> Option<&Arc<Agent>> {
         let hash = KeyHash::of(key);
         self.0.get(&hash).filter(|agent| bool::from(agent.key.0.ct_eq(&hash.0)))

@@ -1,11 +1,12 @@
 //! Caps per calendar window, and the counters under them.
 //!
-//! A lease, its extensions and its settlement all count in the windows in which it was admitted, however long it runs: so a ledger row says by
-//! its admission time alone what it counts towards, and what was granted at 23:59 cannot eat tomorrow's budget. A stream that outlives its
-//! window goes on spending what that window has left.
+//! A lease, its extensions and its settlement all count in the windows in which it was admitted, however long it runs:
+//! so a ledger row says by its admission time alone what it counts towards, and what was granted at 23:59 cannot eat
+//! tomorrow's budget. A stream that outlives its window goes on spending what that window has left.
 //!
-//! Time never runs backwards here: while the clock is behind the latest time seen, that time stands still. A closed window is therefore never
-//! entered again within a process. After a restart the clock is believed, and charges dated after the window's start all count in it.
+//! Time never runs backwards here: while the clock is behind the latest time seen, that time stands still. A closed
+//! window is therefore never entered again within a process. After a restart the clock is believed, and charges dated
+//! after the window's start all count in it.
 
 use crate::clock::Clock;
 use crate::denied::{Denied, Scope};
@@ -46,7 +47,8 @@ pub(crate) struct Accounts {
     list: Vec<Account>,
 }
 
-/// One agent's limits, and its counters for every window whether limited or not: a limit that is added later counts what was spent before.
+/// One agent's limits, and its counters for every window whether limited or not: a limit that is added later counts
+/// what was spent before.
 #[derive(Debug)]
 struct Account {
     name: Arc<str>,
@@ -128,7 +130,8 @@ impl Accounts {
         Ok(grant)
     }
 
-    /// Extends a lease admitted at `admitted` that holds `held` so that it covers `want` output tokens, or fewer but at least `least`.
+    /// Extends a lease admitted at `admitted` that holds `held` so that it covers `want` output tokens, or fewer but at
+    /// least `least`.
     pub(crate) fn extend(
         &mut self,
         account: usize,
@@ -146,12 +149,17 @@ impl Accounts {
 
     /// Ends a lease that holds `held` and cost `cost`. Returns what the tightest budget can still lease at `now`.
     pub(crate) fn close(&mut self, account: usize, admitted: i64, now: i64, held: Usd, cost: Usd) -> Option<Usd> {
-        let account = &mut self.list[account];
-        account.at(admitted, |period| {
+        self.list[account].at(admitted, |period| {
             period.leased -= i128::from(held.0);
             period.settled += i128::from(cost.0);
             period.open -= 1;
         });
+        self.remaining(account, now)
+    }
+
+    /// What the tightest budget of an account can still lease at `now`, never below zero.
+    pub(crate) fn remaining(&mut self, account: usize, now: i64) -> Option<Usd> {
+        let account = &mut self.list[account];
         account.roll(now);
         account.tightest(now).map(|(.., room)| amount(room.max(0)))
     }

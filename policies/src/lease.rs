@@ -1,8 +1,9 @@
 //! The right to spend up to an amount, held while one attempt runs.
 //!
-//! What is leased is in the budgets at once, and on record soon: the intent before the attempt may be dispatched, each extension with the next
-//! commit. So a crash can forget of a stream only what the extensions of its last few milliseconds granted; [`Lease::secured`] waits for even
-//! those, for who must never deliver a token that is not on record.
+//! What is leased is in the budgets at once, and on record soon: the intent before the attempt may be dispatched, each
+//! extension with the next commit. So a crash can forget of a stream only what the extensions of its last few
+//! milliseconds granted; [`Lease::secured`] waits for even those, for who must never deliver a token that is not on
+//! record.
 
 use crate::Shared;
 use crate::denied::Denied;
@@ -58,7 +59,8 @@ impl Spend {
 /// How much output a lease covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputBound {
-    /// This many tokens at once (unary calls to the cloud, embeddings with 0), or as many as the budgets afford, at least one.
+    /// This many tokens at once (unary calls to the cloud, embeddings with 0), or as many as the budgets afford, at
+    /// least one.
     Whole(u64),
     /// Start with a slice, or with what is affordable but at least one token, and extend with [`Lease::cover`].
     Growing {
@@ -112,8 +114,8 @@ pub struct Settlement {
     pub duration: Duration,
 }
 
-/// The right to spend on one attempt. End it with [`settle`](Self::settle) or [`release`](Self::release); dropped without, it is charged as
-/// "aborted": its input and what [`cover`](Self::cover) was told.
+/// The right to spend on one attempt. End it with [`settle`](Self::settle) or [`release`](Self::release); dropped
+/// without, it is charged as "aborted": its input and what [`cover`](Self::cover) was told.
 #[must_use = "a lease that is dropped charges its input"]
 pub struct Lease {
     shared: Arc<Shared>,
@@ -133,7 +135,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease from the budgets, and has the intent recorded. Whoever drops the future of this gives everything back.
+    /// Takes the lease from the budgets, and has the intent recorded. Whoever drops the future of this gives everything
+    /// back.
     pub(crate) async fn admit(
         shared: &Arc<Shared>,
         agent: Arc<str>,
@@ -165,7 +168,8 @@ impl Lease {
         Ok(lease)
     }
 
-    /// `Some(n)`: the answer must be limited to `n` tokens because the budgets afford no more than that of an [`OutputBound::Whole`].
+    /// `Some(n)`: the answer must be limited to `n` tokens because the budgets afford no more than that of an
+    /// [`OutputBound::Whole`].
     pub fn output_limit(&self) -> Option<u64> {
         match self.attempt.spend.output {
             OutputBound::Whole(tokens) => (self.covered < tokens).then_some(self.covered),
@@ -173,10 +177,12 @@ impl Lease {
         }
     }
 
-    /// Makes sure that so many output tokens in all are paid for, extending the lease when needed: call it before tokens are delivered.
+    /// Makes sure that so many output tokens in all are paid for, extending the lease when needed: call it before
+    /// tokens are delivered.
     ///
-    /// The lease grows by whole slices while the budgets afford them, then by what they have left. Refused are exactly the tokens that they
-    /// cannot pay; the lease then stays as it was. While the ledger cannot be written, no lease grows.
+    /// The lease grows by whole slices while the budgets afford them, then by what they have left. Refused are exactly
+    /// the tokens that they cannot pay; the lease then stays as it was. While the ledger cannot be written, no lease
+    /// grows.
     pub fn cover(&mut self, output_tokens: u64) -> Result<(), Denied> {
         let tokens = output_tokens.min(MOST_TOKENS);
         if tokens > self.covered {
@@ -223,8 +229,8 @@ impl Lease {
         self.held
     }
 
-    /// Returns when everything that is covered is on record, which it mostly is already: a token delivered after this is not forgotten even by
-    /// a crash. Refused when the ledger fails first.
+    /// Returns when everything that is covered is on record, which it mostly is already: a token delivered after this
+    /// is not forgotten even by a crash. Refused when the ledger fails first.
     pub async fn secured(&self) -> Result<(), Denied> {
         self.shared.ledger.recorded(&self.attempt, self.logged).await
     }

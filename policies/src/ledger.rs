@@ -1,8 +1,10 @@
-//! The ledger: what was admitted, granted, charged and released, in an append-only, hash-chained table that outlives the process.
+//! The ledger: what was admitted, granted, charged and released, in an append-only, hash-chained table that outlives
+//! the process.
 //!
-//! An intent is on record before its attempt is dispatched. Extensions and closing rows are handed over without waiting. One thread writes all
-//! that is queued in one transaction, so that many requests share a commit. When the store fails, nothing is admitted; what was handed over is
-//! kept and tried again until it is written, and it is bounded because each open attempt holds a place.
+//! An intent is on record before its attempt is dispatched. Extensions and closing rows are handed over without
+//! waiting. One thread writes all that is queued in one transaction, so that many requests share a commit. When the
+//! store fails, nothing is admitted; what was handed over is kept and tried again until it is written, and it is
+//! bounded because each open attempt holds a place.
 
 pub(crate) mod attempt;
 mod queue;
@@ -15,7 +17,7 @@ use crate::store::{Store, StoreError};
 use attempt::{Attempt, Closing, Intent};
 use queue::{Job, Queue};
 use row::{Kind, Row};
-use status::Status;
+use status::{PATIENCE, Status};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -90,10 +92,10 @@ impl Opened {
 }
 
 impl Ledger {
-    /// A place for an attempt, which bounds everything that is kept in memory for it until its closing row is written. Waits while the writer
-    /// is behind; is refused while the store is failing or hangs.
+    /// A place for an attempt, which bounds everything that is kept in memory for it until its closing row is written.
+    /// Waits while the writer is behind; is refused while the store is failing or hangs.
     pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Denied> {
-        if let Some(reason) = self.status.hangs() {
+        if let Some(reason) = self.status.hangs(PATIENCE) {
             return Err(Denied::StoreDown { reason });
         }
         if let Ok(place) = self.places.clone().try_acquire_owned() {
@@ -253,6 +255,7 @@ mod tests {
         memory: Memory,
         fails: bool,
         waits: bool,
+        panics: bool,
     }
 
     impl Moody {
@@ -278,6 +281,7 @@ mod tests {
         fn append(&mut self, rows: &[Row]) -> Result<(), StoreError> {
             let mood = self.0.0.lock().unwrap();
             let mut mood = self.0.1.wait_while(mood, |mood| mood.waits).unwrap();
+            assert!(!mood.panics, "the store has a bug");
             if mood.fails { Err(StoreError("the disk is full".into())) } else { mood.memory.append(rows) }
         }
 
@@ -446,6 +450,19 @@ mod tests {
         assert!(matches!(waiting.await, Err(Denied::StoreDown { .. })));
         assert!(matches!(admit(&policies, growing(1)).await, Err(Denied::StoreDown { .. })));
         store.set(|mood| mood.fails = false);
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_writer_leaves_nobody_waiting() {
+        let (policies, store) = open(true);
+        let mut stream = admit(&policies, growing(4)).await.unwrap();
+        store.set(|mood| mood.panics = true);
+        assert!(matches!(admit(&policies, growing(4)).await, Err(Denied::StoreDown { .. })));
+        assert!(matches!(admit(&policies, growing(4)).await, Err(Denied::StoreDown { .. })));
+        assert!(stream.cover(5).is_err() && !policies.store_up() && !policies.flush().await);
+        stream.settle(used(10, 4));
+        assert_eq!(state(&policies), (14, 0));
+        policies.close().await;
     }
 
     #[tokio::test]

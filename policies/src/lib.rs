@@ -1,8 +1,9 @@
 //! May this agent spend it: identity, budgets, leases, metering and the ledger.
 //!
-//! [`Policies::admit`] leases what an attempt may cost from every budget of its agent, and has the ledger record the intent before the attempt
-//! may be dispatched. The [`Lease`] grows while tokens flow and ends as a [`Charge`]. For every budget, at every instant, settled + leased stays
-//! within the limit; only a backend that reports more than was leased can exceed it, and that is recorded as an overrun.
+//! [`Policies::admit`] leases what an attempt may cost from every budget of its agent, and has the ledger record the
+//! intent before the attempt may be dispatched. The [`Lease`] grows while tokens flow and ends as a [`Charge`]. For
+//! every budget, at every instant, settled + leased stays within the limit; only a backend that reports more than was
+//! leased can exceed it, and that is recorded as an overrun.
 
 mod agent;
 mod budget;
@@ -44,7 +45,8 @@ use store::{Store, StoreError};
 use tollkeeper_config::{Config, Usd};
 use window::{WINDOWS, bounds};
 
-/// Agents, budgets and the ledger; a cheap handle. When the last handle and the last lease are gone, the ledger is closed.
+/// Agents, budgets and the ledger; a cheap handle. When the last handle and the last lease are gone, the ledger is
+/// closed.
 #[derive(Debug, Clone)]
 pub struct Policies(Arc<Shared>);
 
@@ -113,8 +115,8 @@ pub enum OpenError {
 }
 
 impl Policies {
-    /// Opens the SQLite ledger, charges what an earlier gateway left open, and counts what is already spent. The ledger is locked until
-    /// [`close`](Self::close) or until the last handle and lease are gone.
+    /// Opens the SQLite ledger, charges what an earlier gateway left open, and counts what is already spent. The ledger
+    /// is locked until [`close`](Self::close) or until the last handle and lease are gone.
     pub fn open(config: &Config, clock: Clock) -> Result<(Self, Recovered), OpenError> {
         let store = Sqlite::open(&config.store.path, config.store.durability)?;
         Self::start(config, clock, Box::new(store), true).map_err(|StoreError(reason)| OpenError::Store {
@@ -123,7 +125,8 @@ impl Policies {
         })
     }
 
-    /// Keeps the ledger in memory, where it grows with every request and is forgotten at the end: for tests and benches.
+    /// Keeps the ledger in memory, where it grows with every request and is forgotten at the end: for tests and
+    /// benches.
     pub fn in_memory(config: &Config, clock: Clock) -> Self {
         let started = Self::start(config, clock, Box::new(Memory::default()), false);
         started.expect("rows in memory can be read and no thread is started").0
@@ -166,14 +169,15 @@ impl Policies {
         self.0.roster.load().find(key).cloned()
     }
 
-    /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on. The store's path cannot change.
+    /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on. The store's
+    /// path cannot change.
     pub fn reload(&self, config: &Config) {
         let roster = enrol(config, &mut self.0.accounts());
         self.0.roster.store(Arc::new(roster));
     }
 
-    /// Leases what an attempt may cost from every budget that covers it, all or none, and waits until the intent is recorded.
-    /// Cancelling the wait releases the lease.
+    /// Leases what an attempt may cost from every budget that covers it, all or none, and waits until the intent is
+    /// recorded. Cancelling the wait releases the lease.
     pub async fn admit(&self, agent: &Arc<Agent>, spend: Spend) -> Result<Lease, Denied> {
         Lease::admit(&self.0, agent.name.clone(), agent.account, spend).await
     }
@@ -183,6 +187,13 @@ impl Policies {
         let mut accounts = self.0.accounts();
         let now = accounts.now(&self.0.clock);
         accounts.view(agent.account, now)
+    }
+
+    /// What the agent's tightest budget can still lease; `None` without budgets.
+    pub fn remaining(&self, agent: &Agent) -> Option<Usd> {
+        let mut accounts = self.0.accounts();
+        let now = accounts.now(&self.0.clock);
+        accounts.remaining(agent.account, now)
     }
 
     /// Leases that are not settled.
@@ -210,8 +221,8 @@ impl Policies {
         self.0.ledger.flush().await
     }
 
-    /// Writes what is queued and closes the ledger; later admissions are refused. Leases that are still open then become unknown charges at the
-    /// next start, so settle them first.
+    /// Writes what is queued and closes the ledger; later admissions are refused. Leases that are still open then
+    /// become unknown charges at the next start, so settle them first.
     pub async fn close(&self) {
         self.0.ledger.stop().await;
     }
@@ -238,7 +249,9 @@ impl Overruns {
     pub(crate) fn count(&self, overrun: Usd) {
         if overrun > Usd::ZERO {
             self.count.fetch_add(1, Relaxed);
-            self.nano.fetch_add(overrun.0, Relaxed);
+            let add = |sum: i64| Some(sum.saturating_add(overrun.0));
+            // The closure always gives a value, and so this cannot fail.
+            _ = self.nano.fetch_update(Relaxed, Relaxed, add);
         }
     }
 }

@@ -30,7 +30,8 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// The parts of what `usage` costs at these rates. Cached and written tokens beyond the input are counted as far as the input goes.
+    /// The parts of what `usage` costs at these rates. Cached and written tokens beyond the input are counted as far as
+    /// the input goes.
     pub(crate) fn of(rates: &Rates, usage: &Usage) -> Self {
         let cached = usage.cached_input.min(usage.input);
         let written = usage.cache_write.min(usage.input - cached);
@@ -51,8 +52,9 @@ impl Pieces {
     }
 }
 
-/// The dearest way in which so many tokens can be billed: the whole prompt at the dearest of the rates that may apply to it. A lease is the
-/// charge of this usage, so that only more tokens than were leased, never another kind of token, can cost more than the lease.
+/// The dearest way in which so many tokens can be billed: the whole prompt at the dearest of the rates that may apply
+/// to it. A lease is the charge of this usage, so that only more tokens than were leased, never another kind of token,
+/// can cost more than the lease.
 pub(crate) fn worst_case(price: &Price, input: u64, output: u64) -> Usage {
     let rates = price.rates(input);
     let mut usage = Usage { input, output, ..Usage::default() };
@@ -64,7 +66,8 @@ pub(crate) fn worst_case(price: &Price, input: u64, output: u64) -> Usage {
     usage
 }
 
-/// Most output tokens whose worst case, with this input, costs at most `room` nano-dollars; `None` when even the input does not fit.
+/// Most output tokens whose worst case, with this input, costs at most `room` nano-dollars; `None` when even the input
+/// does not fit.
 pub(crate) fn affordable(price: &Price, input: u64, room: i128) -> Option<u64> {
     let rates = price.rates(input);
     let prompt = Pieces::of(rates, &worst_case(price, input, 0));

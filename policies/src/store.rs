@@ -8,7 +8,8 @@ use crate::budget::Sums;
 use crate::ledger::row::{Hash, Row};
 use std::sync::Arc;
 
-/// A place for ledger rows: append-only, written by one thread at a time. It keeps rows and knows nothing of what they mean beyond their kind.
+/// A place for ledger rows: append-only, written by one thread at a time. It keeps rows and knows nothing of what they
+/// mean beyond their kind.
 pub(crate) trait Store: Send {
     /// The end of the chain.
     fn tail(&mut self) -> Result<Tail, StoreError>;
@@ -16,10 +17,12 @@ pub(crate) trait Store: Send {
     /// Appends all rows, or none of them. When this returns, they are as durable as the store promises.
     fn append(&mut self, rows: &[Row]) -> Result<(), StoreError>;
 
-    /// Attempts from `seq` on that have no closing row: their last row each (intent or extension), which says what they hold.
+    /// Attempts from `seq` on that have no closing row: their last row each (intent or extension), which says what they
+    /// hold.
     fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError>;
 
-    /// The costs of every agent's attempts that were admitted since these times (microseconds since 1970), one sum for each.
+    /// The costs of every agent's attempts that were admitted since these times (microseconds since 1970), one sum for
+    /// each.
     fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError>;
 }
 

@@ -21,8 +21,8 @@ pub fn window_name(window: Window) -> &'static str {
     }
 }
 
-/// First microsecond of the window that holds `at` and first microsecond after it, both since 1970. Years that a timestamp cannot hold, and
-/// totals, have no bounds.
+/// First microsecond of the window that holds `at` and first microsecond after it, both since 1970. Years that a
+/// timestamp cannot hold, and totals, have no bounds.
 pub(crate) fn bounds(window: Window, at: i64) -> (i64, i64) {
     calendar(window, at).unwrap_or((i64::MIN, i64::MAX))
 }

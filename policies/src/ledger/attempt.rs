@@ -21,7 +21,8 @@ pub(crate) struct Attempt {
     pub(super) granted: u64,
     /// Output tokens that the lease covers now; the writer reads it when it makes an extension's row.
     covered: AtomicU64,
-    /// Whether an extension waits to be made a row: then the next one only needs to raise `covered`. This bounds an attempt's share of the queue.
+    /// Whether an extension waits to be made a row: then the next one only needs to raise `covered`. This bounds an
+    /// attempt's share of the queue.
     extending: AtomicBool,
     /// Number of the intent's row; 0 until the writer gave it one. The writer's own.
     seq: AtomicI64,
@@ -90,7 +91,8 @@ impl Attempt {
         self.intent() == Intent::Recorded && self.recorded.load(SeqCst) >= covered
     }
 
-    /// Waits until the writer did something about this attempt. One waiter at a time; what happened before it waits is not missed.
+    /// Waits until the writer did something about this attempt. One waiter at a time; what happened before it waits is
+    /// not missed.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }

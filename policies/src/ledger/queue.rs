@@ -1,16 +1,18 @@
 //! Jobs for the ledger's writer thread.
 //!
-//! Bounded by construction: every job but the few that flush or stop belongs to an attempt that holds a place (see [`super::Ledger::place`]),
-//! and an attempt has at most one intent, one extension and one closing job in here. So handing a job over never waits and never fails for
-//! want of room, which is what lets a lease be settled from a destructor.
+//! Bounded by construction: every job but the few that flush or stop belongs to an attempt that holds a place (see
+//! [`super::Ledger::place`]), and an attempt has at most one intent, one extension and one closing job in here. So
+//! handing a job over never waits and never fails for want of room, which is what lets a lease be settled from a
+//! destructor.
 
 use super::attempt::{Attempt, Closing};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// How long settlements may wait for company. An intent, which somebody waits for, ends the wait at once, and so under load settlements ride
-/// along in the next intent's transaction. A crash within this time turns them into unknown charges at what was leased, never into nothing.
+/// How long settlements may wait for company. An intent, which somebody waits for, ends the wait at once, and so under
+/// load settlements ride along in the next intent's transaction. A crash within this time turns them into unknown
+/// charges at what was leased, never into nothing.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// Work for the writer.
@@ -103,6 +105,13 @@ impl Queue {
         let mut inner = self.lock();
         inner.closed |= inner.jobs.is_empty();
         inner.closed
+    }
+
+    /// Closes the queue whatever is in it, and gives that back.
+    pub(super) fn close(&self) -> Vec<Job> {
+        let mut inner = self.lock();
+        inner.closed = true;
+        std::mem::take(&mut inner.jobs)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

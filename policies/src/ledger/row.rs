@@ -175,9 +175,9 @@ impl Row {
         ]
     }
 
-    /// The hash that this row should have: SHA-256 over the columns in order without the last. Each is one byte of kind (0 null, 1 integer,
-    /// 2 text, 3 bytes), then an integer as 8 bytes, or a text or bytes as their length in 8 bytes and then themselves; all big-endian.
-    /// `buffer` is scratch space.
+    /// The hash that this row should have: SHA-256 over the columns in order without the last. Each is one byte of kind
+    /// (0 null, 1 integer, 2 text, 3 bytes), then an integer as 8 bytes, or a text or bytes as their length in 8 bytes
+    /// and then themselves; all big-endian. `buffer` is scratch space.
     pub(crate) fn digest(&self, buffer: &mut Vec<u8>) -> Hash {
         buffer.clear();
         let values = self.values();

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 /// Longer than this in one transaction, and the store is said to hang: nobody is made to wait for it any more.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Shared by the writer and the ledger's handle.
 #[derive(Debug)]
@@ -58,11 +58,18 @@ impl Status {
         }
     }
 
-    /// Why the store does not answer, when a transaction takes too long.
-    pub(super) fn hangs(&self) -> Option<Arc<str>> {
+    /// Why the store does not answer, when the transaction in progress has taken this long.
+    pub(super) fn hangs(&self, patience: Duration) -> Option<Arc<str>> {
         let since = self.busy_since.load(SeqCst).checked_sub(1)?;
-        let long = u128::from(self.elapsed().saturating_sub(since)) > PATIENCE.as_millis();
-        long.then(|| format!("it has not answered for more than {} s", PATIENCE.as_secs()).into())
+        let long = u128::from(self.elapsed().saturating_sub(since)) >= patience.as_millis();
+        long.then(|| format!("it has not answered for {} s", patience.as_secs()).into())
+    }
+
+    /// The writer is gone for good.
+    pub(super) fn gone(&self, reason: &str) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason.into();
+        self.down.store(true, SeqCst);
+        self.failed.notify_waiters();
     }
 
     /// Resolves when a transaction fails.
@@ -93,5 +100,21 @@ impl Status {
 
     fn elapsed(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_takes_too_long_is_a_hang() {
+        let status = Status::default();
+        assert_eq!(status.hangs(Duration::ZERO), None, "nothing is in progress");
+        status.begins();
+        assert_eq!(status.hangs(Duration::from_secs(3600)), None);
+        assert_eq!(status.hangs(Duration::ZERO).as_deref(), Some("it has not answered for 0 s"));
+        status.ended(None);
+        assert_eq!(status.hangs(Duration::ZERO), None);
     }
 }

@@ -53,6 +53,7 @@ impl Writer {
     /// The writer thread: returns when it was told to stop, with what is then to be answered once the store is closed.
     pub(super) fn run(mut self, queue: &Queue) -> Vec<oneshot::Sender<()>> {
         let mut batch = Vec::new();
+        let _closes = Closes { queue, status: self.status.clone() };
         loop {
             let unsaved = !self.jobs.is_empty();
             queue.take(&mut batch, unsaved.then_some(RETRY));
@@ -64,18 +65,18 @@ impl Writer {
     }
 
     /// Gives up what cannot be written.
-    pub(super) fn stop(self) -> Vec<oneshot::Sender<()>> {
+    pub(super) fn stop(mut self) -> Vec<oneshot::Sender<()>> {
         if !self.jobs.is_empty() {
             tracing::error!(
                 rows = self.jobs.len(),
                 "stopped with settlements that the ledger could not record; they become unknown charges at the next start"
             );
         }
-        self.stopping
+        std::mem::take(&mut self.stopping)
     }
 
-    /// Records a batch, in which nobody is left waiting. When the store fails, its intents are refused, and everything else is kept for the
-    /// next time. Returns whether it was told to stop.
+    /// Records a batch, in which nobody is left waiting. When the store fails, its intents are refused, and everything
+    /// else is kept for the next time. Returns whether it was told to stop.
     pub(super) fn write(&mut self, batch: &mut Vec<Job>) -> bool {
         self.jobs.append(batch);
         self.rows.clear();
@@ -92,22 +93,49 @@ impl Writer {
                 self.jobs.drain(..).for_each(|job| recorded(job, &mut self.stopping));
             }
             Err(_) => {
-                let jobs = std::mem::take(&mut self.jobs);
-                let count = jobs.len();
-                self.jobs.extend(jobs.into_iter().filter_map(|job| failed(job, &mut self.stopping)));
-                self.status.written(count - self.jobs.len());
+                for job in std::mem::take(&mut self.jobs) {
+                    self.jobs.extend(failed(job, &self.status, &mut self.stopping));
+                }
             }
         }
         !self.stopping.is_empty()
     }
-}
 
-impl Writer {
     fn append_rows(&mut self) -> Result<(), StoreError> {
         self.status.begins();
         let written = self.store.append(&self.rows);
         self.status.ended(written.as_ref().err());
         written
+    }
+}
+
+impl Drop for Writer {
+    /// Nobody is left waiting, not even by a panic.
+    fn drop(&mut self) {
+        refuse(&self.jobs);
+    }
+}
+
+/// Closes the queue when the writer's thread ends, in whichever way.
+struct Closes<'a> {
+    queue: &'a Queue,
+    status: Arc<Status>,
+}
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.status.gone("the ledger is closed");
+        refuse(&self.queue.close());
+    }
+}
+
+fn refuse(jobs: &[Job]) {
+    for job in jobs {
+        match job {
+            Job::Intent(attempt) => attempt.set_refused(),
+            Job::Extension { attempt, .. } => attempt.wake(),
+            Job::Close { .. } | Job::Flush(_) | Job::Stop(_) => {}
+        }
     }
 }
 
@@ -137,7 +165,8 @@ impl Chain {
     }
 }
 
-/// The row of a job, `seq` being its number; none for an attempt whose intent was refused, of which the ledger knows nothing.
+/// The row of a job, `seq` being its number; none for an attempt whose intent was refused, of which the ledger knows
+/// nothing.
 fn row_of(job: &mut Job, seq: i64) -> Option<Row> {
     match job {
         Job::Intent(attempt) => Some(attempt.intent_row(seq)),
@@ -163,18 +192,20 @@ fn recorded(job: Job, stopping: &mut Vec<oneshot::Sender<()>>) {
 }
 
 /// Keeps a job that the store failed on, or tells whoever waits for it that it is not recorded.
-fn failed(job: Job, stopping: &mut Vec<oneshot::Sender<()>>) -> Option<Job> {
+fn failed(job: Job, status: &Status, stopping: &mut Vec<oneshot::Sender<()>>) -> Option<Job> {
     match &job {
-        Job::Intent(attempt) => attempt.set_refused(),
         Job::Extension { attempt, .. } => {
             attempt.wake();
             return Some(job);
         }
         Job::Close { attempt, .. } if attempt.intent() != Intent::Refused => return Some(job),
-        Job::Close { .. } | Job::Flush(_) | Job::Stop(_) => {}
+        _ => status.written(1),
     }
-    if let Job::Stop(answer) = job {
-        stopping.push(answer);
+    match job {
+        Job::Intent(attempt) => attempt.set_refused(),
+        Job::Stop(answer) => stopping.push(answer),
+        // A dropped sender tells the one who waits.
+        Job::Flush(_) | Job::Extension { .. } | Job::Close { .. } => {}
     }
     None
 }

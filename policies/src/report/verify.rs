@@ -32,7 +32,8 @@ pub struct VerifyReport {
     pub cost: Usd,
     /// The sum of all overruns.
     pub overrun: Usd,
-    /// Hash of the last row, in hexadecimal. A chain cannot show that its end was cut off: who keeps this elsewhere can.
+    /// Hash of the last row, in hexadecimal. A chain cannot show that its end was cut off: who keeps this elsewhere
+    /// can.
     pub head: String,
 }
 
@@ -54,8 +55,8 @@ pub enum VerifyError {
     },
 }
 
-/// Proves the hash chain, that every attempt is closed at most once, and that every cost is its tokens times its rates, rounded up. Reads one
-/// instant of the ledger; a gateway may be writing it.
+/// Proves the hash chain, that every attempt is closed at most once, and that every cost is its tokens times its rates,
+/// rounded up. Reads one instant of the ledger; a gateway may be writing it.
 pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
     let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
     let ledger = Reader::open(path).map_err(unreadable)?;

@@ -5,8 +5,8 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Held as long as it lives, and freed by the system when the process dies. The file stays behind: removing it would let two processes lock
-/// two files of one name.
+/// Held as long as it lives, and freed by the system when the process dies. The file stays behind: removing it would
+/// let two processes lock two files of one name.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,

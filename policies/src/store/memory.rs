@@ -2,7 +2,7 @@
 
 use super::{Store, StoreError, Tail};
 use crate::budget::Sums;
-use crate::ledger::row::{Kind, Row};
+use crate::ledger::row::Row;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,12 +26,11 @@ impl Store for Memory {
     fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError> {
         let mut open = BTreeMap::new();
         for row in self.rows.iter().filter(|row| row.seq >= seq) {
-            match (row.kind, row.intent) {
-                (Kind::Intent, _) => open.insert(row.seq, row.clone()),
-                (Kind::Extension, Some(intent)) => open.insert(intent, row.clone()),
-                (_, Some(intent)) => open.remove(&intent),
-                (_, None) => None,
-            };
+            match row.intent {
+                None => _ = open.insert(row.seq, row.clone()),
+                Some(intent) if row.kind.closes() => _ = open.remove(&intent),
+                Some(intent) => _ = open.insert(intent, row.clone()),
+            }
         }
         Ok(open.into_values().collect())
     }

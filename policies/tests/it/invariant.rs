@@ -1,4 +1,5 @@
-//! For every budget, at every instant, under any interleaving: settled + leased stays within the limit. Checked against a naive book.
+//! For every budget, at every instant, under any interleaving: settled + leased stays within the limit. Checked against
+//! a naive book.
 
 use crate::setup::{Hand, clock, config, price, scout, spend, used};
 use proptest::prelude::*;

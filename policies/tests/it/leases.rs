@@ -131,6 +131,7 @@ async fn every_budget_is_charged_or_none() {
     assert!(policies.budgets(&agent).iter().all(|budget| budget.reserved == Usd::ZERO));
     let lease = policies.admit(&agent, spend(nano_per_token(), 40, OutputBound::Whole(0))).await.unwrap();
     assert!(policies.budgets(&agent).iter().all(|budget| budget.reserved == Usd(40)));
+    assert_eq!(policies.remaining(&agent), Some(Usd(10)));
     let charge = lease.settle(used(30, 0));
     assert_eq!(charge.remaining, Some(Usd(20)));
     assert!(policies.budgets(&agent).iter().all(|budget| (budget.spent, budget.reserved) == (Usd(30), Usd(0))));

@@ -1,9 +1,10 @@
 -- The ledger: one row for each thing that happens to an attempt. Columns and their meaning: src/ledger/row.rs.
+-- (Checks are written without IN: SQLite builds a table for its list at every insertion.)
 -- Times are microseconds since 1970, amounts nano-dollars, rates pico-dollars per token.
 CREATE TABLE ledger (
     seq                 INTEGER PRIMARY KEY,
     at_us               INTEGER NOT NULL,
-    kind                TEXT    NOT NULL CHECK (kind IN ('intent', 'extension', 'settlement', 'release', 'unknown')),
+    kind                TEXT    NOT NULL CHECK (kind = 'intent' OR kind = 'extension' OR kind = 'settlement' OR kind = 'release' OR kind = 'unknown'),
     intent              INTEGER CHECK ((intent IS NULL) = (kind = 'intent')),
     admitted_us         INTEGER NOT NULL,
     request_id          TEXT    NOT NULL,
@@ -26,7 +27,7 @@ CREATE TABLE ledger (
     catalog             TEXT    NOT NULL,
     cost_nano           INTEGER NOT NULL CHECK (cost_nano >= 0),
     overrun_nano        INTEGER NOT NULL CHECK (overrun_nano >= 0),
-    outcome             TEXT    CHECK ((outcome IS NOT NULL) = (kind IN ('settlement', 'release', 'unknown'))),
+    outcome             TEXT    CHECK ((outcome IS NULL) = (kind = 'intent' OR kind = 'extension')),
     ttft_ms             INTEGER,
     duration_ms         INTEGER,
     oldest_open         INTEGER NOT NULL,
@@ -34,8 +35,6 @@ CREATE TABLE ledger (
     hash                BLOB    NOT NULL
 ) STRICT;
 
--- An attempt ends once.
-CREATE UNIQUE INDEX ledger_ends ON ledger (intent) WHERE outcome IS NOT NULL;
 -- Counters at a start, and spend by time, are read from here. Rows come in the order of time, so it grows at its end.
 CREATE INDEX ledger_spend ON ledger (admitted_us, agent, cost_nano) WHERE outcome IS NOT NULL;
 
