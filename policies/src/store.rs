@@ -2,6 +2,7 @@
 
 mod lock;
 pub(crate) mod memory;
+mod mover;
 pub(crate) mod sqlite;
 
 use crate::budget::Sums;

@@ -1,6 +1,7 @@
 //! Rows in a SQLite file: the writer's side, and a read-only side for reports.
 
 use super::lock::Lock;
+use super::mover::Mover;
 use super::{Store, StoreError, Tail};
 use crate::OpenError;
 use crate::budget::Sums;
@@ -14,8 +15,6 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tollkeeper_config::{Durability, PicoUsd, Rates, Usd};
 use tollkeeper_protocol::usage::Usage;
@@ -33,9 +32,6 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Mostly little is left to move then.
 const MOST_LOG_PAGES: i64 = 8192;
 
-/// Least time between two rounds of the [`Mover`].
-const MOVE_EVERY: Duration = Duration::from_millis(200);
-
 /// The ledger's file, opened for writing by this process alone. What it holds is dropped in order: the lock last.
 pub(crate) struct Sqlite {
     mover: Mover,
@@ -44,73 +40,24 @@ pub(crate) struct Sqlite {
     _lock: Lock,
 }
 
-/// Moves the write-ahead log into the database on a thread of its own: that waits for the disk, and admissions would
-/// wait with it.
-struct Mover {
-    written: SyncSender<()>,
-    /// Dropped to stop it.
-    running: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Mover {
-    fn start(db: Connection) -> std::io::Result<Self> {
-        let (written, rounds) = sync_channel(1);
-        let (running, stopped) = channel();
-        let run = move || {
-            let mut well = true;
-            while rounds.recv().is_ok() && stopped.try_recv() != Err(TryRecvError::Disconnected) {
-                let moved = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-                if let (Err(error), true) = (&moved, well) {
-                    tracing::warn!(%error, "the ledger's write-ahead log cannot be moved into the database; it grows instead");
-                }
-                well = moved.is_ok();
-                if stopped.recv_timeout(MOVE_EVERY) != Err(RecvTimeoutError::Timeout) {
-                    return;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("ledger-log".into()).spawn(run)?;
-        Ok(Self { written, running: Some(running), thread: Some(thread) })
-    }
-
-    /// There is something to move.
-    fn wake(&self) {
-        // A full channel means that it knows already.
-        _ = self.written.try_send(());
-    }
-}
-
-impl Drop for Mover {
-    fn drop(&mut self) {
-        self.running = None;
-        self.wake();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that moves the ledger's write-ahead log panicked");
-        }
-    }
-}
-
 impl Sqlite {
     /// Opens or makes the file and its folder, locks it, and brings its schema up to date.
     pub(crate) fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
         let failed = |StoreError(reason)| OpenError::Store { path: path.to_owned(), reason: reason.to_string() };
         let real = real_path(path).map_err(|cause| failed(StoreError(cause.to_string().into())))?;
         let lock = Lock::take(&real)?;
-        let mut db = connect(&real, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
-        set_up(&db, durability).map_err(failed)?;
-        match migrate(&mut db).map_err(failed)? {
-            found if found > known_version() => {
-                Err(OpenError::Newer { path: path.to_owned(), found, known: known_version() })
-            }
-            _ => {
-                let places: Vec<String> = (1..=COLUMNS.len()).map(|place| format!("?{place}")).collect();
-                let mover = Mover::start(connect(&real, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?)
-                    .map_err(|cause| failed(StoreError(cause.to_string().into())))?;
-                let insert = format!("INSERT INTO ledger ({}) VALUES ({})", COLUMNS.join(", "), places.join(", "));
-                Ok(Self { mover, db, insert, _lock: lock })
-            }
+        let connect = || connect(&real, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed);
+        let (mut db, known) = (connect()?, known_version());
+        match version(&db).map_err(failed)? {
+            found if found > known => return Err(OpenError::Newer { path: path.to_owned(), found, known }),
+            found => set_up(&db, durability).and_then(|()| migrate(&mut db, found)).map_err(failed)?,
         }
+        let second = connect()?;
+        let move_log = move || Ok(second.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?);
+        let mover = Mover::start(move_log).map_err(failed)?;
+        let places: Vec<String> = (1..=COLUMNS.len()).map(|place| format!("?{place}")).collect();
+        let insert = format!("INSERT INTO ledger ({}) VALUES ({})", COLUMNS.join(", "), places.join(", "));
+        Ok(Self { mover, db, insert, _lock: lock })
     }
 
     fn run(&self, sql: &str) -> rusqlite::Result<()> {
@@ -163,9 +110,8 @@ fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Brings the schema up to date unless it is newer than what is known here. Returns the version found.
-fn migrate(db: &mut Connection) -> Result<i64, StoreError> {
-    let found = version(db)?;
+/// Brings the schema from version `found` up to date.
+fn migrate(db: &mut Connection, found: i64) -> Result<(), StoreError> {
     for (migration, version) in MIGRATIONS.iter().zip(1..).skip(usize::try_from(found).unwrap_or(0)) {
         let step = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         step.execute_batch(
@@ -180,7 +126,7 @@ fn migrate(db: &mut Connection) -> Result<i64, StoreError> {
         step.pragma_update(None, "user_version", version)?;
         step.commit()?;
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The schema's version; 0 for an empty file; an error for a file that is not ours.
@@ -589,7 +535,9 @@ mod tests {
 
         let other = folder.path().join("other.db");
         Connection::open(&other).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+        let before = std::fs::read(&other).unwrap();
         let error = Sqlite::open(&other, Durability::Process).err().unwrap().to_string();
+        assert_eq!(std::fs::read(&other).unwrap(), before, "it is left as it was");
         assert!(error.contains("other.db") && error.contains("something else"), "{error}");
     }
 
