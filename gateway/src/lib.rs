@@ -1,1 +1,24 @@
-//! (being written)
+//! The HTTP edge and the composition root: everything the binary does, as a library, so that tests run the real gateway in their own process.
+//!
+//! [`infer`] tells the way of one request; [`app`] holds what all requests share; [`listen`] accepts connections and drains them.
+
+mod app;
+mod auth;
+mod body;
+pub mod cli;
+mod dispatch;
+mod error;
+mod health;
+mod infer;
+mod listen;
+mod meter;
+mod metrics;
+mod models;
+mod relay;
+mod request_body;
+mod routes;
+mod stack;
+mod telemetry;
+mod unary;
+
+pub use app::{Gateway, Options, Running, StartError};

@@ -1,2 +1,10 @@
-//! The one binary: parse, init, run, drain.
-fn main() {}
+//! The one binary.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tollkeeper_gateway::cli::run()
+}

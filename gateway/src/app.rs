@@ -1,0 +1,242 @@
+//! What all requests share, how it is put together, and how it is taken down.
+
+use crate::listen::{self, Listener};
+use crate::metrics::Metrics;
+use arc_swap::ArcSwap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tollkeeper_config::Config;
+use tollkeeper_inference::{Fleet, FleetError};
+use tollkeeper_policies::{Clock, OpenError, Policies};
+
+/// What all requests share.
+pub(crate) struct App {
+    pub(crate) config: ArcSwap<Config>,
+    pub(crate) fleet: Fleet,
+    pub(crate) policies: Policies,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Clock,
+    pub(crate) draining: AtomicBool,
+    places: Arc<Semaphore>,
+    most_in_flight: usize,
+    pace: Pace,
+    ids: Ids,
+}
+
+impl App {
+    /// A place among the requests in flight, or how long it will take until one is free.
+    pub(crate) fn enter(&self) -> Result<OwnedSemaphorePermit, (usize, Duration)> {
+        self.places.clone().try_acquire_owned().map_err(|_| {
+            self.metrics.shed.inc();
+            (self.most_in_flight, self.pace.until_free(self.most_in_flight))
+        })
+    }
+
+    /// A request in flight ended after so long.
+    pub(crate) fn left(&self, after: Duration) {
+        self.pace.observe(after);
+    }
+
+    /// Requests in flight now.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.most_in_flight.saturating_sub(self.places.available_permits())
+    }
+
+    /// An id that no other request of this or any other process has, and a number that differs between requests.
+    pub(crate) fn next_id(&self) -> (Arc<str>, u64) {
+        self.ids.next()
+    }
+
+    /// Takes over what can change while running: agents, budgets, aliases, models, providers, prices. Address, TLS, store and the limits of
+    /// connections and requests in flight stay as they were at the start.
+    fn reload(&self, config: &Arc<Config>) {
+        self.fleet.reload(config);
+        self.policies.reload(config);
+        self.config.store(config.clone());
+        self.metrics.reloaded("ok");
+        tracing::info!(agents = config.agents.len(), aliases = config.aliases.len(), "configuration reloaded");
+    }
+}
+
+/// How fast requests end: a smoothed duration, from which the wait for a free place follows.
+#[derive(Default)]
+struct Pace(AtomicU64);
+
+impl Pace {
+    /// Keeps 15/16 of the old mean. Two requests that end at once may lose one of the updates, which an average can bear.
+    fn observe(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 16);
+        let old = self.0.load(Relaxed);
+        let mean = if old == 0 { micros } else { old.saturating_mul(15).saturating_add(micros) / 16 };
+        self.0.store(mean.max(1), Relaxed);
+    }
+
+    /// With all places taken, one is left every (mean duration / places).
+    fn until_free(&self, places: usize) -> Duration {
+        Duration::from_micros(self.0.load(Relaxed) / places.max(1) as u64)
+            .clamp(Duration::from_secs(1), Duration::from_secs(60))
+    }
+}
+
+/// Makes ids from a random number of the process and a counter.
+struct Ids {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    fn new() -> Self {
+        // The standard library's hash keys are random per process.
+        Self { process: RandomState::new().hash_one(std::process::id()), next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> (Arc<str>, u64) {
+        let number = self.next.fetch_add(1, Relaxed);
+        (format!("req_{:016x}{number:08x}", self.process).into(), number)
+    }
+}
+
+/// Starts gateways.
+#[derive(Debug)]
+pub struct Gateway;
+
+/// What is not configuration.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the policies take the time from.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { clock: Clock::system() }
+    }
+}
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {addr}: {reason}; choose another `server.listen` or stop what uses it")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// The certificate or key cannot be used.
+    #[error("cannot use the TLS files: {0}")]
+    Tls(String),
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    /// A provider cannot be used as configured.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+}
+
+/// A running gateway. Dropping it does not stop it; [`Running::shutdown`] does.
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    app: Arc<App>,
+    stop: CancellationToken,
+    force: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Binds, opens the ledger, starts the engines (models load in the background) and serves.
+    ///
+    /// # Errors
+    /// The address, the TLS files, the ledger or a provider's settings cannot be used.
+    #[expect(clippy::unused_async, reason = "must run inside a runtime; callers await it")]
+    pub async fn start(config: Arc<Config>, options: Options) -> Result<Running, StartError> {
+        let listener = Listener::bind(&config.server)?;
+        let addr = listener.addr;
+        let (policies, recovered) = Policies::open(&config, options.clock.clone())?;
+        if recovered.unknown > 0 {
+            tracing::warn!(
+                requests = recovered.unknown,
+                charged_usd = %recovered.amount,
+                "an earlier process left requests open; they are charged at what they had leased"
+            );
+        }
+        let fleet = Fleet::start(&config)?;
+        let metrics = Metrics::new();
+        metrics.recovered(recovered);
+        let most_in_flight = config.server.max_in_flight;
+        let app = Arc::new(App {
+            config: ArcSwap::new(config.clone()),
+            fleet,
+            policies,
+            metrics,
+            clock: options.clock,
+            draining: AtomicBool::new(false),
+            places: Arc::new(Semaphore::new(most_in_flight)),
+            most_in_flight,
+            pace: Pace::default(),
+            ids: Ids::new(),
+        });
+        let (stop, force) = (CancellationToken::new(), CancellationToken::new());
+        let server = tokio::spawn(listen::serve(app.clone(), listener, stop.clone(), force.clone()));
+        Ok(Running { addr, app, stop, force, server })
+    }
+}
+
+impl Running {
+    /// Takes over a changed configuration.
+    pub fn reload(&self, config: &Arc<Config>) {
+        self.app.reload(config);
+    }
+
+    /// A handle that takes over changed configurations from another thread.
+    pub fn reloader(&self) -> impl Fn(&Arc<Config>) + Send + Sync + 'static {
+        let app = self.app.clone();
+        move |config| app.reload(config)
+    }
+
+    /// Counts a configuration that was refused; the old one stays in force.
+    pub fn reload_refused(&self) {
+        self.app.metrics.reloaded("refused");
+    }
+
+    /// A handle for [`Running::reload_refused`].
+    pub fn refuser(&self) -> impl Fn() + Send + Sync + 'static {
+        let app = self.app.clone();
+        move || app.metrics.reloaded("refused")
+    }
+
+    /// What cuts a drain short.
+    pub fn force(&self) -> CancellationToken {
+        self.force.clone()
+    }
+
+    /// Returns when all local models are loaded or have failed.
+    pub async fn ready(&self) {
+        self.app.fleet.ready().await;
+    }
+
+    /// Stops accepting, waits for requests up to `server.drain_timeout`, cuts the rest, settles everything and closes the ledger.
+    pub async fn shutdown(self) {
+        self.app.draining.store(true, Relaxed);
+        self.stop.cancel();
+        if self.server.await.is_err() {
+            tracing::error!("the server task ended in a panic");
+        }
+        self.app.fleet.shutdown().await;
+        self.app.policies.close().await;
+    }
+}

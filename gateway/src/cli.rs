@@ -1,0 +1,98 @@
+//! The command line: what can be asked of the binary, and with which exit code it answers.
+
+mod ledger;
+mod serve;
+mod spend;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tollkeeper_config::{Config, load};
+use tollkeeper_inference::Fleet;
+
+/// An inference-aware LLM gateway. Exit codes: 0 done, 1 it could not be done (the reason is on standard error), 2 the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "tollkeeper", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads the configuration
+    Serve(serve::Serve),
+    /// Check a configuration: every mistake at once, with file, line and column
+    Check(FileArg),
+    /// What was charged, exactly, from the ledger
+    Spend(spend::Spend),
+    /// The ledger
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Prove that the ledger is whole: hashes chain, every intent has its end, every cost follows from tokens and prices
+    Verify(FileArg),
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+struct FileArg {
+    /// The configuration file
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "config/tollkeeper.toml")]
+    file: PathBuf,
+}
+
+impl FileArg {
+    fn load(&self) -> Result<Config, String> {
+        load(&self.file).map_err(|problems| problems.to_string())
+    }
+}
+
+/// Parses the command line, does what it says, and gives the exit code.
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(command) => command.run(),
+        Command::Check(file) => check(&file),
+        Command::Spend(command) => command.run(),
+        Command::Ledger(LedgerCommand::Verify(file)) => ledger::verify_file(&file),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            complain(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &FileArg) -> Result<(), String> {
+    let config = file.load()?;
+    for warning in &config.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    Fleet::check(&config).map_err(|error| error.to_string())?;
+    say(&format!(
+        "{}: good ({} agents, {} aliases, {} providers, {} local models)",
+        file.file.display(),
+        config.agents.len(),
+        config.aliases.len(),
+        config.providers.len(),
+        config.local.models.len()
+    ));
+    Ok(())
+}
+
+/// A line on standard output. A reader that left (`| head`) is no error.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on standard error.
+fn complain(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,189 @@
+//! Walks a plan: leases each attempt at its own price, sends it, and moves on when it fails before its first byte.
+
+use crate::app::App;
+use crate::error::{ApiError, BudgetStatus};
+use crate::meter::{Meter, Running};
+use crate::stack::Arrival;
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tollkeeper_config::{BackendId, Config, Resolved};
+use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
+use tollkeeper_policies::{Agent, OutputBound, Spend};
+use tollkeeper_protocol::fault::ProviderFault;
+use tollkeeper_protocol::{Operation, Request};
+use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, ask, estimate, plan};
+
+/// Output tokens that a stream's lease grows by.
+const SLICE: u64 = 512;
+
+/// A whole answer may lease so much of what is left of a budget: then several can run at once, and a request without a limit of its own does
+/// not lock the budget up. Its answer is limited to what was leased.
+const SHARE: i64 = 8;
+
+/// Output tokens that a whole answer may lease whatever its share is.
+const SMALLEST_BOUND: u64 = 4096;
+
+/// One request, decoded.
+pub(crate) struct Job<'a> {
+    pub(crate) app: &'a Arc<App>,
+    pub(crate) config: &'a Arc<Config>,
+    pub(crate) agent: &'a Arc<Agent>,
+    pub(crate) operation: Operation,
+    pub(crate) arrival: &'a Arrival,
+    pub(crate) deadline: Instant,
+    pub(crate) request: Arc<Request>,
+    pub(crate) original: Bytes,
+}
+
+/// An answer that has begun.
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    pub(crate) backend: Arc<str>,
+    pub(crate) why: String,
+    /// The answer's id where the gateway makes one.
+    pub(crate) id: Arc<str>,
+    /// Unix seconds.
+    pub(crate) created: u64,
+}
+
+impl Job<'_> {
+    /// Plans who should answer.
+    ///
+    /// # Errors
+    /// Nobody can.
+    pub(crate) fn plan(&self, resolved: Resolved) -> Result<(Ask, Plan), ApiError> {
+        let ask = ask(&self.request);
+        let candidates = resolved.targets.into_iter().filter_map(|(id, tier)| self.candidate(id, tier)).collect();
+        let plan = plan(&ask, candidates, resolved.strategy, self.arrival.seed);
+        match plan.refusal() {
+            Some((kind, why)) => Err(ApiError::NoBackend(kind, why)),
+            None => Ok((ask, plan)),
+        }
+    }
+
+    fn candidate(&self, id: BackendId, tier: u8) -> Option<Candidate> {
+        let facts = self.config.facts(&id)?;
+        let BackendState { health, in_flight, queue_tokens, .. } = self.app.fleet.snapshot(&id);
+        let health = match health {
+            BackendHealth::Ready => Health::Ready,
+            BackendHealth::Loading => Health::Loading,
+            BackendHealth::Cooling { until } => Health::Cooling { until_ms: self.unix_ms(until) },
+            BackendHealth::Unavailable(why) => Health::Unavailable(why),
+        };
+        Some(Candidate { id, tier, facts, health, in_flight, queue_tokens })
+    }
+
+    fn unix_ms(&self, moment: Instant) -> u64 {
+        let now = u64::try_from(self.app.clock.now().as_millisecond()).unwrap_or(0);
+        now + u64::try_from(moment.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0)
+    }
+
+    /// What one attempt wants to spend, and the limit that its answer must have because of that.
+    fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt) -> (Spend, Option<u64>) {
+        let local = matches!(attempt.id, BackendId::Local(_));
+        let counted = if local { self.app.fleet.input_tokens(&attempt.id, &self.request) } else { None };
+        let (output, limit) = if self.operation == Operation::Embeddings {
+            (OutputBound::Whole(0), None)
+        } else if local || ask.stream {
+            (OutputBound::Growing { slice: SLICE, max: ask.max_output }, None)
+        } else {
+            self.whole(ask, attempt)
+        };
+        let spend = Spend {
+            request_id: self.arrival.id.clone(),
+            attempt: number,
+            operation: self.operation,
+            alias: self.request.model().into(),
+            backend: attempt.id.clone(),
+            price: attempt.facts.price.clone(),
+            catalog_version: self.config.catalog.version.as_str().into(),
+            input_tokens: counted.unwrap_or(ask.input_tokens),
+            output,
+        };
+        (spend, limit)
+    }
+
+    /// The bound of a whole answer from a provider: what was asked for, else what the model can, but no more than its share of the budget.
+    fn whole(&self, ask: &Ask, attempt: &Attempt) -> (OutputBound, Option<u64>) {
+        let most = attempt.facts.max_output.unwrap_or(estimate::UNKNOWN_OUTPUT).saturating_mul(ask.answers.max(1));
+        let wanted = ask.max_output.unwrap_or(most);
+        let remaining = self.app.policies.budgets(self.agent).iter().map(|view| view.remaining.0).min();
+        let price = attempt.facts.price.rates(ask.input_tokens).output.0;
+        let (Some(remaining), true) = (remaining, price > 0) else { return (OutputBound::Whole(wanted), None) };
+        let share = u64::try_from(remaining / SHARE).unwrap_or(0).saturating_mul(1000) / price;
+        let bound = wanted.min(share.max(SMALLEST_BOUND));
+        (OutputBound::Whole(bound), (bound < wanted).then_some(bound))
+    }
+
+    fn call(&self, output_limit: Option<u64>) -> Call {
+        Call {
+            request: self.request.clone(),
+            original: self.original.clone(),
+            operation: self.operation,
+            output_limit,
+            request_id: self.arrival.id.clone(),
+            deadline: self.deadline,
+        }
+    }
+}
+
+/// Tries the plan's attempts in order until one answers.
+///
+/// # Errors
+/// The budget refuses, the request itself is at fault, or every attempt failed: then the last fault.
+pub(crate) async fn walk(job: &Job<'_>, (ask, plan): (Ask, Plan), meter: &mut Meter) -> Result<Answer, ApiError> {
+    let mut last = None;
+    for (number, attempt) in (1u32..).zip(&plan.attempts) {
+        match one(job, number, &ask, attempt, meter).await? {
+            Ok(answer) => return Ok(answer),
+            Err(fault) => {
+                meter.failed(fault.kind);
+                let backend = attempt.id.to_string();
+                tracing::debug!(request_id = %job.arrival.id, %backend, error.r#type = fault.kind.name(), %fault, "attempt failed");
+                let retryable = fault.kind.is_retryable();
+                last = Some(ApiError::Provider { backend, fault });
+                if !retryable {
+                    break;
+                }
+            }
+        }
+    }
+    // A plan without a refusal has an attempt.
+    Err(last.unwrap_or_else(|| ApiError::NotReady("the plan is empty".into())))
+}
+
+async fn one(
+    job: &Job<'_>,
+    number: u32,
+    ask: &Ask,
+    attempt: &Attempt,
+    meter: &mut Meter,
+) -> Result<Result<Answer, ProviderFault>, ApiError> {
+    let (spend, share) = job.spend(number, ask, attempt);
+    let input_tokens = spend.input_tokens;
+    let seen = matches!(spend.output, OutputBound::Growing { .. });
+    let status = BudgetStatus(job.config.server.budget_status);
+    let lease = job.app.policies.admit(job.agent, spend).await.map_err(|denied| ApiError::Denied(denied, status))?;
+    let limit = [lease.output_limit(), share].into_iter().flatten().min();
+    let backend: Arc<str> = attempt.id.to_string().into();
+    let started = Instant::now();
+    meter.begin(Running {
+        lease,
+        backend: backend.clone(),
+        provider: job.app.fleet.peer(&attempt.id).map_or("tollkeeper", |peer| peer.provider_name),
+        price: attempt.facts.price.clone(),
+        input_tokens,
+        seen,
+        started,
+    });
+    let sent = job.app.fleet.send(&attempt.id, job.call(limit)).await;
+    meter.waited(started.elapsed());
+    Ok(sent.map(|reply| Answer {
+        reply,
+        backend,
+        why: attempt.why.to_string(),
+        id: job.arrival.id.clone(),
+        created: u64::try_from(job.app.clock.now().as_second()).unwrap_or(0),
+    }))
+}

@@ -1,0 +1,225 @@
+//! Everything that can go wrong for a caller, and the only place where causes become status codes.
+
+use crate::body::Body;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use std::time::Duration;
+use tollkeeper_config::UnknownModel;
+use tollkeeper_policies::Denied;
+use tollkeeper_protocol::DecodeError;
+use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
+use tollkeeper_protocol::openai::ErrorBody;
+
+/// What the official clients look at before anything else when they decide whether to retry.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// An error as the caller gets it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("no API key was sent; send it as `Authorization: Bearer KEY`")]
+    NoKey,
+    #[error("this API key is not known here; check it against the [[agents]] of the gateway's configuration")]
+    BadKey,
+    #[error("agent `{agent}` may not use the model `{model}`; its `models` in the configuration decide")]
+    ModelForbidden { agent: String, model: String },
+    #[error("{0}")]
+    UnknownModel(UnknownModel),
+    #[error("{0}")]
+    BadRequest(DecodeError),
+    #[error("the body is larger than the limit of {limit} bytes (`server.body_limit`); send less")]
+    BodyTooLarge { limit: usize },
+    #[error("the request's body did not arrive in time (`server.body_timeout`); send it faster")]
+    BodyTimeout,
+    #[error("the request's body broke off before its end")]
+    BodyBroken,
+    #[error("there is nothing at {0}; see README.md for the endpoints")]
+    NotFound(String),
+    #[error("{path} does not know this method; use {allow}")]
+    MethodNotAllowed { path: String, allow: &'static str },
+    #[error("the gateway is at its limit of {limit} requests in flight (`server.max_in_flight`); try again in {} s", after.as_secs())]
+    Shed { limit: usize, after: Duration },
+    #[error("{0}")]
+    Denied(Denied, BudgetStatus),
+    #[error("no backend can answer this: {1}")]
+    NoBackend(FaultKind, String),
+    #[error("{backend}: {fault}")]
+    Provider { backend: String, fault: ProviderFault },
+    #[error("the request took longer than {} s (`server.request_timeout`)", .0.as_secs())]
+    TooSlow(Duration),
+    #[error("the gateway is not ready: {0}")]
+    NotReady(String),
+    #[error("this needs the operator's key (`server.admin_key`)")]
+    NotOperator,
+}
+
+/// The status of a budget refusal, as configured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BudgetStatus(pub(crate) u16);
+
+/// Status, type and code of an error, and whether the client's retry could help.
+struct Shape {
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&'static str>,
+    retry: Option<bool>,
+}
+
+const fn shape(status: StatusCode, kind: &'static str, code: Option<&'static str>, retry: Option<bool>) -> Shape {
+    Shape { status, kind, code, retry }
+}
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+impl ApiError {
+    fn shape(&self) -> Shape {
+        match self {
+            Self::NoKey | Self::BadKey => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
+            Self::NotOperator => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
+            Self::ModelForbidden { .. } => shape(StatusCode::FORBIDDEN, INVALID, Some("model_not_allowed"), None),
+            Self::UnknownModel(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("model_not_found"), None),
+            Self::BadRequest(_) | Self::BodyBroken => shape(StatusCode::BAD_REQUEST, INVALID, None, None),
+            Self::BodyTooLarge { .. } => shape(StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large"), None),
+            Self::BodyTimeout => shape(StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout"), Some(false)),
+            Self::NotFound(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), None),
+            Self::MethodNotAllowed { .. } => {
+                shape(StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed"), None)
+            }
+            Self::Shed { .. } => shape(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Some("overloaded"), None),
+            Self::Denied(Denied::Budget { .. }, status) => {
+                let status = StatusCode::from_u16(status.0).unwrap_or(StatusCode::PAYMENT_REQUIRED);
+                shape(status, "budget_exceeded", Some("budget_exceeded"), Some(false))
+            }
+            Self::Denied(Denied::StoreDown { .. }, _) => {
+                shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None)
+            }
+            Self::NotReady(_) => shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("not_ready"), None),
+            Self::TooSlow(_) => shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("request_timeout"), Some(false)),
+            Self::NoBackend(kind, _) => fault_shape(*kind),
+            Self::Provider { fault, .. } => fault_shape(fault.kind),
+        }
+    }
+
+    /// The name in metrics and logs.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NoBackend(kind, _) => kind.name(),
+            Self::Provider { fault, .. } => fault.kind.name(),
+            Self::BadRequest(_) => "bad_request",
+            Self::Shed { .. } => "shed",
+            Self::BodyBroken => "client_gone",
+            _ => self.shape().code.unwrap_or("error"),
+        }
+    }
+
+    /// How long the client should wait, when that is known.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Shed { after, .. } => Some(*after),
+            Self::Denied(Denied::StoreDown { .. }, _) | Self::NotReady(_) => Some(Duration::from_secs(1)),
+            Self::Provider { fault, .. } => match fault.kind {
+                FaultKind::RateLimited | FaultKind::Overloaded => {
+                    Some(fault.retry_after.unwrap_or(Duration::from_secs(1)))
+                }
+                _ => fault.retry_after,
+            },
+            _ => None,
+        }
+    }
+
+    /// The error in OpenAI's shape.
+    pub(crate) fn body(&self) -> ErrorBody {
+        let shape = self.shape();
+        let detail = match self {
+            Self::Provider { fault, .. } if matches!(fault.kind, FaultKind::BadRequest | FaultKind::ContextLength) => {
+                fault.detail.as_deref()
+            }
+            _ => None,
+        };
+        let param = match self {
+            Self::BadRequest(error) => error.param.clone(),
+            Self::UnknownModel(_) | Self::ModelForbidden { .. } => Some("model".to_owned()),
+            _ => detail.and_then(|detail| detail.param.clone()),
+        };
+        ErrorBody {
+            message: self.to_string(),
+            r#type: detail.and_then(|detail| detail.r#type.clone()).unwrap_or_else(|| shape.kind.to_owned()),
+            param,
+            code: detail.and_then(|detail| detail.code.clone()).or(shape.code.map(str::to_owned)),
+            budget: match self {
+                Self::Denied(denied, _) => budget(denied),
+                _ => None,
+            },
+        }
+    }
+
+    /// The response. Headers that every response carries are added by the stack.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let shape = self.shape();
+        let mut response = json(shape.status, self.body().to_json());
+        let headers = response.headers_mut();
+        if let Some(retry) = shape.retry {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(if retry { "true" } else { "false" }));
+        }
+        if let Some(after) = self.retry_after() {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Self::MethodNotAllowed { allow, .. } = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+/// A fault of a backend as the caller sees it. A refused key is the operator's matter: the caller's own key is fine, so it must not read 401.
+fn fault_shape(kind: FaultKind) -> Shape {
+    match kind {
+        FaultKind::BadRequest => shape(StatusCode::BAD_REQUEST, INVALID, None, None),
+        FaultKind::ContextLength => shape(StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"), None),
+        FaultKind::NotFound => shape(StatusCode::NOT_FOUND, INVALID, Some("model_not_found"), None),
+        FaultKind::Auth => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_auth"), Some(false)),
+        FaultKind::RateLimited => {
+            shape(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some("rate_limit_exceeded"), None)
+        }
+        FaultKind::Overloaded => shape(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Some("overloaded"), None),
+        FaultKind::Timeout => shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("provider_timeout"), None),
+        FaultKind::Connection => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_connection"), None),
+        FaultKind::Internal => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_error"), None),
+        FaultKind::Malformed => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_malformed"), None),
+        FaultKind::Unavailable => {
+            shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("backend_unavailable"), Some(false))
+        }
+    }
+}
+
+/// The `budget` object of a refusal: exact decimals, so that nobody's float rounds them.
+fn budget(denied: &Denied) -> Option<serde_json::Value> {
+    let Denied::Budget { scope, id, window, limit, spent, reserved, estimate, resets_at } = denied else {
+        return None;
+    };
+    Some(serde_json::json!({
+        "scope": scope.name(),
+        "id": **id,
+        "window": tollkeeper_policies::window_name(*window),
+        "limit_usd": limit.to_string(),
+        "spent_usd": spent.to_string(),
+        "reserved_usd": reserved.to_string(),
+        "estimate_usd": estimate.to_string(),
+        "resets_at": resets_at.map(|at| at.to_string()),
+    }))
+}
+
+/// A response with a JSON body.
+fn json(status: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A good answer in JSON.
+pub(crate) fn ok_json(body: impl Into<Bytes>) -> Response<Body> {
+    json(StatusCode::OK, body.into())
+}

@@ -1,0 +1,112 @@
+//! The way of one request, from its head to its answer: key, body, ask, plan, admit, dispatch, relay.
+
+use crate::app::App;
+use crate::body::Body;
+use crate::dispatch::{self, Job};
+use crate::error::ApiError;
+use crate::meter::Meter;
+use crate::stack::Arrival;
+use crate::{auth, relay, request_body, unary};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use tokio::time::timeout_at;
+use tollkeeper_config::Usd;
+use tollkeeper_protocol::{DecodeError, Operation, Request, openai};
+
+/// Larger bodies are decoded off the threads that serve everybody else.
+const LARGE_BODY: usize = 256 << 10;
+
+const BACKEND: HeaderName = HeaderName::from_static("x-tollkeeper-backend");
+const WHY: HeaderName = HeaderName::from_static("x-tollkeeper-why");
+const COST: HeaderName = HeaderName::from_static("x-tollkeeper-cost-usd");
+const REMAINING: HeaderName = HeaderName::from_static("x-tollkeeper-budget-remaining-usd");
+
+/// Serves one chat completion, text completion or embedding.
+///
+/// # Errors
+/// Whatever stops it before the first byte of an answer.
+pub(crate) async fn serve(
+    app: &Arc<App>,
+    operation: Operation,
+    arrival: Arrival,
+    request: HttpRequest<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    // One configuration for the whole of a request, whatever is reloaded meanwhile.
+    let config = app.config.load_full();
+    let agent = auth::agent(app, request.headers())?;
+    let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after })?;
+    let deadline = arrival.at + config.server.request_timeout;
+    let mut meter = Meter::new(app, operation, agent.clone(), (arrival.id.clone(), arrival.at), place);
+
+    let answered = timeout_at(deadline, async {
+        let body = request_body::read(request.into_body(), &config.server).await?;
+        let request = decode(operation, &body).await?;
+        let resolved = config.resolve(request.model()).map_err(ApiError::UnknownModel)?;
+        if !agent.may_use(request.model()) {
+            let model = request.model().chars().take(200).collect();
+            return Err(ApiError::ModelForbidden { agent: agent.name.to_string(), model });
+        }
+        meter.names(request.model().into(), request.stream());
+        let (request, original) = (Arc::new(request), body);
+        let job =
+            Job { app, config: &config, agent: &agent, operation, arrival: &arrival, deadline, request, original };
+        let plan = job.plan(resolved)?;
+        let answer = dispatch::walk(&job, plan, &mut meter).await?;
+        Ok((job.request, answer))
+    });
+    let outcome = answered.await.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));
+    let (request, answer) = outcome.inspect_err(|error| meter.refused(error.outcome()))?;
+
+    let head = Head { backend: answer.backend.clone(), why: answer.why.clone(), remaining: remaining(app, &agent) };
+    if request.stream() {
+        let mut response = relay::respond(answer, &request, meter, deadline);
+        head.write(None, head.remaining, response.headers_mut());
+        return Ok(response);
+    }
+    let whole = timeout_at(deadline, unary::respond(answer, &request, &mut meter)).await;
+    let outcome = whole.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));
+    let (mut response, charge) = outcome.inspect_err(|error| meter.refused(error.outcome()))?;
+    head.write(charge.map(|charge| charge.cost), charge.and_then(|charge| charge.remaining), response.headers_mut());
+    Ok(response)
+}
+
+async fn decode(operation: Operation, body: &Bytes) -> Result<Request, ApiError> {
+    if body.len() < LARGE_BODY {
+        return openai::decode_request(operation, body).map_err(ApiError::BadRequest);
+    }
+    let body = body.clone();
+    let decoded = tokio::task::spawn_blocking(move || openai::decode_request(operation, &body)).await;
+    decoded.unwrap_or_else(|_| Err(DecodeError::new("the body could not be read"))).map_err(ApiError::BadRequest)
+}
+
+/// What is left of the tightest budget; `None` without budgets.
+fn remaining(app: &App, agent: &tollkeeper_policies::Agent) -> Option<Usd> {
+    app.policies.budgets(agent).iter().map(|view| view.remaining).min()
+}
+
+/// What the answer's head says about who answered and why.
+struct Head {
+    backend: Arc<str>,
+    why: String,
+    remaining: Option<Usd>,
+}
+
+impl Head {
+    fn write(&self, cost: Option<Usd>, remaining: Option<Usd>, headers: &mut HeaderMap) {
+        let mut set = |name: HeaderName, text: &str| {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
+        };
+        set(BACKEND, &self.backend);
+        set(WHY, &self.why);
+        if let Some(cost) = cost {
+            set(COST, &cost.to_string());
+        }
+        if let Some(remaining) = remaining {
+            set(REMAINING, &remaining.to_string());
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The account of one request from its admission to its last byte: lease, tokens, times, outcome. Whatever way a request ends, dropping its
+//! meter settles the lease and writes the one log line and the metrics.
+
+use crate::app::App;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tollkeeper_config::{Price, Usd};
+use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, Settlement};
+use tollkeeper_protocol::Operation;
+use tollkeeper_protocol::event::ChatEvent;
+use tollkeeper_protocol::fault::FaultKind;
+use tollkeeper_protocol::usage::Usage;
+
+/// Text bytes per token when nobody counted: fewer than real tokenisers need for English (about four), so that an estimate is not too low.
+const BYTES_PER_TOKEN: u64 = 3;
+
+/// Tokens per second that a backend is taken to have generated when a whole answer was asked for and nobody saw it: the client left, or the
+/// time ran out. Few cloud models are faster, so the estimate is rather too high; what was leased bounds it.
+const UNSEEN_TOKENS_PER_SECOND: u64 = 100;
+
+/// One attempt at one backend, while it runs.
+pub(crate) struct Running {
+    pub(crate) lease: Lease,
+    pub(crate) backend: Arc<str>,
+    pub(crate) provider: &'static str,
+    pub(crate) price: Price,
+    /// Prompt tokens, as leased.
+    pub(crate) input_tokens: u64,
+    /// Whether the backend streams to us, so that tokens are seen as they are made.
+    pub(crate) seen: bool,
+    pub(crate) started: Instant,
+}
+
+/// The account of one request.
+pub(crate) struct Meter {
+    app: Arc<App>,
+    operation: Operation,
+    agent: Arc<Agent>,
+    alias: Arc<str>,
+    id: Arc<str>,
+    arrived: Instant,
+    streamed: bool,
+    running: Option<Running>,
+    backend: Arc<str>,
+    provider: &'static str,
+    attempts: u32,
+    attempt_duration: Duration,
+    waited: Duration,
+    first_token: Option<Duration>,
+    output: Seen,
+    usage: Option<Usage>,
+    charged: Option<(Usage, Charge)>,
+    outcome: Option<&'static str>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Output as it was seen go by.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// Tokens that the backend counted.
+    tokens: u64,
+    /// Bytes and frames of what it did not count.
+    bytes: u64,
+    frames: u64,
+}
+
+impl Seen {
+    fn tokens(self) -> u64 {
+        self.tokens + self.bytes.div_ceil(BYTES_PER_TOKEN).max(self.frames)
+    }
+}
+
+/// What metrics and the log need of a request that ended.
+pub(crate) struct Ended<'a> {
+    pub(crate) operation: Operation,
+    pub(crate) agent: &'a str,
+    pub(crate) alias: &'a str,
+    pub(crate) backend: &'a str,
+    pub(crate) provider: &'a str,
+    pub(crate) outcome: &'a str,
+    pub(crate) streamed: bool,
+    pub(crate) duration: Duration,
+    pub(crate) attempt_duration: Duration,
+    pub(crate) waited: Duration,
+    pub(crate) first_token: Option<Duration>,
+    pub(crate) usage: Usage,
+    pub(crate) cost: Option<Usd>,
+}
+
+impl Meter {
+    pub(crate) fn new(
+        app: &Arc<App>,
+        operation: Operation,
+        agent: Arc<Agent>,
+        (id, arrived): (Arc<str>, Instant),
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            app: app.clone(),
+            operation,
+            agent,
+            alias: "unknown".into(),
+            id,
+            arrived,
+            streamed: false,
+            running: None,
+            backend: "".into(),
+            provider: "",
+            attempts: 0,
+            attempt_duration: Duration::ZERO,
+            waited: Duration::ZERO,
+            first_token: None,
+            output: Seen::default(),
+            usage: None,
+            charged: None,
+            outcome: None,
+            _place: place,
+        }
+    }
+
+    /// The request names a model that is configured, and wants a stream or not.
+    pub(crate) fn names(&mut self, alias: Arc<str>, streamed: bool) {
+        self.alias = alias;
+        self.streamed = streamed;
+    }
+
+    /// The request ends with an error instead of an answer.
+    /// An attempt that is still running then has run out of time.
+    pub(crate) fn refused(&mut self, outcome: &'static str) {
+        self.close(Outcome::Fault(FaultKind::Timeout));
+        self.outcome = Some(outcome);
+    }
+
+    /// An attempt begins.
+    pub(crate) fn begin(&mut self, running: Running) {
+        if self.attempts > 0 {
+            self.app.metrics.fallback(&self.backend, &running.backend);
+        }
+        self.attempts += 1;
+        self.backend = running.backend.clone();
+        self.provider = running.provider;
+        self.output = Seen::default();
+        self.usage = None;
+        self.running = Some(running);
+    }
+
+    /// So long was spent waiting for the backend.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// The attempt failed before anything of it reached the client. What an unseen answer may have cost is charged; else nothing.
+    pub(crate) fn failed(&mut self, kind: FaultKind) {
+        let Some(running) = self.running.take() else { return };
+        self.attempt_duration = running.started.elapsed();
+        self.app.metrics.attempt(&running.backend, kind.name());
+        if kind == FaultKind::Timeout {
+            self.running = Some(running);
+            self.close(Outcome::Fault(kind));
+        } else {
+            running.lease.release(Outcome::Fault(kind));
+        }
+    }
+
+    /// Content is on its way to the client.
+    pub(crate) fn first_content(&mut self) {
+        if self.first_token.is_none() {
+            self.first_token = Some(self.arrived.elapsed());
+        }
+    }
+
+    /// The backend's own count; the last one holds.
+    pub(crate) fn reported(&mut self, usage: Usage) {
+        self.usage = Some(usage);
+    }
+
+    /// Tokens and text of a local engine's event.
+    pub(crate) fn event(&mut self, event: &ChatEvent) -> Result<(), Denied> {
+        let tokens = match event {
+            ChatEvent::Text { tokens, .. }
+            | ChatEvent::Reasoning { tokens, .. }
+            | ChatEvent::ToolCall { tokens, .. } => *tokens,
+            ChatEvent::Usage(usage) => {
+                self.reported(*usage);
+                return Ok(());
+            }
+            ChatEvent::Finish { .. } => return Ok(()),
+        };
+        self.first_content();
+        self.output.tokens += u64::from(tokens);
+        self.cover()
+    }
+
+    /// Text of a remote frame.
+    pub(crate) fn text(&mut self, bytes: usize) -> Result<(), Denied> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.first_content();
+        self.output.bytes += bytes as u64;
+        self.output.frames += 1;
+        self.cover()
+    }
+
+    /// Text of a whole answer whose tokens nobody counted.
+    pub(crate) fn whole_text(&mut self, bytes: usize) {
+        self.output.bytes += bytes as u64;
+    }
+
+    fn cover(&mut self) -> Result<(), Denied> {
+        let tokens = self.output.tokens();
+        self.running.as_mut().map_or(Ok(()), |running| running.lease.cover(tokens))
+    }
+
+    /// What the answer has used: as reported, else as estimated.
+    pub(crate) fn usage(&self) -> (Usage, bool) {
+        let Some(usage) = self.usage else {
+            let running = self.running.as_ref();
+            let input = running.map_or(0, |running| running.input_tokens);
+            let mut output = self.output.tokens();
+            if let Some(running) = running.filter(|running| !running.seen && output == 0) {
+                let unseen = running.started.elapsed().as_secs().saturating_mul(UNSEEN_TOKENS_PER_SECOND);
+                output = unseen.min(running.lease.covered());
+            }
+            return (Usage { input, output, ..Usage::default() }, true);
+        };
+        (usage, false)
+    }
+
+    /// What the answer costs, as far as it is known now.
+    pub(crate) fn cost(&self) -> Usd {
+        self.running.as_ref().map_or(Usd::ZERO, |running| running.price.charge(&self.usage().0))
+    }
+
+    /// Ends the attempt and charges it.
+    pub(crate) fn close(&mut self, outcome: Outcome) -> Option<Charge> {
+        let (usage, estimated) = self.usage();
+        let running = self.running.take()?;
+        self.attempt_duration = running.started.elapsed();
+        self.outcome = Some(outcome.name());
+        self.app.metrics.attempt(&running.backend, outcome.name());
+        let charge = running.lease.settle(Settlement {
+            usage,
+            estimated,
+            outcome,
+            ttft: self.first_token,
+            duration: self.attempt_duration,
+        });
+        if charge.overrun > Usd::ZERO {
+            tracing::warn!(request_id = %self.id, backend = %self.backend, overrun_usd = %charge.overrun, "the answer cost more than was leased");
+        }
+        self.charged = Some((usage, charge));
+        Some(charge)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let draining = self.app.draining.load(Relaxed);
+        let gone = if draining { Outcome::Drained } else { Outcome::ClientGone };
+        self.close(gone);
+        let duration = self.arrived.elapsed();
+        let (usage, charge) = self.charged.unzip();
+        let ended = Ended {
+            operation: self.operation,
+            agent: &self.agent.name,
+            alias: &self.alias,
+            backend: &self.backend,
+            provider: self.provider,
+            outcome: self.outcome.unwrap_or(gone.name()),
+            streamed: self.streamed,
+            duration,
+            attempt_duration: self.attempt_duration,
+            waited: self.waited,
+            first_token: self.first_token,
+            usage: usage.unwrap_or_default(),
+            cost: charge.map(|charge| charge.cost),
+        };
+        self.app.left(duration);
+        self.app.metrics.ended(&ended);
+        log(&ended, &self.id, self.attempts);
+    }
+}
+
+/// The one line of a request. Never its text, never its key.
+fn log(ended: &Ended<'_>, id: &str, attempts: u32) {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        request_id = id,
+        operation = ended.operation.name(),
+        agent = ended.agent,
+        alias = ended.alias,
+        backend = ended.backend,
+        outcome = ended.outcome,
+        status = if ended.outcome == "client_gone" { Some(499) } else { None },
+        stream = ended.streamed,
+        attempts,
+        input_tokens = ended.usage.input,
+        cached_tokens = ended.usage.cached_input,
+        output_tokens = ended.usage.output,
+        cost_usd = %ended.cost.unwrap_or_default(),
+        ttft_ms = ended.first_token.map(milliseconds),
+        duration_ms = milliseconds(ended.duration),
+        "request"
+    );
+}

@@ -1,0 +1,351 @@
+//! Every series that `GET /metrics` shows; `docs/metrics.md` says what each means.
+
+use crate::app::App;
+use crate::meter::Ended;
+use prometheus::{CounterVec, core::Collector};
+use prometheus::{
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+use std::time::Duration;
+use tollkeeper_config::{BackendId, Usd};
+use tollkeeper_inference::{BackendHealth, BackendState};
+use tollkeeper_policies::{Agent, Recovered, window_name};
+
+/// Nano-dollars in a dollar; metrics show money as decimal numbers, the ledger is the truth.
+const NANO: f64 = 1e9;
+const TOKEN_BUCKETS: [f64; 14] = [
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0,
+    67108864.0,
+];
+const DURATION_BUCKETS: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+const FIRST_TOKEN_BUCKETS: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const PER_TOKEN_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const OVERHEAD_BUCKETS: [f64; 12] =
+    [0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+
+/// The series and their registry.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    first_token: HistogramVec,
+    overhead: HistogramVec,
+    in_flight: IntGauge,
+    attempts: IntCounterVec,
+    fallbacks: IntCounterVec,
+    denied: IntCounterVec,
+    pub(crate) shed: IntCounter,
+    tokens: IntCounterVec,
+    cost: CounterVec,
+    budget_limit: GaugeVec,
+    budget_spent: GaugeVec,
+    budget_remaining: GaugeVec,
+    budget_reset: GaugeVec,
+    open_leases: IntGauge,
+    overruns: Gauge,
+    overrun_usd: Gauge,
+    recovered: IntCounter,
+    ledger_up: IntGauge,
+    ledger_queue: IntGauge,
+    backend_state: GaugeVec,
+    queue_depth: GaugeVec,
+    slots_busy: GaugeVec,
+    slots: GaugeVec,
+    vllm_waiting: GaugeVec,
+    vllm_running: GaugeVec,
+    vllm_kv: GaugeVec,
+    gen_ai_tokens: HistogramVec,
+    gen_ai_operation: HistogramVec,
+    gen_ai_request: HistogramVec,
+    gen_ai_first_token: HistogramVec,
+    gen_ai_per_token: HistogramVec,
+    reloads: IntCounterVec,
+}
+
+/// Registers series while they are made, so that none can be forgotten.
+struct Maker(Registry);
+
+impl Maker {
+    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("names and labels of metrics are constants that follow Prometheus' rules");
+        self.0.register(Box::new(collector.clone())).expect("every metric has a name of its own");
+        collector
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(Opts::new(name, help), labels))
+    }
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let make = Maker(Registry::new());
+        let gen_ai = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"];
+        let gen_ai_error = [gen_ai[0], gen_ai[1], gen_ai[2], "error_type"];
+        let gen_ai_type = [gen_ai[0], gen_ai[1], "gen_ai_token_type", gen_ai[2]];
+        let budget = ["agent", "window"];
+        let build = make.gauges("tollkeeper_build_info", "Which build this is.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Self {
+            requests: make.counters(
+                "tollkeeper_requests_total",
+                "Requests that ended.",
+                &["agent", "alias", "backend", "operation", "outcome"],
+            ),
+            request_duration: make.histograms(
+                "tollkeeper_request_duration_seconds",
+                "From the request's head to the last byte of the answer.",
+                &["operation", "outcome"],
+                &DURATION_BUCKETS,
+            ),
+            first_token: make.histograms(
+                "tollkeeper_time_to_first_token_seconds",
+                "From the request's head to the first byte of the answer's content.",
+                &["operation", "backend"],
+                &FIRST_TOKEN_BUCKETS,
+            ),
+            overhead: make.histograms(
+                "tollkeeper_gateway_overhead_seconds",
+                "Time up to the first byte that was not spent waiting for the backend.",
+                &["operation"],
+                &OVERHEAD_BUCKETS,
+            ),
+            in_flight: make.gauge("tollkeeper_in_flight_requests", "Requests being served now."),
+            attempts: make.counters("tollkeeper_attempts_total", "Tries at a backend.", &["backend", "result"]),
+            fallbacks: make.counters("tollkeeper_fallbacks_total", "Moves to the next target.", &["from", "to"]),
+            denied: make.counters(
+                "tollkeeper_denied_total",
+                "Requests refused before any backend saw them.",
+                &["agent", "reason"],
+            ),
+            shed: make.counter("tollkeeper_shed_total", "Requests refused because max_in_flight was reached."),
+            tokens: make.counters("tollkeeper_tokens_total", "Tokens metered.", &["agent", "backend", "type"]),
+            cost: make.add(CounterVec::new(
+                Opts::new("tollkeeper_cost_usd_total", "What was charged since the process started."),
+                &["agent", "backend"],
+            )),
+            budget_limit: make.gauges("tollkeeper_budget_limit_usd", "The cap of a budget.", &budget),
+            budget_spent: make.gauges("tollkeeper_budget_spent_usd", "Settled in the current window.", &budget),
+            budget_remaining: make.gauges("tollkeeper_budget_remaining_usd", "What may still be leased.", &budget),
+            budget_reset: make.gauges(
+                "tollkeeper_budget_reset_timestamp_seconds",
+                "When the window ends, Unix time.",
+                &budget,
+            ),
+            open_leases: make.gauge("tollkeeper_open_leases", "Leases of requests that are still running."),
+            overruns: make
+                .add(Gauge::new("tollkeeper_lease_overruns_total", "Requests that cost more than was leased.")),
+            overrun_usd: make.add(Gauge::new("tollkeeper_lease_overrun_usd_total", "By how much.")),
+            recovered: make.counter(
+                "tollkeeper_recovered_unknown_total",
+                "Requests left open by an earlier process and charged as leased.",
+            ),
+            ledger_up: make.gauge("tollkeeper_ledger_up", "Whether the ledger can be written."),
+            ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
+            backend_state: make.gauges("tollkeeper_backend_state", "0 healthy, 1 partial, 2 down.", &["backend"]),
+            queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
+            slots_busy: make.gauges("tollkeeper_local_slots_busy", "Slots that are decoding.", &["model"]),
+            slots: make.gauges("tollkeeper_local_slots", "Slots there are.", &["model"]),
+            vllm_waiting: make.gauges("vllm:num_requests_waiting", "Requests waiting for a slot.", &["model_name"]),
+            vllm_running: make.gauges("vllm:num_requests_running", "Requests in a slot.", &["model_name"]),
+            vllm_kv: make.gauges("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", &["model_name"]),
+            gen_ai_tokens: make.histograms(
+                "gen_ai_client_token_usage",
+                "Tokens of a request by type.",
+                &gen_ai_type,
+                &TOKEN_BUCKETS,
+            ),
+            gen_ai_operation: make.histograms(
+                "gen_ai_client_operation_duration_seconds",
+                "Duration of the call to the backend.",
+                &gen_ai_error,
+                &DURATION_BUCKETS,
+            ),
+            gen_ai_request: make.histograms(
+                "gen_ai_server_request_duration_seconds",
+                "Duration of the request.",
+                &gen_ai_error,
+                &DURATION_BUCKETS,
+            ),
+            gen_ai_first_token: make.histograms(
+                "gen_ai_server_time_to_first_token_seconds",
+                "Time to the first token.",
+                &gen_ai,
+                &FIRST_TOKEN_BUCKETS,
+            ),
+            gen_ai_per_token: make.histograms(
+                "gen_ai_server_time_per_output_token_seconds",
+                "Time per output token after the first.",
+                &gen_ai,
+                &PER_TOKEN_BUCKETS,
+            ),
+            reloads: make.counters(
+                "tollkeeper_config_reloads_total",
+                "Tries to take over a changed file.",
+                &["result"],
+            ),
+            registry: make.0,
+        }
+    }
+
+    pub(crate) fn recovered(&self, recovered: Recovered) {
+        self.recovered.inc_by(recovered.unknown);
+    }
+
+    pub(crate) fn reloaded(&self, result: &str) {
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// One try at a backend ended so.
+    pub(crate) fn attempt(&self, backend: &str, result: &str) {
+        self.attempts.with_label_values(&[backend, result]).inc();
+    }
+
+    /// A request moved on.
+    pub(crate) fn fallback(&self, from: &str, to: &str) {
+        self.fallbacks.with_label_values(&[from, to]).inc();
+    }
+
+    /// A request ended, with or without an answer.
+    pub(crate) fn ended(&self, ended: &Ended<'_>) {
+        let Ended { agent, alias, backend, outcome, duration, .. } = *ended;
+        let operation = ended.operation.name();
+        self.requests.with_label_values(&[agent, alias, backend, operation, outcome]).inc();
+        self.request_duration.with_label_values(&[operation, outcome]).observe(duration.as_secs_f64());
+        if backend.is_empty() {
+            self.denied.with_label_values(&[agent, outcome]).inc();
+            return;
+        }
+        let gen_ai = [operation, ended.provider, backend];
+        let error = if matches!(outcome, "done" | "budget_stop") { "" } else { outcome };
+        let gen_ai_error = [operation, ended.provider, backend, error];
+        self.gen_ai_request.with_label_values(&gen_ai_error).observe(duration.as_secs_f64());
+        self.gen_ai_operation.with_label_values(&gen_ai_error).observe(ended.attempt_duration.as_secs_f64());
+        if let Some(first) = ended.first_token {
+            self.first_token.with_label_values(&[operation, backend]).observe(first.as_secs_f64());
+            self.gen_ai_first_token.with_label_values(&gen_ai).observe(first.as_secs_f64());
+            let overhead = first.saturating_sub(ended.waited);
+            self.overhead.with_label_values(&[operation]).observe(overhead.as_secs_f64());
+            self.per_token(&gen_ai, ended, duration.saturating_sub(first));
+        }
+        self.metered(ended);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "an average over fewer than 2^52 tokens")]
+    fn per_token(&self, gen_ai: &[&str; 3], ended: &Ended<'_>, decoding: Duration) {
+        if ended.streamed && ended.usage.output > 1 {
+            let each = decoding.as_secs_f64() / (ended.usage.output - 1) as f64;
+            self.gen_ai_per_token.with_label_values(gen_ai).observe(each);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "metrics are for looking at; the ledger holds the exact figures")]
+    fn metered(&self, ended: &Ended<'_>) {
+        let Some(cost) = ended.cost else { return };
+        let (agent, backend, usage) = (ended.agent, ended.backend, ended.usage);
+        let types = [
+            ("input", usage.input),
+            ("cached_input", usage.cached_input),
+            ("cache_write", usage.cache_write),
+            ("output", usage.output),
+            ("reasoning", usage.reasoning),
+        ];
+        for (kind, tokens) in types.into_iter().filter(|(_, tokens)| *tokens > 0) {
+            self.tokens.with_label_values(&[agent, backend, kind]).inc_by(tokens);
+        }
+        self.cost.with_label_values(&[agent, backend]).inc_by(usd(cost).max(0.0));
+        for (kind, tokens) in [("input", usage.input), ("output", usage.output)] {
+            let labels = [ended.operation.name(), ended.provider, kind, backend];
+            self.gen_ai_tokens.with_label_values(&labels).observe(tokens as f64);
+        }
+    }
+
+    /// The text of `/metrics`; gauges are read from their sources now.
+    pub(crate) fn render(&self, app: &App) -> Vec<u8> {
+        self.read_gauges(app);
+        let mut text = Vec::with_capacity(32 << 10);
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => text,
+            Err(error) => format!("# metrics could not be written: {error}\n").into_bytes(),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    fn read_gauges(&self, app: &App) {
+        self.in_flight.set(i64::try_from(app.in_flight()).unwrap_or(i64::MAX));
+        self.open_leases.set(i64::try_from(app.policies.open_leases()).unwrap_or(i64::MAX));
+        let (count, sum) = app.policies.overruns();
+        self.overruns.set(count as f64);
+        self.overrun_usd.set(usd(sum));
+        self.ledger_up.set(i64::from(app.policies.store_up()));
+        self.ledger_queue.set(i64::try_from(app.policies.queue_depth()).unwrap_or(i64::MAX));
+        let config = app.config.load();
+        for gauge in [&self.budget_limit, &self.budget_spent, &self.budget_remaining, &self.budget_reset] {
+            gauge.reset();
+        }
+        for agent in config.agents.values().filter_map(|agent| app.policies.authenticate(agent.key.expose())) {
+            self.read_budgets(app, &agent);
+        }
+        let backends = [&self.backend_state, &self.queue_depth, &self.slots_busy, &self.slots];
+        for gauge in backends.into_iter().chain([&self.vllm_waiting, &self.vllm_running, &self.vllm_kv]) {
+            gauge.reset();
+        }
+        for (name, state) in app.fleet.states() {
+            self.backend_state.with_label_values(&[&*name]).set(level(&state.health));
+        }
+        for (name, model) in &config.local.models {
+            let state = app.fleet.snapshot(&BackendId::Local(name.as_str().into()));
+            self.read_model(name, model.slots, &state);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds far below 2^52")]
+    fn read_budgets(&self, app: &App, agent: &Agent) {
+        for view in app.policies.budgets(agent) {
+            let labels = [&*agent.name, window_name(view.window)];
+            self.budget_limit.with_label_values(&labels).set(usd(view.limit));
+            self.budget_spent.with_label_values(&labels).set(usd(view.spent));
+            self.budget_remaining.with_label_values(&labels).set(usd(view.remaining));
+            if let Some(at) = view.resets_at {
+                self.budget_reset.with_label_values(&labels).set(at.as_second() as f64);
+            }
+        }
+    }
+
+    fn read_model(&self, name: &str, slots: u32, state: &BackendState) {
+        let (waiting, running) = (f64::from(state.waiting), f64::from(state.in_flight));
+        self.queue_depth.with_label_values(&[name]).set(waiting);
+        self.slots_busy.with_label_values(&[name]).set(running);
+        self.slots.with_label_values(&[name]).set(f64::from(slots));
+        self.vllm_waiting.with_label_values(&[name]).set(waiting);
+        self.vllm_running.with_label_values(&[name]).set(running);
+        self.vllm_kv.with_label_values(&[name]).set(f64::from(state.kv_usage.unwrap_or(0.0)));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are for looking at; the ledger holds the exact figures")]
+fn usd(amount: Usd) -> f64 {
+    amount.0 as f64 / NANO
+}
+
+fn level(health: &BackendHealth) -> f64 {
+    match health {
+        BackendHealth::Ready => 0.0,
+        BackendHealth::Loading | BackendHealth::Cooling { .. } => 1.0,
+        BackendHealth::Unavailable(_) => 2.0,
+    }
+}

@@ -1,0 +1,53 @@
+//! `GET /v1/models`: what an agent may name.
+
+use crate::app::App;
+use crate::auth;
+use crate::body::Body;
+use crate::error::{ApiError, ok_json};
+use http::{HeaderMap, Response};
+use serde_json::{Value, json};
+use tollkeeper_config::Config;
+use tollkeeper_policies::Agent;
+
+/// All that this agent may name: aliases, local models, and the known models of usable providers.
+pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let agent = auth::agent(app, head)?;
+    let config = app.config.load();
+    let data: Vec<Value> = names(&config, &agent).into_iter().map(|(id, owner)| entry(&id, &owner)).collect();
+    Ok(ok_json(json!({"object": "list", "data": data}).to_string()))
+}
+
+/// One of them.
+pub(crate) fn one(app: &App, head: &HeaderMap, id: &str) -> Result<Response<Body>, ApiError> {
+    let agent = auth::agent(app, head)?;
+    let config = app.config.load();
+    let resolved = config.resolve(id).map_err(ApiError::UnknownModel)?;
+    if !agent.may_use(id) {
+        return Err(ApiError::ModelForbidden { agent: agent.name.to_string(), model: id.to_owned() });
+    }
+    let owner = match (&resolved.alias, resolved.targets.first()) {
+        (None, Some((tollkeeper_config::BackendId::Remote { provider, .. }, _))) => provider.to_string(),
+        (None, Some(_)) => "local".to_owned(),
+        _ => "tollkeeper".to_owned(),
+    };
+    Ok(ok_json(entry(id, &owner).to_string()))
+}
+
+fn names(config: &Config, agent: &Agent) -> Vec<(String, String)> {
+    let aliases = config.aliases.keys().map(|name| (name.clone(), "tollkeeper".to_owned()));
+    let local = config.local.models.keys().map(|name| (name.clone(), "local".to_owned()));
+    let usable = |name: &str| config.providers.get(name).is_some_and(|provider| provider.disabled.is_none());
+    let remote = config.catalog.models.keys().filter_map(|id| {
+        let (provider, _) = id.split_once('/')?;
+        usable(provider).then(|| (id.clone(), provider.to_owned()))
+    });
+    let mut names: Vec<_> = aliases.chain(local).chain(remote).filter(|(id, _)| agent.may_use(id)).collect();
+    names.sort_unstable();
+    names.dedup_by(|a, b| a.0 == b.0);
+    names
+}
+
+/// OpenAI's model object. When a model was made is not known here; clients want the field.
+fn entry(id: &str, owner: &str) -> Value {
+    json!({"id": id, "object": "model", "created": 0, "owned_by": owner})
+}

@@ -1,0 +1,105 @@
+//! Method and path to what serves them.
+
+use crate::app::App;
+use crate::body::Body;
+use crate::error::ApiError;
+use crate::stack::Arrival;
+use crate::{auth, health, infer, models};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+use std::borrow::Cow;
+use std::sync::Arc;
+use tollkeeper_protocol::Operation;
+
+/// What a path asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Infer(Operation),
+    Models,
+    Model(Cow<'a, str>),
+    Live,
+    Ready,
+    Metrics,
+}
+
+impl Route<'_> {
+    fn of(path: &str) -> Option<Route<'_>> {
+        Some(match path {
+            "/v1/chat/completions" => Route::Infer(Operation::Chat),
+            "/v1/completions" => Route::Infer(Operation::TextCompletion),
+            "/v1/embeddings" => Route::Infer(Operation::Embeddings),
+            "/v1/models" => Route::Models,
+            "/health/live" => Route::Live,
+            "/health/ready" => Route::Ready,
+            "/metrics" => Route::Metrics,
+            // Aliases hold slashes; clients send them as they are or as %2F.
+            _ => match path.strip_prefix("/v1/models/")? {
+                "" => return None,
+                id => Route::Model(percent_encoding::percent_decode_str(id).decode_utf8().ok()?),
+            },
+        })
+    }
+
+    /// The methods it knows, as the `Allow` header says them.
+    fn allow(&self) -> &'static str {
+        if matches!(self, Self::Infer(_)) { "POST" } else { "GET, HEAD" }
+    }
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// Whatever stops it; the caller of this makes a response of it.
+pub(crate) async fn serve(
+    app: &Arc<App>,
+    arrival: Arrival,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let path = request.uri().path();
+    let route = Route::of(path).ok_or_else(|| ApiError::NotFound(shown(path)))?;
+    let fits = match route.allow() {
+        "POST" => request.method() == Method::POST,
+        _ => matches!(*request.method(), Method::GET | Method::HEAD),
+    };
+    if !fits {
+        return Err(ApiError::MethodNotAllowed { path: shown(path), allow: route.allow() });
+    }
+    match route {
+        Route::Infer(operation) => infer::serve(app, operation, arrival, request).await,
+        Route::Models => models::list(app, request.headers()),
+        Route::Model(id) => models::one(app, request.headers(), &id),
+        Route::Live => Ok(health::live()),
+        Route::Ready => health::ready(app),
+        Route::Metrics => metrics(app, &request),
+    }
+}
+
+fn metrics(app: &App, request: &Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    if app.config.load().server.metrics_need_key {
+        auth::operator(app, request.headers())?;
+    }
+    let mut response = Response::new(Body::Full(app.metrics.render(app).into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    Ok(response)
+}
+
+/// A path as it may stand in an error: not longer than a line.
+fn shown(path: &str) -> String {
+    path.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_ids_come_with_plain_and_with_escaped_slashes() {
+        for path in ["/v1/models/local/fast", "/v1/models/local%2Ffast", "/v1/models/local%2ffast"] {
+            assert_eq!(Route::of(path), Some(Route::Model("local/fast".into())));
+        }
+        for path in ["/", "/v1", "/v1/models/", "/v1/chat", "/v1/models/%ff", "/metrics/"] {
+            assert_eq!(Route::of(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Answers that go to the client whole.
+
+use crate::body::Body;
+use crate::dispatch::Answer;
+use crate::error::{ApiError, ok_json};
+use crate::meter::Meter;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::Response;
+use tollkeeper_inference::{EventStream, ReplyBody};
+use tollkeeper_policies::{Charge, Outcome};
+use tollkeeper_protocol::Request;
+use tollkeeper_protocol::chat::{ChatResponse, FinishReason};
+use tollkeeper_protocol::event::Folder;
+use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
+use tollkeeper_protocol::openai::{self, AnswerMeta};
+
+/// Waits for the whole answer, charges it, and makes a response of it. A provider's bytes stay as they are.
+///
+/// # Errors
+/// The backend fails on the way; what it had generated is charged.
+pub(crate) async fn respond(
+    answer: Answer,
+    request: &Request,
+    meter: &mut Meter,
+) -> Result<(Response<Body>, Option<Charge>), ApiError> {
+    let Answer { reply, backend, id, created, .. } = answer;
+    let meta = AnswerMeta { id: id.to_string(), created, model: reply.model };
+    let (body, outcome): (Bytes, Outcome) = match reply.body {
+        ReplyBody::Bytes { bytes, peek } => {
+            meter.first_content();
+            match peek.usage {
+                Some(usage) => meter.reported(usage),
+                None => meter.whole_text(peek.text_bytes),
+            }
+            (bytes, Outcome::Done)
+        }
+        ReplyBody::Embeddings(embeddings) => {
+            meter.first_content();
+            meter.reported(embeddings.usage);
+            let Request::Embedding(asked) = request else { return Err(unfit(&backend, meter)) };
+            (openai::encode_embeddings(&meta, &embeddings, asked.encoding, None), Outcome::Done)
+        }
+        ReplyBody::Events(events) => {
+            let folded = fold(events, request, meter).await;
+            let (answer, outcome) = folded.map_err(|fault| {
+                meter.close(Outcome::Fault(fault.kind));
+                ApiError::Provider { backend: backend.to_string(), fault }
+            })?;
+            match request {
+                Request::Completion(_) => (openai::encode_completion(&meta, &answer, None), outcome),
+                _ => (openai::encode_chat(&meta, &answer, None), outcome),
+            }
+        }
+        ReplyBody::Frames(_) => return Err(unfit(&backend, meter)),
+    };
+    let charge = meter.close(outcome);
+    Ok((ok_json(body), charge))
+}
+
+/// Gathers a local answer. When the budget is exhausted it ends there, as at a token limit.
+async fn fold(
+    mut events: EventStream,
+    request: &Request,
+    meter: &mut Meter,
+) -> Result<(ChatResponse, Outcome), ProviderFault> {
+    let mut folder = Folder::default();
+    let mut outcome = Outcome::Done;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        let covered = meter.event(&event);
+        if covered.is_err() {
+            outcome = Outcome::BudgetStop;
+            break;
+        }
+        folder.push(event);
+    }
+    let mut answer = folder.finish();
+    if outcome == Outcome::BudgetStop {
+        answer.choices.resize_with(usize::try_from(request.answers()).unwrap_or(1), Default::default);
+        for choice in &mut answer.choices {
+            choice.finish.get_or_insert(FinishReason::Length);
+        }
+        answer.usage = Some(meter.usage().0);
+    }
+    Ok((answer, outcome))
+}
+
+/// The backend answered another question than was asked; nothing of it can be sent on.
+fn unfit(backend: &str, meter: &mut Meter) -> ApiError {
+    meter.close(Outcome::Fault(FaultKind::Malformed));
+    let fault = ProviderFault::new(FaultKind::Malformed, "the backend answered in a form that was not asked for");
+    ApiError::Provider { backend: backend.to_owned(), fault }
+}
