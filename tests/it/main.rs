@@ -1,5 +1,19 @@
 //! The integration tests of Tollkeeper: one binary, one module a theme. The harness is the library of this crate.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::float_cmp, reason = "counts in metrics are whole numbers")]
 
+mod crash;
+mod edge;
+mod errors;
+mod faults;
+#[cfg(feature = "llama-cpp")]
+mod gguf;
 mod harness;
+mod lifecycle;
+mod local;
+mod metrics;
+mod models;
+mod money;
+mod passthrough;
+mod python;
 mod tidy;

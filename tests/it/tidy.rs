@@ -20,6 +20,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("benches", &["tests", "gateway", "router", "policies", "inference", "config", "protocol", "models"]),
 ];
 
+/// Crates that the tests of any other may use: it makes model files.
+const FOR_TESTS: &[&str] = &["models"];
+
 /// Which foreign crates a crate must not depend on, and why.
 const FOREIGN: &[(&str, &[&str], &str)] = &[
     ("protocol", &["tokio", "hyper", "http", "http-body", "tower", "rusqlite", "rand", "jiff"], "protocol is pure"),
@@ -82,10 +85,10 @@ fn arrows_between_crates_point_down() {
         };
         let forbidden = FOREIGN.iter().find(|(name, ..)| *name == folder);
         for dependency in &package.dependencies {
+            let in_tests = dependency.kind == DependencyKind::Development;
+            let may = |ours| allowed.contains(&ours) || in_tests && FOR_TESTS.contains(&ours);
             match (dependency.name.strip_prefix("tollkeeper-"), forbidden) {
-                (Some(ours), _) if !allowed.contains(&ours) => {
-                    breaches.push(format!("{folder} must not depend on {ours}"))
-                }
+                (Some(ours), _) if !may(ours) => breaches.push(format!("{folder} must not depend on {ours}")),
                 (None, Some((_, names, why)))
                     if dependency.kind == DependencyKind::Normal && names.contains(&dependency.name.as_str()) =>
                 {
@@ -145,12 +148,12 @@ fn router_is_pure_and_inference_knows_no_money() {
     let mut breaches = Vec::new();
     let impure =
         ["Instant", "SystemTime", "fs", "net", "tokio", "rand", "jiff", "thread", "File", "env", "Mutex", "AtomicU64"];
-    for source in workspace.under("router/") {
+    for source in workspace.under("router/src/") {
         if let Some((word, line)) = source.names(&impure) {
             breaches.push(format!("{}:{line} names `{word}`: `now` and `seed` are arguments", source.path));
         }
     }
-    for source in workspace.under("inference/") {
+    for source in workspace.under("inference/src/") {
         if let Some((word, line)) =
             source.names(&["Price", "Rates", "Usd", "PicoUsd", "AgentConfig", "BudgetConfig", "agents"])
         {
@@ -188,7 +191,11 @@ fn files_are_short_named_well_and_say_what_they_are() {
             breaches
                 .push(format!("{path} has {} lines without its unit tests, more than {MOST_LINES}", source.lines()));
         }
-        for (name, line, length) in source.functions.iter().filter(|(.., length)| *length > MOST_FUNCTION_LINES) {
+        // A table of cases may be long.
+        let is_test = path.starts_with("tests/it/") || path.contains("/tests/");
+        for (name, line, length) in
+            source.functions.iter().filter(|(.., length)| !is_test && *length > MOST_FUNCTION_LINES)
+        {
             breaches.push(format!("{path}:{line} `{name}` has {length} lines, more than {MOST_FUNCTION_LINES}"));
         }
         let vague = ["util", "utils", "common", "helper", "helpers", "misc"];

@@ -14,7 +14,6 @@ def test_a_whole_answer(client, upstream):
     served = upstream.only()
     assert answer.usage.prompt_tokens == served["input_tokens"]
     assert answer.usage.completion_tokens == served["output_tokens"] == 5
-    assert Decimal(answer.usage.cost_usd) > 0
 
 
 def test_headers_tell_backend_and_cost(client):
@@ -22,7 +21,8 @@ def test_headers_tell_backend_and_cost(client):
     assert raw.headers["x-tollkeeper-backend"] == "up/plain"
     assert raw.headers["x-tollkeeper-request-id"]
     assert raw.headers["x-tollkeeper-why"]
-    assert Decimal(raw.headers["x-tollkeeper-cost-usd"]) == Decimal(raw.parse().usage.cost_usd)
+    assert Decimal(raw.headers["x-tollkeeper-cost-usd"]) > 0
+    assert raw.parse().choices[0].message.content == FIVE_WORDS
 
 
 def test_unknown_fields_reach_the_provider(client, upstream):

@@ -9,7 +9,11 @@ def test_base64_is_what_the_client_asks_for(client, upstream):
     answer = client.embeddings.create(model="up/plain", input="Hello")
     assert upstream.only()["json"]["encoding_format"] == "base64"
     assert list(answer.data[0].embedding) == VECTOR
-    assert Decimal(answer.usage.cost_usd) > 0
+
+
+def test_they_are_charged(client):
+    raw = client.embeddings.with_raw_response.create(model="up/plain", input="Hello")
+    assert Decimal(raw.headers["x-tollkeeper-cost-usd"]) > 0
 
 
 def test_floats(client, upstream):

@@ -6,11 +6,16 @@
 //! |---|---|
 //! | [`upstream`] | an OpenAI-compatible provider that counts what it served and plays faults |
 //! | [`setup`] | a configuration under construction, written to a temporary folder |
+//! | [`gateway`] | the real gateway in this process, its metrics and its ledger |
 //! | [`process`] | the real `tollkeeper` binary: signals, output, exit status |
+//! | [`asks`] | the requests most tests send |
 //! | [`client`] | one connection a request, so that dropping an answer is a client that leaves |
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails by panicking: that is how a test learns of it")]
 
+pub mod asks;
 pub mod client;
+pub mod gateway;
+pub mod metrics;
 pub mod process;
 pub mod setup;
 pub mod upstream;

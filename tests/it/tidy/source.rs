@@ -22,7 +22,7 @@ pub(super) struct Source {
     pub(super) text: String,
     /// Identifiers and literals outside of comments and unit tests, with their lines.
     pub(super) tokens: Vec<(String, usize)>,
-    /// Every function's name, first line and length in lines.
+    /// Name, first line and length in lines of every function outside of unit tests.
     pub(super) functions: Vec<(String, usize, usize)>,
     tests: Vec<RangeInclusive<usize>>,
 }
@@ -65,6 +65,7 @@ impl Source {
         let mut tokens = Vec::new();
         flatten(text.parse().unwrap(), &mut tokens);
         tokens.retain(|(_, line)| !finder.tests.iter().any(|tests| tests.contains(line)));
+        finder.functions.retain(|(_, line, _)| !finder.tests.iter().any(|tests| tests.contains(line)));
         Self { path, text, tokens, functions: finder.functions, tests: finder.tests }
     }
 

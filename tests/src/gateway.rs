@@ -1,0 +1,101 @@
+//! The real gateway in this process, on a free port, with its configuration and ledger in a temporary folder.
+
+use crate::client::Client;
+use crate::metrics::Samples;
+use crate::setup::{KEY, Setup};
+use crate::wait::{eventually, within};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tollkeeper_config::Usd;
+use tollkeeper_gateway::Running;
+use tollkeeper_policies::report::{self, SpendFilter, SpendRow, VerifyReport};
+
+/// A running gateway. [`Gateway::stop`] drains it; dropping it ends it with the test's runtime.
+#[derive(Debug)]
+pub struct Gateway {
+    running: Running,
+    setup: Setup,
+}
+
+impl Gateway {
+    /// Starts with this set-up.
+    pub async fn start(setup: Setup) -> Self {
+        let path = setup.write();
+        let config = tollkeeper_config::load(&path).unwrap_or_else(|problems| panic!("{problems}\n{}", setup.toml()));
+        let started = tollkeeper_gateway::Gateway::start(Arc::new(config), tollkeeper_gateway::Options::default());
+        let running = within("the start of the gateway", started).await.unwrap();
+        Self { running, setup }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.running.addr
+    }
+
+    /// A client with the key of the agent `scout`.
+    pub fn client(&self) -> Client {
+        Client::new(self.addr()).key(KEY)
+    }
+
+    /// Its set-up.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// What `/metrics` shows now.
+    pub async fn metrics(&self) -> Samples {
+        let answer = Client::new(self.addr()).get("/metrics").await;
+        assert_eq!(answer.status, 200);
+        Samples::parse(&answer.text())
+    }
+
+    /// Waits until no lease is open: every request there was is settled.
+    pub async fn settled(&self) {
+        eventually("the settlement of all leases", async || {
+            (self.metrics().await.sum("tollkeeper_open_leases", &[]) == 0.0).then_some(())
+        })
+        .await;
+    }
+
+    /// Drains and stops it, and reads the ledger it leaves.
+    pub async fn stop(self) -> Ledger {
+        within("the drain of the gateway", self.running.shutdown()).await;
+        Ledger::read(self.setup)
+    }
+}
+
+/// A ledger, read from outside when its gateway is gone.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The set-up of the gateway that wrote it.
+    pub setup: Setup,
+    /// Charges by agent and backend.
+    pub rows: Vec<SpendRow>,
+    /// What a check of the whole ledger found.
+    pub report: VerifyReport,
+}
+
+impl Ledger {
+    /// Reads and verifies it; panics when it is not sound.
+    pub fn read(setup: Setup) -> Self {
+        let path = setup.ledger();
+        let rows = report::spend(&path, &SpendFilter { by_backend: true, ..SpendFilter::default() }).unwrap();
+        let report = report::verify(&path).unwrap();
+        Self { setup, rows, report }
+    }
+
+    /// What was charged for a backend (all agents together).
+    pub fn cost(&self, backend: &str) -> Usd {
+        Usd(self.rows.iter().filter(|row| row.backend.as_deref() == Some(backend)).map(|row| row.cost.0).sum())
+    }
+
+    /// What was charged in all.
+    pub fn total(&self) -> Usd {
+        Usd(self.rows.iter().map(|row| row.cost.0).sum())
+    }
+
+    /// Attempts at a backend.
+    pub fn attempts(&self, backend: &str) -> u64 {
+        self.rows.iter().filter(|row| row.backend.as_deref() == Some(backend)).map(|row| row.attempts).sum()
+    }
+}
