@@ -9,7 +9,7 @@ use tollkeeper_tests::client::Client;
 use tollkeeper_tests::gateway::Ledger;
 use tollkeeper_tests::metrics::Samples;
 use tollkeeper_tests::process::{Process, run};
-use tollkeeper_tests::setup::{Setup, cost};
+use tollkeeper_tests::setup::{Setup, due};
 use tollkeeper_tests::upstream::{Fault, Gate, Hold, Script, Upstream};
 use tollkeeper_tests::wait::eventually;
 
@@ -92,7 +92,7 @@ async fn a_drain_finishes_streams_and_settles_them() {
     assert_eq!(rest.events().last().unwrap(), "[DONE]");
     let status = process.wait().await;
     assert!(status.success(), "{status}: {}", process.output());
-    assert_eq!(Ledger::read(setup).total(), cost(&upstream.billed()));
+    assert_eq!(Ledger::read(setup).total(), due(&upstream));
 }
 
 #[tokio::test]
@@ -117,6 +117,34 @@ async fn a_drain_ends_at_its_deadline_and_charges_what_was_delivered() {
         );
         assert!(ledger.total() > Usd(0));
     }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once_and_loses_no_charge() {
+    let upstream = Upstream::always(Script::fault(Fault::StallAfter(4))).await;
+    let setup = Setup::with(&upstream).server("drain_timeout = \"1h\"");
+    let mut process = Process::start(&setup).await;
+    let mut open = process.client().stream(CHAT, &streamed("up/plain")).await;
+    for _ in 0..4 {
+        open.next_event().await.unwrap().unwrap();
+    }
+    process.signal(Signal::SIGTERM);
+    process.wait_for_output("draining").await;
+    process.signal(Signal::SIGTERM);
+    process.wait().await;
+    let ledger = Ledger::read(setup);
+    assert_eq!((ledger.report.open, ledger.attempts("up/plain")), (0, 1));
+    assert!(ledger.total() > Usd(0));
+}
+
+#[tokio::test]
+async fn logs_that_go_to_a_file_have_no_colour() {
+    let upstream = Upstream::start().await;
+    let setup = Setup::with(&upstream);
+    let process = Process::start(&setup).await;
+    process.client().post_json(CHAT, &chat("up/plain")).await;
+    let (_, output) = process.terminate().await;
+    assert!(!output.contains('\u{1b}'), "{output}");
 }
 
 fn models(answer: &tollkeeper_tests::client::Answer) -> Vec<String> {
@@ -194,7 +222,8 @@ async fn one_line_a_request_and_no_prompt_in_it() {
     let process = Process::start(&setup).await;
     let mut ask = chat("team/fast");
     ask["messages"][0]["content"] = "the secret of the prompt".into();
-    process.client().header("x-request-id", "id-of-this").post_json(CHAT, &ask).await;
+    let answer = process.client().post_json(CHAT, &ask).await;
+    let id = answer.header("x-tollkeeper-request-id").to_owned();
     let (status, output) = process.terminate().await;
     assert!(status.success());
     for secret in ["the secret of", "tk-scout-key", "sk-up", "000 001"] {
@@ -202,7 +231,7 @@ async fn one_line_a_request_and_no_prompt_in_it() {
     }
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let info: Vec<String> = lines.filter(|line| line["level"] == "INFO").map(|line| line.to_string()).collect();
-    let mine: Vec<&String> = info.iter().filter(|line| line.contains("id-of-this")).collect();
+    let mine: Vec<&String> = info.iter().filter(|line| line.contains(&id)).collect();
     assert_eq!(mine.len(), 1, "{mine:#?}");
     for part in ["scout", "team/fast", "up/plain", "cost", "ttft", "duration", "outcome"] {
         assert!(mine[0].contains(part), "{part} is not in {}", mine[0]);

@@ -240,6 +240,19 @@ async fn each_piece_is_passed_on_before_the_next_one_is_made() {
 }
 
 #[tokio::test]
+async fn connections_to_the_provider_are_used_again() {
+    let upstream = Upstream::start().await;
+    let gateway = gateway(&upstream).await;
+    for number in 0..20 {
+        let ask = if number % 2 == 0 { chat("up/plain") } else { streamed("up/plain") };
+        assert_eq!(gateway.client().post_json(CHAT, &ask).await.status, 200);
+    }
+    let connections = upstream.received().iter().map(|request| request.connection).max().unwrap() + 1;
+    // A stream's connection may come back a moment after its last byte.
+    assert!(connections <= 2, "{connections} connections for 20 requests one after another");
+}
+
+#[tokio::test]
 async fn a_slow_reader_slows_the_provider_down_instead_of_filling_memory() {
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let gateway = gateway(&upstream).await;

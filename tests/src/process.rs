@@ -97,9 +97,11 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended; it must not have panicked.
     pub async fn wait(&mut self) -> ExitStatus {
-        within("the end of the gateway process", self.child.wait()).await.unwrap()
+        let status = within("the end of the gateway process", self.child.wait()).await.unwrap();
+        assert!(!self.output().contains("panicked at"), "a panic:\n{}", self.output());
+        status
     }
 
     /// Ends it at once, as a crash would (`kill -9`).

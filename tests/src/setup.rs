@@ -1,6 +1,6 @@
 //! A configuration under construction: what a test does not say is the plainest working set-up. Lives in a temporary folder.
 
-use crate::upstream::Upstream;
+use crate::upstream::{End, Upstream};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,12 @@ pub fn cost(usage: &Usage) -> Usd {
         source: PriceSource::File,
     };
     price.charge(usage)
+}
+
+/// What a test provider bills for all whole answers whose usage it told.
+pub fn due(upstream: &Upstream) -> Usd {
+    let told = upstream.served().into_iter().filter(|served| served.reported && served.end == End::Complete);
+    Usd(told.map(|served| cost(&served.usage).0).sum())
 }
 
 impl Setup {
