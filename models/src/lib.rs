@@ -1,0 +1,9 @@
+//! The model that ships with Tollkeeper: its trainer, a GGUF writer and a generator of random-weight files.
+
+pub mod chat_model;
+pub mod data;
+pub mod gguf;
+pub mod quant;
+pub mod rng;
+#[cfg(feature = "train")]
+pub mod train;
