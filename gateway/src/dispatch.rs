@@ -108,10 +108,10 @@ impl Job<'_> {
     fn whole(&self, ask: &Ask, attempt: &Attempt) -> (OutputBound, Option<u64>) {
         let most = attempt.facts.max_output.unwrap_or(estimate::UNKNOWN_OUTPUT).saturating_mul(ask.answers.max(1));
         let wanted = ask.max_output.unwrap_or(most);
-        let remaining = self.app.policies.budgets(self.agent).iter().map(|view| view.remaining.0).min();
+        let remaining = self.app.policies.remaining(self.agent);
         let price = attempt.facts.price.rates(ask.input_tokens).output.0;
         let (Some(remaining), true) = (remaining, price > 0) else { return (OutputBound::Whole(wanted), None) };
-        let share = u64::try_from(remaining / SHARE).unwrap_or(0).saturating_mul(1000) / price;
+        let share = u64::try_from(remaining.0 / SHARE).unwrap_or(0).saturating_mul(1000) / price;
         let bound = wanted.min(share.max(SMALLEST_BOUND));
         (OutputBound::Whole(bound), (bound < wanted).then_some(bound))
     }

@@ -59,7 +59,8 @@ pub(crate) async fn serve(
     let outcome = answered.await.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));
     let (request, answer) = outcome.inspect_err(|error| meter.refused(error.outcome()))?;
 
-    let head = Head { backend: answer.backend.clone(), why: answer.why.clone(), remaining: remaining(app, &agent) };
+    let head =
+        Head { backend: answer.backend.clone(), why: answer.why.clone(), remaining: app.policies.remaining(&agent) };
     if request.stream() {
         let mut response = relay::respond(answer, &request, meter, deadline);
         head.write(None, head.remaining, response.headers_mut());
@@ -79,11 +80,6 @@ async fn decode(operation: Operation, body: &Bytes) -> Result<Request, ApiError>
     let body = body.clone();
     let decoded = tokio::task::spawn_blocking(move || openai::decode_request(operation, &body)).await;
     decoded.unwrap_or_else(|_| Err(DecodeError::new("the body could not be read"))).map_err(ApiError::BadRequest)
-}
-
-/// What is left of the tightest budget; `None` without budgets.
-fn remaining(app: &App, agent: &tollkeeper_policies::Agent) -> Option<Usd> {
-    app.policies.budgets(agent).iter().map(|view| view.remaining).min()
 }
 
 /// What the answer's head says about who answered and why.
