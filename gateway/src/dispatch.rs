@@ -138,7 +138,7 @@ pub(crate) async fn walk(job: &Job<'_>, (ask, plan): (Ask, Plan), meter: &mut Me
         match one(job, number, &ask, attempt, meter).await? {
             Ok(answer) => return Ok(answer),
             Err(fault) => {
-                meter.failed(fault.kind);
+                meter.failed(&fault);
                 let backend = attempt.id.to_string();
                 tracing::debug!(request_id = %job.arrival.id, %backend, error.r#type = fault.kind.name(), %fault, "attempt failed");
                 let retryable = fault.kind.is_retryable();

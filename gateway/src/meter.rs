@@ -11,7 +11,7 @@ use tollkeeper_config::{Price, Usd};
 use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, Settlement};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::event::ChatEvent;
-use tollkeeper_protocol::fault::FaultKind;
+use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::usage::Usage;
 
 /// Text bytes per token when nobody counted: fewer than real tokenisers need for English (about four), so that an estimate is not too low.
@@ -153,15 +153,14 @@ impl Meter {
     }
 
     /// The attempt failed before anything of it reached the client. What an unseen answer may have cost is charged; else nothing.
-    pub(crate) fn failed(&mut self, kind: FaultKind) {
-        let Some(running) = self.running.take() else { return };
-        self.attempt_duration = running.started.elapsed();
-        self.app.metrics.attempt(&running.backend, kind.name());
-        if kind == FaultKind::Timeout {
-            self.running = Some(running);
-            self.close(Outcome::Fault(kind));
-        } else {
-            running.lease.release(Outcome::Fault(kind));
+    pub(crate) fn failed(&mut self, fault: &ProviderFault) {
+        let outcome = Outcome::Fault(fault.kind);
+        if may_have_cost(fault) {
+            self.close(outcome);
+        } else if let Some(running) = self.running.take() {
+            self.attempt_duration = running.started.elapsed();
+            self.app.metrics.attempt(&running.backend, outcome.name());
+            running.lease.release(outcome);
         }
     }
 
@@ -212,7 +211,11 @@ impl Meter {
 
     fn cover(&mut self) -> Result<(), Denied> {
         let tokens = self.output.tokens();
-        self.running.as_mut().map_or(Ok(()), |running| running.lease.cover(tokens))
+        let Some(running) = self.running.as_mut() else { return Ok(()) };
+        running.lease.cover(tokens).inspect_err(|_| {
+            // What is not paid for is not delivered, and so not charged.
+            self.output = Seen { tokens: running.lease.covered(), ..Seen::default() };
+        })
     }
 
     /// What the answer has used: as reported, else as estimated.
@@ -282,6 +285,15 @@ impl Drop for Meter {
         self.app.left(duration);
         self.app.metrics.ended(&ended);
         log(&ended, &self.id, self.attempts);
+    }
+}
+
+/// Whether a backend may have generated, and billed, what never arrived: the time ran out, or an answer that had begun broke off.
+fn may_have_cost(fault: &ProviderFault) -> bool {
+    match fault.kind {
+        FaultKind::Timeout => true,
+        FaultKind::Connection | FaultKind::Malformed => fault.status.is_some_and(|status| (200..300).contains(&status)),
+        _ => false,
     }
 }
 

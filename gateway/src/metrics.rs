@@ -2,11 +2,12 @@
 
 use crate::app::App;
 use crate::meter::Ended;
-use prometheus::{CounterVec, core::Collector};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Counter, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
+use prometheus::{CounterVec, core::Collector};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tollkeeper_config::{BackendId, Usd};
 use tollkeeper_inference::{BackendHealth, BackendState};
@@ -29,6 +30,8 @@ const OVERHEAD_BUCKETS: [f64; 12] =
 /// The series and their registry.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Held while gauges are read and written out, so that two scrapes do not reset each other's.
+    scrape: Mutex<()>,
     requests: IntCounterVec,
     request_duration: HistogramVec,
     first_token: HistogramVec,
@@ -45,8 +48,8 @@ pub(crate) struct Metrics {
     budget_remaining: GaugeVec,
     budget_reset: GaugeVec,
     open_leases: IntGauge,
-    overruns: Gauge,
-    overrun_usd: Gauge,
+    overruns: IntCounter,
+    overrun_usd: Counter,
     recovered: IntCounter,
     ledger_up: IntGauge,
     ledger_queue: IntGauge,
@@ -147,9 +150,8 @@ impl Metrics {
                 &budget,
             ),
             open_leases: make.gauge("tollkeeper_open_leases", "Leases of requests that are still running."),
-            overruns: make
-                .add(Gauge::new("tollkeeper_lease_overruns_total", "Requests that cost more than was leased.")),
-            overrun_usd: make.add(Gauge::new("tollkeeper_lease_overrun_usd_total", "By how much.")),
+            overruns: make.counter("tollkeeper_lease_overruns_total", "Requests that cost more than was leased."),
+            overrun_usd: make.add(Counter::new("tollkeeper_lease_overrun_usd_total", "By how much.")),
             recovered: make.counter(
                 "tollkeeper_recovered_unknown_total",
                 "Requests left open by an earlier process and charged as leased.",
@@ -199,6 +201,7 @@ impl Metrics {
                 &["result"],
             ),
             registry: make.0,
+            scrape: Mutex::new(()),
         }
     }
 
@@ -276,6 +279,7 @@ impl Metrics {
 
     /// The text of `/metrics`; gauges are read from their sources now.
     pub(crate) fn render(&self, app: &App) -> Vec<u8> {
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.read_gauges(app);
         let mut text = Vec::with_capacity(32 << 10);
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -284,13 +288,12 @@ impl Metrics {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     fn read_gauges(&self, app: &App) {
         self.in_flight.set(i64::try_from(app.in_flight()).unwrap_or(i64::MAX));
         self.open_leases.set(i64::try_from(app.policies.open_leases()).unwrap_or(i64::MAX));
         let (count, sum) = app.policies.overruns();
-        self.overruns.set(count as f64);
-        self.overrun_usd.set(usd(sum));
+        self.overruns.inc_by(count.saturating_sub(self.overruns.get()));
+        self.overrun_usd.inc_by((usd(sum) - self.overrun_usd.get()).max(0.0));
         self.ledger_up.set(i64::from(app.policies.store_up()));
         self.ledger_queue.set(i64::try_from(app.policies.queue_depth()).unwrap_or(i64::MAX));
         let config = app.config.load();

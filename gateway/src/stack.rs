@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
 use tower::util::Either;
-use tower_http::cors::{AllowOrigin, Any, Cors, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, Cors, CorsLayer};
 
 /// The client's own id, echoed.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,7 +50,10 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         any if any.iter().any(|origin| origin == "*") => AllowOrigin::any(),
         some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
     };
-    Some(CorsLayer::new().allow_origin(allowed).allow_methods(Any).allow_headers(Any).expose_headers(Any))
+    // A wildcard would leave out `authorization`, so what is asked for is mirrored.
+    let layer =
+        CorsLayer::new().allow_methods(AllowMethods::mirror_request()).allow_headers(AllowHeaders::mirror_request());
+    Some(layer.allow_origin(allowed).expose_headers(Any))
 }
 
 /// The innermost service: gives the request its id, routes it, and turns what went wrong into a response.

@@ -1,5 +1,6 @@
 //! Logs: text for people or JSON for machines, on standard error.
 
+use std::io::IsTerminal;
 use tollkeeper_config::settings::{Log, LogFormat};
 use tracing_subscriber::EnvFilter;
 
@@ -12,7 +13,7 @@ pub(crate) fn init(log: &Log) -> Result<(), String> {
         EnvFilter::try_new(&log.filter).map_err(|error| format!("`log.filter` cannot be understood: {error}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
-        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| format!("logging could not be started: {error}"))

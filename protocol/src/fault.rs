@@ -59,7 +59,7 @@ impl FaultKind {
 pub struct ProviderFault {
     /// What kind of failure, for retry and fallback decisions.
     pub kind: FaultKind,
-    /// The backend's HTTP status, when there was one.
+    /// The backend's HTTP status, when there was one. 200 with a fault of the connection: the answer had begun and broke off.
     pub status: Option<u16>,
     /// For the caller: what happened, without secrets.
     pub message: String,

@@ -45,6 +45,11 @@ impl From<ProviderFault> for Failure {
     }
 }
 
+/// A fault after the provider had begun to answer: it has worked, and bills that, so the same is not asked for again here.
+fn begun(fault: ProviderFault, status: StatusCode) -> Failure {
+    Failure { fault: ProviderFault { status: Some(status.as_u16()), ..fault }, again: false }
+}
+
 impl Opened {
     /// The reply, which counts as in flight until it has ended.
     pub(super) fn into_reply(self, model: &str, flight: Flight) -> Reply {
@@ -87,7 +92,7 @@ impl Remote {
         let upstream_request_id = request_id(&head.headers);
         let body = match (stream, is_json(&head.headers)) {
             (false, _) => {
-                let bytes = body.collect(LONGEST_BODY).await?;
+                let bytes = body.collect(LONGEST_BODY).await.map_err(|fault| begun(fault, head.status))?;
                 let peek = self.peek(&bytes)?;
                 OpenedBody::Whole(bytes, peek)
             }
