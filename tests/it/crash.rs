@@ -155,6 +155,7 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_stream_loses_no_charge() {
 #[tokio::test]
 async fn a_ledger_that_cannot_be_opened_is_refused_at_start() {
     let setup = Setup::new();
+    std::fs::create_dir(setup.path("data")).unwrap();
     std::fs::write(
         setup.ledger(),
         "this is no database, and it is longer than a header of a hundred bytes would be: ".repeat(20),

@@ -122,7 +122,7 @@ impl Setup {
 
     /// The SQLite file.
     pub fn ledger(&self) -> PathBuf {
-        self.path("tollkeeper.db")
+        self.path("data/tollkeeper.db")
     }
 
     /// A path in this set-up's folder.
