@@ -41,7 +41,7 @@ pub(crate) enum ApiError {
     Shed { limit: usize, after: Duration },
     #[error("{0}")]
     Denied(Denied, BudgetStatus),
-    #[error("no backend can answer this: {1}")]
+    #[error("{1}")]
     NoBackend(FaultKind, String),
     #[error("{backend}: {fault}")]
     Provider { backend: String, fault: ProviderFault },

@@ -35,8 +35,10 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>, ApiError> {
     // One configuration for the whole of a request, whatever is reloaded meanwhile.
     let config = app.config.load_full();
-    let agent = auth::agent(app, request.headers())?;
-    let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after })?;
+    let refused = |agent: &str, error: &ApiError| app.metrics.refused(agent, error.outcome());
+    let agent = auth::agent(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
+    let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after });
+    let place = place.inspect_err(|error| refused(&agent.name, error))?;
     let deadline = arrival.at + config.server.request_timeout;
     let mut meter = Meter::new(app, operation, agent.clone(), (arrival.id.clone(), arrival.at), place);
 

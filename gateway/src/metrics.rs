@@ -223,6 +223,11 @@ impl Metrics {
         self.fallbacks.with_label_values(&[from, to]).inc();
     }
 
+    /// A request was refused before it had an account.
+    pub(crate) fn refused(&self, agent: &str, reason: &str) {
+        self.denied.with_label_values(&[agent, reason]).inc();
+    }
+
     /// A request ended, with or without an answer.
     pub(crate) fn ended(&self, ended: &Ended<'_>) {
         let Ended { agent, alias, backend, outcome, duration, .. } = *ended;
