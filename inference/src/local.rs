@@ -14,6 +14,8 @@ mod load_log;
 mod output;
 mod prepare;
 mod sampler;
+#[cfg(feature = "llama-cpp")]
+mod schema;
 pub mod scripted;
 mod slots;
 mod stop;

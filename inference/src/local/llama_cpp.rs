@@ -9,7 +9,7 @@
 use super::engine::{
     Constraint, ControlToken, Engine, EngineError, Grammar, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
 };
-use super::load_log;
+use super::{load_log, schema};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -379,10 +379,11 @@ impl Engine for LlamaEngine<'_> {
 
     fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, String> {
         let Grammar::JsonSchema(schema) = grammar;
+        schema::check(schema, &supports_pattern)?;
         let rules = llama_cpp_2::json_schema_to_grammar(schema)
-            .map_err(|_| "the JSON schema has something llama.cpp cannot express")?;
-        let sampler = LlamaSampler::grammar(self.model, &rules, "root")
-            .map_err(|error| format!("the JSON schema is too complex ({error})"))?;
+            .map_err(|_| "the JSON schema cannot be turned into a grammar")?;
+        let sampler = LlamaSampler::grammar(self.model, &rules, "root");
+        let sampler = sampler.map_err(|_| "the JSON schema is too complex, or refers to itself without end")?;
         Ok(Box::new(LlamaGrammar(sampler)))
     }
 
@@ -398,6 +399,16 @@ impl Engine for LlamaEngine<'_> {
         }
         Ok(vectors)
     }
+}
+
+/// Whether llama.cpp enforces this pattern. It takes any text for one that it does not understand, and complains on stderr; not
+/// being anchored is the most common reason, and is seen here before.
+fn supports_pattern(pattern: &str) -> bool {
+    let rules =
+        || llama_cpp_2::json_schema_to_grammar(&serde_json::json!({"type": "string", "pattern": pattern}).to_string());
+    pattern.starts_with('^')
+        && pattern.ends_with('$')
+        && rules().is_ok_and(|rules| !rules.lines().any(|rule| rule.trim() == "root ::= string"))
 }
 
 /// A grammar as llama.cpp follows it.

@@ -282,7 +282,14 @@ mod tests {
 
     /// Everything open: the bare distribution.
     fn bare() -> Sampling {
-        Sampling { temperature: Some(1.0), top_p: Some(1.0), top_k: Some(0), min_p: Some(0.0), seed: Some(1), ..Sampling::default() }
+        Sampling {
+            temperature: Some(1.0),
+            top_p: Some(1.0),
+            top_k: Some(0),
+            min_p: Some(0.0),
+            seed: Some(1),
+            ..Sampling::default()
+        }
     }
 
     fn sampler(sampling: &Sampling) -> Sampler {

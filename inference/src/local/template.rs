@@ -279,7 +279,11 @@ mod tests {
     }
 
     fn conversation() -> ChatRequest {
-        let call = ToolCall { id: "call_1".into(), name: "weather".into(), arguments: "{\"city\":\"Oslo\",\"days\":2}".into() };
+        let call = ToolCall {
+            id: "call_1".into(),
+            name: "weather".into(),
+            arguments: "{\"city\":\"Oslo\",\"days\":2}".into(),
+        };
         let tool = Tool {
             name: "weather".into(),
             description: Some("The weather in a \"city\"".into()),
@@ -300,7 +304,8 @@ mod tests {
 
     #[test]
     fn a_model_without_a_template_is_spoken_to_in_chatml() {
-        let plain = ChatRequest { tools: Vec::new(), messages: conversation().messages[..2].to_vec(), ..conversation() };
+        let plain =
+            ChatRequest { tools: Vec::new(), messages: conversation().messages[..2].to_vec(), ..conversation() };
         let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWeather in Oslo?<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(render(None, &plain).unwrap(), expected);
         let expected = concat!(
@@ -322,14 +327,23 @@ mod tests {
             ("{{ messages[0].role.upper() }} {{ messages[1].content.split(' ')[-1].strip('?') }}", "SYSTEM Oslo"),
             ("{{ {'a': [1, 2.5, none, true], 'ü': {}} | tojson }}", "{\"a\": [1, 2.5, null, true], \"ü\": {}}"),
             ("{{ {'a': [1], 'b': []} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ],\n  \"b\": []\n}"),
-            ("{%- for m in messages -%}\n{%- if m.role == 'user' %}{% continue %}{% endif -%}\n{{ m.role }},{%- if loop.index0 == 2 %}{% break %}{% endif %}\n{%- endfor %}", "system,assistant,"),
-            ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "4"),
+            (
+                "{%- for m in messages -%}\n{%- if m.role == 'user' %}{% continue %}{% endif -%}\n{{ m.role }},{%- if loop.index0 == 2 %}{% break %}{% endif %}\n{%- endfor %}",
+                "system,assistant,",
+            ),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "4",
+            ),
             ("{% for key, value in messages[0].items() %}{{ key }};{% endfor %}", "role;content;"),
             ("{{ messages[2].tool_calls[0].function.arguments.get('city') }}", "Oslo"),
             ("{{ tools is iterable and tools | length > 0 and messages[0].name is not defined }}", "True"),
             ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(messages[1:] | length) }}", "[3]"),
             ("  {% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
-            ("{{ strftime_now('%Y') | length }} {{ documents is none }} {{ 'x' if messages[0].content.startswith('Be') else 'y' }}", "4 True x"),
+            (
+                "{{ strftime_now('%Y') | length }} {{ documents is none }} {{ 'x' if messages[0].content.startswith('Be') else 'y' }}",
+                "4 True x",
+            ),
         ];
         for (template, expected) in table {
             assert_eq!(render(Some(template), &conversation()).as_deref(), Ok(expected), "{template}");
@@ -339,7 +353,9 @@ mod tests {
     #[test]
     fn extra_variables_come_from_the_request_but_cannot_replace_the_conversation() {
         let mut request = conversation();
-        request.extra.insert("chat_template_kwargs".into(), json!({"enable_thinking": false, "messages": [], "bos_token": "x"}));
+        request
+            .extra
+            .insert("chat_template_kwargs".into(), json!({"enable_thinking": false, "messages": [], "bos_token": "x"}));
         let template = "{{ enable_thinking }} {{ messages | length }} {{ bos_token }}";
         assert_eq!(render(Some(template), &request).as_deref(), Ok("False 4 <s>"));
     }

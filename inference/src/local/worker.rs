@@ -99,10 +99,12 @@ impl Worker {
         self.take_commands();
         self.sweep();
         self.fill_slots(model);
+        self.deliver();
         let wrote = self.run_batch(model)?;
         let embedded = self.embedder.step(model.engine)?;
-        self.deliver();
+        // First the state, then the answer: who has read the end of an answer must not find it still running.
         self.publish(model);
+        self.deliver();
         Ok(match (wrote || embedded, self.closed && self.answers.is_empty() && self.embedder.is_empty()) {
             (true, _) => Turn::Worked,
             (false, true) => Turn::Over,
