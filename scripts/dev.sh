@@ -169,8 +169,8 @@ run() {
     mkdir -p data
     make_key data/default.key
     make_key data/admin.key
-    local binary="${CARGO_TARGET_DIR:-target}/release/tollkeeper" address
-    "$binary" check -c "$CONFIG"
+    local binary="${CARGO_TARGET_DIR:-target}/release/tollkeeper" address problems
+    problems="$("$binary" check -c "$CONFIG" 2>&1)" || die "$problems" # warnings are logged by serve
     address="$(client_address "$(listen_address)")"
     ! port_is_taken "$address" || die "$address is taken by another program (a gateway that still runs?). Stop it, or choose another address:
     make run LISTEN=127.0.0.1:4001"
