@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn cases() {
-        let table: Vec<(Vec<Demand>, u32, u32, Vec<(usize, u32)>)> = vec![
+        type Case = (Vec<Demand>, u32, u32, Vec<(usize, u32)>);
+        let table: Vec<Case> = vec![
             (vec![], 8, 8, vec![]),
             (vec![demand(0, 1, false), demand(1, 100, true)], 8, 8, vec![(0, 1), (1, 7)]),
             (vec![demand(0, 1, false), demand(1, 100, true)], 8, 4, vec![(0, 1), (1, 4)]),

@@ -24,7 +24,8 @@ pub(crate) struct Sampler {
     min_p: f32,
     frequency: f32,
     presence: f32,
-    repeat: f32,
+    /// `None` is no penalty.
+    repeat: Option<f32>,
     bias: Vec<(Token, f32)>,
     random: SplitMix,
     counts: HashMap<Token, u32>,
@@ -50,7 +51,7 @@ impl Sampler {
             min_p: wanted.min_p.unwrap_or(0.05),
             frequency: wanted.frequency_penalty.unwrap_or(0.0),
             presence: wanted.presence_penalty.unwrap_or(0.0),
-            repeat: wanted.repeat_penalty.filter(|penalty| *penalty > 0.0).unwrap_or(1.0),
+            repeat: wanted.repeat_penalty.filter(|penalty| *penalty > 0.0 && (penalty - 1.0).abs() > f32::EPSILON),
             bias: wanted.logit_bias.clone(),
             random: SplitMix(seed),
             counts: HashMap::new(),
@@ -80,7 +81,7 @@ impl Sampler {
     }
 
     fn adjusts(&self) -> bool {
-        !self.bias.is_empty() || self.frequency != 0.0 || self.presence != 0.0 || self.repeat != 1.0
+        !self.bias.is_empty() || self.frequency != 0.0 || self.presence != 0.0 || self.repeat.is_some()
     }
 
     fn adjust(&self, logits: &mut [f32]) {
@@ -89,13 +90,13 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        if self.repeat != 1.0 {
+        if let Some(penalty) = self.repeat {
             let mut seen: Vec<Token> = self.recent.iter().copied().collect();
             seen.sort_unstable();
             seen.dedup();
             for token in seen {
                 if let Some(logit) = logits.get_mut(token as usize) {
-                    *logit = if *logit > 0.0 { *logit / self.repeat } else { *logit * self.repeat };
+                    *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
                 }
             }
         }
@@ -137,7 +138,7 @@ impl Sampler {
         if self.frequency != 0.0 || self.presence != 0.0 {
             *self.counts.entry(token).or_default() += 1;
         }
-        if self.repeat != 1.0 {
+        if self.repeat.is_some() {
             self.recent.push_back(token);
             if self.recent.len() > REPEAT_WINDOW {
                 self.recent.pop_front();
@@ -371,7 +372,7 @@ mod tests {
 
     impl Constraint for Even {
         fn allows(&mut self, token: Token) -> bool {
-            token % 2 == 0
+            token.is_multiple_of(2)
         }
 
         fn filter(&mut self, candidates: &mut Vec<(Token, f32)>) {
@@ -390,7 +391,7 @@ mod tests {
         let mut best = Sampler::new(&greedy(), 0, &[], even());
         assert_eq!(best.draw(&[1.0, 9.0, 3.0, 2.0], |_| false), Ok(2));
         let mut drawn = Sampler::new(&bare(), 0, &[], even());
-        assert!((0..200).all(|_| drawn.draw(&[1.0; 9], |_| false).unwrap() % 2 == 0));
+        assert!((0..200).all(|_| drawn.draw(&[1.0; 9], |_| false).unwrap().is_multiple_of(2)));
         assert_eq!(best.draw(&[f32::NAN, 9.0], |_| false), Err(NoCandidate), "nothing is left");
         assert_eq!(best.draw(&[9.0, 1.0], |token| token == 0), Ok(0));
     }

@@ -1,4 +1,5 @@
 //! The embedded engines through their public door: [`tollkeeper_inference::local::LocalEngines`].
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests fail by panicking")]
 
 mod ask;
 #[cfg(feature = "llama-cpp")]
