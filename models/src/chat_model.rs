@@ -1,7 +1,9 @@
 //! The metadata of a chat model: architecture, tokenizer and template, in the keys that llama.cpp and candle read.
 
+use std::collections::HashSet;
+
 use crate::data::TEMPLATE;
-use crate::gguf::Value;
+use crate::gguf::{Header, Value};
 use crate::quant::Quant;
 
 /// A byte-level BPE vocabulary whose first three tokens are `<|endoftext|>`, `<|im_start|>` and `<|im_end|>`.
@@ -11,6 +13,48 @@ pub struct Vocabulary {
     pub tokens: Vec<String>,
     /// Merges in order, the two parts with a space between.
     pub merges: Vec<String>,
+}
+
+impl Vocabulary {
+    /// The vocabulary of a file with such a header, if it has one.
+    pub fn of(header: &Header) -> Option<Self> {
+        let texts = |key: &str| match header.get(key) {
+            Some(Value::Texts(texts)) => Some(texts.clone()),
+            _ => None,
+        };
+        Some(Self { tokens: texts("tokenizer.ggml.tokens")?, merges: texts("tokenizer.ggml.merges")? })
+    }
+
+    /// The three special tokens and the 256 bytes: every text has tokens, one for each of its bytes.
+    pub fn bytes() -> Self {
+        let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned);
+        Self { tokens: special.into_iter().chain((0..=255).map(letter)).collect(), merges: Vec::new() }
+    }
+
+    /// Cuts or fills up with tokens that no text has, to exactly `size`; the special tokens and bytes always stay.
+    #[must_use]
+    pub fn sized(mut self, size: usize) -> Self {
+        let kept = size.max(BASE);
+        if kept < self.tokens.len() {
+            self.tokens.truncate(kept);
+            let known: HashSet<&str> = self.tokens.iter().map(String::as_str).collect();
+            let joined = |merge: &String| known.contains(merge.replacen(' ', "", 1).as_str());
+            self.merges = self.merges.iter().filter(|merge| joined(merge)).cloned().collect();
+        }
+        self.tokens.extend((self.tokens.len()..kept).map(|id| format!("<|unused_{id}|>")));
+        self
+    }
+}
+
+/// Special tokens and bytes.
+const BASE: usize = 3 + 256;
+
+/// How byte-level vocabularies write a byte: itself where it is visible in Latin-1, else a letter from U+0100 on.
+fn letter(byte: u8) -> String {
+    let visible = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let hidden_before = (0..byte).filter(|other| !visible(other)).count() as u32;
+    let code = if visible(&byte) { u32::from(byte) } else { 0x100 + hidden_before };
+    char::from_u32(code).map_or_else(String::new, |letter| letter.to_string())
 }
 
 /// The sizes that stand in the metadata.

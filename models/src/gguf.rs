@@ -30,9 +30,9 @@ pub enum Value {
     I32s(Vec<i32>),
 }
 
-/// A tensor to write: `values` row-major with `cols` as the fastest index; `rows` is `None` for a vector.
+/// What a file says about one tensor. Row-major with `cols` as the fastest index; `rows` is `None` for a vector.
 #[derive(Clone, Debug)]
-pub struct TensorData {
+pub struct TensorInfo {
     /// Its name, such as `blk.0.attn_q.weight`.
     pub name: String,
     /// Number of rows, unless it is a vector.
@@ -41,16 +41,42 @@ pub struct TensorData {
     pub cols: usize,
     /// How the elements are stored.
     pub quant: Quant,
+}
+
+impl TensorInfo {
+    /// A tensor stored as `quant`, or as F32 where that is a vector (engines want norms unquantised) or a row does not
+    /// fill whole blocks.
+    pub fn new(name: impl Into<String>, rows: Option<usize>, cols: usize, quant: Quant) -> Self {
+        let quant = if rows.is_none() || !cols.is_multiple_of(quant.block()) { Quant::F32 } else { quant };
+        Self { name: name.into(), rows, cols, quant }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.rows.unwrap_or(1) * self.cols
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A tensor with its stored bytes.
+#[derive(Clone, Debug)]
+pub struct TensorData {
+    /// What the file says about it.
+    pub info: TensorInfo,
     /// The stored bytes, from [`Quant::encode`].
     pub bytes: Vec<u8>,
 }
 
 impl TensorData {
-    /// Stores `values` as `quant`, or as F32 where that is a vector (engines want norms unquantised) or a row does not
-    /// fill whole blocks.
+    /// Stores `values` as [`TensorInfo::new`] decides.
     pub fn new(name: impl Into<String>, rows: Option<usize>, cols: usize, quant: Quant, values: &[f32]) -> Self {
-        let quant = if rows.is_none() || !cols.is_multiple_of(quant.block()) { Quant::F32 } else { quant };
-        Self { name: name.into(), rows, cols, quant, bytes: quant.encode(values) }
+        let info = TensorInfo::new(name, rows, cols, quant);
+        let bytes = info.quant.encode(values);
+        Self { info, bytes }
     }
 }
 
@@ -70,11 +96,26 @@ impl Header {
     }
 }
 
-/// Writes a whole file.
+/// Writes a whole file from tensors in memory.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn write(out: &mut impl Write, metadata: &[(String, Value)], tensors: &[TensorData]) -> io::Result<()> {
+    let infos: Vec<_> = tensors.iter().map(|tensor| tensor.info.clone()).collect();
+    let mut bytes = tensors.iter().map(|tensor| tensor.bytes.as_slice());
+    write_streamed(out, metadata, &infos, |_, out| out.write_all(bytes.next().unwrap_or_default()))
+}
+
+/// Writes a whole file; `fill` writes the bytes of one tensor after the other, so that no more than it wants is in memory.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_streamed<W: Write>(
+    out: &mut W,
+    metadata: &[(String, Value)],
+    tensors: &[TensorInfo],
+    mut fill: impl FnMut(&TensorInfo, &mut W) -> io::Result<()>,
+) -> io::Result<()> {
     let mut head = Vec::new();
     head.extend(MAGIC);
     head.extend(VERSION.to_le_bytes());
@@ -84,6 +125,7 @@ pub fn write(out: &mut impl Write, metadata: &[(String, Value)], tensors: &[Tens
         put_text(&mut head, key);
         put_value(&mut head, value);
     }
+    let size = |tensor: &TensorInfo| tensor.quant.stored(tensor.len()) as u64;
     let mut offset = 0u64;
     for tensor in tensors {
         put_text(&mut head, &tensor.name);
@@ -92,13 +134,13 @@ pub fn write(out: &mut impl Write, metadata: &[(String, Value)], tensors: &[Tens
         sizes.iter().for_each(|n| head.extend(n.to_le_bytes()));
         head.extend(tensor.quant.code().to_le_bytes());
         head.extend(offset.to_le_bytes());
-        offset = (offset + tensor.bytes.len() as u64).next_multiple_of(ALIGNMENT);
+        offset = (offset + size(tensor)).next_multiple_of(ALIGNMENT);
     }
     head.resize((head.len() as u64).next_multiple_of(ALIGNMENT) as usize, 0);
     out.write_all(&head)?;
     for tensor in tensors {
-        out.write_all(&tensor.bytes)?;
-        let gap = (tensor.bytes.len() as u64).next_multiple_of(ALIGNMENT) - tensor.bytes.len() as u64;
+        fill(tensor, out)?;
+        let gap = size(tensor).next_multiple_of(ALIGNMENT) - size(tensor);
         out.write_all(&[0; ALIGNMENT as usize][..gap as usize])?;
     }
     Ok(())
@@ -220,4 +262,48 @@ fn take_text(input: &mut impl Read) -> io::Result<String> {
 
 fn broken(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_header_reads_back_and_tensors_are_aligned() {
+        let metadata: Vec<(String, Value)> = [
+            ("a", Value::U32(7)),
+            ("b", Value::I32(-7)),
+            ("c", Value::F32(0.5)),
+            ("d", Value::Bool(true)),
+            ("e", Value::Text("zażółć".into())),
+            ("f", Value::Texts(vec!["x".into(), String::new()])),
+            ("g", Value::I32s(vec![1, -3])),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        let norm = TensorData::new("norm", None, 5, Quant::Q8_0, &[1.0; 5]);
+        let matrix = TensorData::new("matrix", Some(3), 64, Quant::Q8_0, &[0.25; 192]);
+        let mut file = Vec::new();
+        write(&mut file, &metadata, &[norm, matrix]).unwrap();
+        assert_eq!(file.len() % 32, 0);
+        let header = read_header(&mut file.as_slice()).unwrap();
+        assert_eq!(header.metadata, metadata);
+        assert_eq!(header.tensors[0], ("norm".into(), vec![5], Quant::F32.code(), 0));
+        assert_eq!(header.tensors[1], ("matrix".into(), vec![64, 3], Quant::Q8_0.code(), 32));
+        // The matrix takes six blocks of 34 bytes, padded to 224; its first block opens with the scale.
+        assert_eq!(file[file.len() - 224..][..2], half::f16::from_f32(0.25 / 127.0).to_le_bytes());
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_wherever_it_ends() {
+        let mut file = Vec::new();
+        let metadata = [("key".to_owned(), Value::Texts(vec!["one".into(), "two".into()]))];
+        write(&mut file, &metadata, &[TensorData::new("t", None, 4, Quant::F32, &[0.0; 4])]).unwrap();
+        let head = file.len() - 32;
+        for end in 0..head - 31 {
+            assert!(read_header(&mut &file[..end]).is_err(), "cut at {end}");
+        }
+        file[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(read_header(&mut file.as_slice()).is_err(), "a count beyond reason");
+    }
 }

@@ -4,6 +4,7 @@ pub mod chat_model;
 pub mod data;
 pub mod gguf;
 pub mod quant;
+pub mod random;
 pub mod rng;
 #[cfg(feature = "train")]
 pub mod train;

@@ -48,6 +48,17 @@ impl Quant {
         }
     }
 
+    /// Bytes that `count` weights take, whole blocks only.
+    pub fn stored(self, count: usize) -> usize {
+        let block = match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::Q4_0 => 18,
+            Self::Q8_0 => 34,
+        };
+        count / self.block() * block
+    }
+
     /// The stored bytes of `values`; what is left after the last whole block is not stored.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
@@ -98,14 +109,16 @@ mod tests {
         match quant {
             Quant::F32 => bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
             Quant::F16 => bytes.chunks(2).map(scale).collect(),
-            Quant::Q8_0 => {
-                bytes.chunks(34).flat_map(|b| b[2..].iter().map(|q| f32::from(q.cast_signed()) * scale(b)).collect::<Vec<_>>()).collect()
-            }
+            Quant::Q8_0 => bytes
+                .chunks(34)
+                .flat_map(|b| b[2..].iter().map(|q| f32::from(q.cast_signed()) * scale(b)).collect::<Vec<_>>())
+                .collect(),
             Quant::Q4_0 => bytes
                 .chunks(18)
                 .flat_map(|b| {
                     let value = |q: u8| (f32::from(q) - 8.0) * scale(b);
-                    let (low, high) = (b[2..].iter().map(move |q| value(q & 15)), b[2..].iter().map(move |q| value(q >> 4)));
+                    let (low, high) =
+                        (b[2..].iter().map(move |q| value(q & 15)), b[2..].iter().map(move |q| value(q >> 4)));
                     low.chain(high).collect::<Vec<_>>()
                 })
                 .collect(),
@@ -118,6 +131,7 @@ mod tests {
             let top = values.iter().fold(0.0f32, |t, v| t.max(v.abs()));
             for (quant, step) in [(Quant::F32, 0.0), (Quant::F16, 0.004), (Quant::Q8_0, 0.006), (Quant::Q4_0, 0.13)] {
                 let bytes = quant.encode(&values);
+                prop_assert_eq!(bytes.len(), quant.stored(values.len()));
                 for (v, w) in values.iter().zip(decode(quant, &bytes)) {
                     prop_assert!((v - w).abs() <= step * top + 1e-4, "{quant:?}: {v} became {w}");
                 }

@@ -1,1 +1,82 @@
-fn main() {}
+//! Writes a Llama-architecture GGUF file of the asked size with random weights.
+#![expect(clippy::print_stdout, reason = "a command-line program reports to its user")]
+
+use std::error::Error;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use clap::Parser;
+use tollkeeper_models::chat_model::Vocabulary;
+use tollkeeper_models::gguf::read_header;
+use tollkeeper_models::quant::Quant;
+use tollkeeper_models::random::Recipe;
+
+#[derive(Parser)]
+#[command(about = "Write a GGUF file with random weights, for load and throughput tests")]
+struct Args {
+    /// The file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Transformer blocks.
+    #[arg(long, default_value_t = 2)]
+    layers: usize,
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 64)]
+    dim: usize,
+    /// Query heads.
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// Key/value heads.
+    #[arg(long, default_value_t = 2)]
+    kv_heads: usize,
+    /// Width of the feed-forward layer.
+    #[arg(long, default_value_t = 160)]
+    ff: usize,
+    /// Longest sequence, in tokens.
+    #[arg(long, default_value_t = 1024)]
+    context: usize,
+    /// Size of the vocabulary.
+    #[arg(long, default_value_t = 512)]
+    vocab: usize,
+    /// Take the tokens of this GGUF file instead of plain bytes.
+    #[arg(long)]
+    tokens_of: Option<PathBuf>,
+    /// How the matrices are stored.
+    #[arg(long, value_enum, default_value_t = Quant::Q8_0)]
+    quant: Quant,
+    /// Decides every weight.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Make an embedding model.
+    #[arg(long)]
+    embedding: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let vocabulary = match &args.tokens_of {
+        None => Vocabulary::bytes(),
+        Some(path) => {
+            let header = read_header(&mut BufReader::new(File::open(path)?))?;
+            Vocabulary::of(&header).ok_or("that file has no byte-level vocabulary")?
+        }
+    };
+    let recipe = Recipe {
+        layers: args.layers,
+        dim: args.dim,
+        heads: args.heads,
+        kv_heads: args.kv_heads,
+        ff: args.ff,
+        context: args.context,
+        vocab: args.vocab,
+        vocabulary,
+        quant: args.quant,
+        seed: args.seed,
+        embedding: args.embedding,
+    };
+    recipe.write(&args.out)?;
+    let size = std::fs::metadata(&args.out)?.len();
+    println!("{}: {:.2} M weights, {:.2} MB", args.out.display(), recipe.weights() as f64 / 1e6, size as f64 / 1e6);
+    Ok(())
+}

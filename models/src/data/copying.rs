@@ -7,33 +7,37 @@ use crate::rng::Rng;
 /// "Repeat after me: ..."
 pub(super) fn repeat(split: Split, rng: &mut Rng) -> (String, String) {
     let text = value(split, rng, payload);
-    let ask = phrase(split, rng, &[
-        "Repeat after me: {}",
-        "Repeat: {}",
-        "Say: {}",
-        "Copy this: {}",
-        "Please repeat after me: {}",
-        "Say \"{}\"",
-        "Repeat \"{}\"",
-        "Echo: {}",
-        "Repeat this: {}",
-        "Say this: {}",
-        "Repeat the following: {}",
-        "Copy the following text: {}",
-        "Say exactly: {}",
-        "Repeat exactly: {}",
-        "Repeat this text: {}",
-        "echo {}",
-        "Write this again: {}",
-        "Repeat the words: {}",
-        "Answer with exactly this: {}",
-        "Copy: {}",
-        "Say after me: {}",
-        "Reply with exactly: {}",
-        "Repeat what I say: {}",
-        "Reply with: {}",
-        "Copy this text: {}",
-    ]);
+    let ask = phrase(
+        split,
+        rng,
+        &[
+            "Repeat after me: {}",
+            "Repeat: {}",
+            "Say: {}",
+            "Copy this: {}",
+            "Please repeat after me: {}",
+            "Say \"{}\"",
+            "Repeat \"{}\"",
+            "Echo: {}",
+            "Repeat this: {}",
+            "Say this: {}",
+            "Repeat the following: {}",
+            "Copy the following text: {}",
+            "Say exactly: {}",
+            "Repeat exactly: {}",
+            "Repeat this text: {}",
+            "echo {}",
+            "Write this again: {}",
+            "Repeat the words: {}",
+            "Answer with exactly this: {}",
+            "Copy: {}",
+            "Say after me: {}",
+            "Reply with exactly: {}",
+            "Repeat what I say: {}",
+            "Reply with: {}",
+            "Copy this text: {}",
+        ],
+    );
     (loosen(rng, ask).replace("{}", &text), text)
 }
 
@@ -94,7 +98,9 @@ const FIELDS: &[Field] = &[
     ("age", false, |rng| rng.between(1, 99).to_string()),
     ("city", true, |rng| CAPITALS[rng.below(CAPITALS.len())].1.to_owned()),
     ("color", true, |rng| rng.pick(COLOURS).to_owned()),
-    ("animal", true, |rng| rng.pick(&["cat", "dog", "horse", "bird", "fish", "mouse", "lion", "bear", "wolf"]).to_owned()),
+    ("animal", true, |rng| {
+        rng.pick(&["cat", "dog", "horse", "bird", "fish", "mouse", "lion", "bear", "wolf"]).to_owned()
+    }),
     ("id", false, |rng| rng.between(1, 9999).to_string()),
     ("price", false, |rng| rng.between(1, 500).to_string()),
     ("title", true, |rng| upper_first(&word(rng))),
@@ -137,28 +143,32 @@ fn object(split: Split, rng: &mut Rng) -> (String, String) {
         [first @ .., last] if !first.is_empty() && style != 1 => format!("{} and {last}", first.join(", ")),
         all => all.join(", "),
     };
-    let ask = phrase(split, rng, &[
-        "Give me a JSON object with {}",
-        "Give me JSON with {}",
-        "Write a JSON object with {}",
-        "Return a JSON object with {}",
-        "Make a JSON object with {}",
-        "Return JSON: {}",
-        "JSON object: {}",
-        "Answer in JSON: {}",
-        "Write JSON with {}",
-        "Please give me a JSON object with {}",
-        "Create a JSON object with {}",
-        "As JSON: {}",
-        "I need a JSON object with {}",
-        "Turn this into JSON: {}",
-        "Please write a JSON object with {}",
-        "Convert to JSON: {}",
-        "Output a JSON object with {}",
-        "json with {}",
-        "Respond in JSON with {}",
-        "Output JSON with {}",
-    ]);
+    let ask = phrase(
+        split,
+        rng,
+        &[
+            "Give me a JSON object with {}",
+            "Give me JSON with {}",
+            "Write a JSON object with {}",
+            "Return a JSON object with {}",
+            "Make a JSON object with {}",
+            "Return JSON: {}",
+            "JSON object: {}",
+            "Answer in JSON: {}",
+            "Write JSON with {}",
+            "Please give me a JSON object with {}",
+            "Create a JSON object with {}",
+            "As JSON: {}",
+            "I need a JSON object with {}",
+            "Turn this into JSON: {}",
+            "Please write a JSON object with {}",
+            "Convert to JSON: {}",
+            "Output a JSON object with {}",
+            "json with {}",
+            "Respond in JSON with {}",
+            "Output JSON with {}",
+        ],
+    );
     let end = if rng.chance(50) { "." } else { "" };
     (format!("{}{end}", loosen(rng, ask).replace("{}", &said)), answer)
 }
@@ -169,21 +179,24 @@ fn list(split: Split, rng: &mut Rng) -> (String, String) {
     let answer = value(split, rng, |rng| {
         let n = rng.between(2, 5);
         items = (0..n).map(|_| if numbers { rng.between(0, 99).to_string() } else { word(rng) }).collect::<Vec<_>>();
-        let parts: Vec<String> =
-            items.iter().map(|i| if numbers { i.clone() } else { format!("\"{i}\"") }).collect();
+        let parts: Vec<String> = items.iter().map(|i| if numbers { i.clone() } else { format!("\"{i}\"") }).collect();
         format!("[{}]", parts.join(", "))
     });
-    let ask = phrase(split, rng, &[
-        "Give me a JSON list of {}",
-        "Give me a JSON array with {}",
-        "Write a JSON array of {}",
-        "Return a JSON list with {}",
-        "Make a JSON list of {}",
-        "JSON array: {}",
-        "As a JSON list: {}",
-        "Write a JSON list with {}",
-        "Return a JSON array of {}",
-        "Please give me a JSON array of {}",
-    ]);
+    let ask = phrase(
+        split,
+        rng,
+        &[
+            "Give me a JSON list of {}",
+            "Give me a JSON array with {}",
+            "Write a JSON array of {}",
+            "Return a JSON list with {}",
+            "Make a JSON list of {}",
+            "JSON array: {}",
+            "As a JSON list: {}",
+            "Write a JSON list with {}",
+            "Return a JSON array of {}",
+            "Please give me a JSON array of {}",
+        ],
+    );
     (loosen(rng, ask).replace("{}", &items.join(", ")), answer)
 }

@@ -3,8 +3,10 @@
 use super::{Split, loosen, name, phrase, value};
 use crate::rng::Rng;
 
-const ANIMALS: &[&str] =
-    &["fox", "cat", "dog", "bear", "mouse", "rabbit", "owl", "horse", "frog", "duck", "wolf", "hedgehog", "robot", "dragon"];
+const ANIMALS: &[&str] = &[
+    "fox", "cat", "dog", "bear", "mouse", "rabbit", "owl", "horse", "frog", "duck", "wolf", "hedgehog", "robot",
+    "dragon",
+];
 
 /// The lines of a story in order; `{n}` is the name and `{k}` the animal.
 const LINES: &[&[&str]] = &[
@@ -38,34 +40,42 @@ const LINES: &[&[&str]] = &[
 /// "Tell me a story about a fox named Viktor."; without a name the story picks one.
 pub(super) fn story(split: Split, rng: &mut Rng) -> (String, String) {
     let kind = rng.pick(ANIMALS);
-    let who = value(split, rng, |rng| name(rng));
+    let who = value(split, rng, name);
     let (ask, who) = if rng.chance(75) {
-        let ask = phrase(split, rng, &[
-            "Tell me a story about a {k} named {n}.",
-            "Write a short story about a {k} named {n}.",
-            "Tell me a little story about a {k} called {n}.",
-            "Write a story about {n} the {k}.",
-            "Can you tell me a story about a {k} named {n}?",
-            "Tell a story about a {k} named {n}.",
-            "I want a story about a {k} called {n}.",
-            "Make up a story about a {k} named {n}.",
-            "Please tell me a story about {n} the {k}.",
-            "Write me a short story about a {k} called {n}.",
-        ]);
+        let ask = phrase(
+            split,
+            rng,
+            &[
+                "Tell me a story about a {k} named {n}.",
+                "Write a short story about a {k} named {n}.",
+                "Tell me a little story about a {k} called {n}.",
+                "Write a story about {n} the {k}.",
+                "Can you tell me a story about a {k} named {n}?",
+                "Tell a story about a {k} named {n}.",
+                "I want a story about a {k} called {n}.",
+                "Make up a story about a {k} named {n}.",
+                "Please tell me a story about {n} the {k}.",
+                "Write me a short story about a {k} called {n}.",
+            ],
+        );
         (ask, who)
     } else {
-        let ask = phrase(split, rng, &[
-            "Tell me a story about a {k}.",
-            "Write a short story about a {k}.",
-            "Tell me a little story about a {k}.",
-            "Write a story about a {k}.",
-            "Can you tell me a story about a {k}?",
-            "Tell a story about a {k}.",
-            "I want a story about a {k}.",
-            "Make up a story about a {k}.",
-            "Once upon a time there was a {k}. Go on.",
-            "Write me a short story about a {k}.",
-        ]);
+        let ask = phrase(
+            split,
+            rng,
+            &[
+                "Tell me a story about a {k}.",
+                "Write a short story about a {k}.",
+                "Tell me a little story about a {k}.",
+                "Write a story about a {k}.",
+                "Can you tell me a story about a {k}?",
+                "Tell a story about a {k}.",
+                "I want a story about a {k}.",
+                "Make up a story about a {k}.",
+                "Once upon a time there was a {k}. Go on.",
+                "Write me a short story about a {k}.",
+            ],
+        );
         // One name per animal, so that the answer is not a guess.
         let at = ANIMALS.iter().position(|a| *a == kind).unwrap_or(0);
         (ask, super::words::NAMES[at].to_owned())

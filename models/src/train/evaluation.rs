@@ -75,7 +75,13 @@ impl Loaded {
 ///
 /// # Errors
 /// When the file does not load or does not run.
-pub fn evaluate(path: &Path, tokenizer: &Tokenizer, count: usize, workers: usize, seed: u64) -> Result<Vec<Score>, Error> {
+pub fn evaluate(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    count: usize,
+    workers: usize,
+    seed: u64,
+) -> Result<Vec<Score>, Error> {
     let ask = |worker: usize| -> Result<Vec<Score>, Error> {
         let mut model = Loaded::open(path)?;
         let kinds = Kind::MIX.iter().enumerate().filter(|(i, _)| i % workers == worker);

@@ -106,14 +106,7 @@ impl Layout {
                 let ffn_norm = part("ffn_norm", 1, d);
                 let (gate, up) = (part("ffn_gate", shape.ff, d), part("ffn_up", shape.ff, d));
                 let down = part("ffn_down", d, shape.ff);
-                Block {
-                    attn_norm,
-                    qkv: q.start..v.end,
-                    attn_out,
-                    ffn_norm,
-                    gate_up: gate.start..up.end,
-                    down,
-                }
+                Block { attn_norm, qkv: q.start..v.end, attn_out, ffn_norm, gate_up: gate.start..up.end, down }
             })
             .collect();
         let out_norm = push("output_norm.weight".into(), 1, d);

@@ -130,7 +130,9 @@ mod tests {
         for (rows, cols) in [(6, 20), (20, 6)] {
             let mut x: Vec<f32> = (0..rows * cols).map(|_| rng.normal()).collect();
             orthogonalise(&mut x, rows, cols);
-            let at = |i: usize, j: usize, k: usize| if rows < cols { x[i * cols + k] * x[j * cols + k] } else { x[k * cols + i] * x[k * cols + j] };
+            let at = |i: usize, j: usize, k: usize| {
+                if rows < cols { x[i * cols + k] * x[j * cols + k] } else { x[k * cols + i] * x[k * cols + j] }
+            };
             for i in 0..6 {
                 for j in 0..6 {
                     let product: f32 = (0..20).map(|k| at(i, j, k)).sum();

@@ -12,7 +12,8 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokeni
 use crate::data::{Dialogue, Piece};
 
 /// Qwen2's splitting rule, which llama.cpp knows as `qwen2`.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The same rule, but a word comes without the space or sign before it. Merges are learnt with this one, so a word is the same
 /// tokens after a space, after a quote and at the start of an answer: copying it is copying tokens.
@@ -172,7 +173,8 @@ mod tests {
     #[test]
     fn any_text_survives_the_way_there_and_back() {
         let tokenizer = tokenizer();
-        for text in ["Hello, world!", "47 + 38 = 85.", "Zażółć gęślą jaźń 🦊\n\n  x", "<|im_end|>", "{\"a\": [1, 2]}"] {
+        for text in ["Hello, world!", "47 + 38 = 85.", "Zażółć gęślą jaźń 🦊\n\n  x", "<|im_end|>", "{\"a\": [1, 2]}"]
+        {
             let ids = tokenizer.encode(text).unwrap();
             assert!(ids.iter().all(|&id| id > 2), "{text}: plain text became a special token");
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);

@@ -91,7 +91,8 @@ impl<'a> Trainer<'a> {
                     scope.spawn(move || -> tokenizers::Result<(Batch, Outcome)> {
                         let batch = make(tokenizer, plan.batch / SHARDS, step < plan.warm_up(), seed)?;
                         grads.fill(0.0);
-                        let outcome = model.learn(params, grads, &batch, 1.0 / batch.rows.len().max(1) as f32, workspace);
+                        let outcome =
+                            model.learn(params, grads, &batch, 1.0 / batch.rows.len().max(1) as f32, workspace);
                         Ok((batch, outcome))
                     })
                 })
