@@ -2,7 +2,7 @@
 
 use crate::ask::{Answer, ask, begin, call, chat, completion, embed, embedding, engines, greedy, message};
 use crate::loading::why_unavailable;
-use crate::model::{Folder, TRAINED, VOCABULARY, token, write_model};
+use crate::model::{Folder, IM_END, TRAINED, VOCABULARY, token, write_model};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -98,7 +98,7 @@ async fn greedy_answers_are_those_of_a_bare_loop_alone_and_together() {
 async fn a_client_that_leaves_frees_its_slot() {
     let folder = Folder::new();
     let engines = engines([LocalModel { slots: 1, context: TRAINED, ..folder.model() }]).await;
-    let endless = Sampling { logit_bias: vec![(0, -100.0), (2, -100.0)], ..greedy() };
+    let endless = Sampling { logit_bias: vec![(0, -100.0), (IM_END, -100.0)], ..greedy() };
     let request = Request::Completion(CompletionRequest { sampling: endless, ..completion("go", 1000) });
     let running = begin(&engines, NAME, call(request)).await.unwrap();
     assert_eq!(engines.state(NAME).in_flight, 1);
@@ -153,7 +153,7 @@ async fn biases_force_and_ban_tokens() {
     };
     let forced = ask(&engines, NAME, biased(vec![(token(b'Q'), 100.0)])).await.unwrap();
     assert_eq!((forced.text(), forced.finishes[0]), ("QQQQQ", Some(FinishReason::Length)));
-    let ended = ask(&engines, NAME, biased(vec![(2, 100.0)])).await.unwrap();
+    let ended = ask(&engines, NAME, biased(vec![(IM_END, 100.0)])).await.unwrap();
     assert_eq!((ended.text(), ended.finishes[0], ended.usage.output), ("", Some(FinishReason::Stop), 1));
     let all_but: Vec<(u32, f32)> =
         (0..VOCABULARY as u32).filter(|id| *id != token(b'Z')).map(|id| (id, -100.0)).collect();
@@ -221,7 +221,7 @@ async fn the_models_own_template_is_used_and_what_it_refuses_is_the_clients_faul
 async fn an_answer_fills_the_context_and_no_more() {
     let folder = Folder::new();
     let engines = engines([LocalModel { context: 64, ..folder.model() }]).await;
-    let endless = Sampling { logit_bias: vec![(0, -100.0), (2, -100.0)], ..greedy() };
+    let endless = Sampling { logit_bias: vec![(0, -100.0), (IM_END, -100.0)], ..greedy() };
     let request = |prompt: usize| {
         Request::Completion(CompletionRequest { sampling: endless.clone(), ..completion(&"x".repeat(prompt), 1000) })
     };

@@ -8,3 +8,5 @@ mod loading;
 #[cfg(feature = "llama-cpp")]
 mod model;
 mod serving;
+#[cfg(feature = "llama-cpp")]
+mod toll_tiny;
