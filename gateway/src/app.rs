@@ -1,12 +1,12 @@
 //! What all requests share, how it is put together, and how it is taken down.
 
 use crate::listen::{self, Listener};
-use crate::metrics::Metrics;
+use crate::metrics::{Labels, Metrics};
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -25,8 +25,11 @@ pub(crate) struct App {
     pub(crate) draining: AtomicBool,
     places: Arc<Semaphore>,
     most_in_flight: usize,
+    pub(crate) labels: Labels,
     pace: Pace,
     ids: Ids,
+    /// One reload at a time: the file's watcher and SIGHUP may come together.
+    reloading: Mutex<()>,
 }
 
 impl App {
@@ -56,6 +59,10 @@ impl App {
     /// Takes over what can change while running: agents, budgets, aliases, models, providers, prices. Address, TLS, store and the limits of
     /// connections and requests in flight stay as they were at the start.
     fn reload(&self, config: &Arc<Config>) {
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.draining.load(Relaxed) {
+            return;
+        }
         self.fleet.reload(config);
         self.policies.reload(config);
         self.config.store(config.clone());
@@ -189,6 +196,8 @@ impl Gateway {
             most_in_flight,
             pace: Pace::default(),
             ids: Ids::new(),
+            labels: Labels::default(),
+            reloading: Mutex::new(()),
         });
         let (stop, force) = (CancellationToken::new(), CancellationToken::new());
         let server = tokio::spawn(listen::serve(app.clone(), listener, stop.clone(), force.clone()));

@@ -10,15 +10,18 @@ use tokio::time::Instant;
 use tollkeeper_config::{BackendId, Config, Resolved};
 use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
 use tollkeeper_policies::{Agent, OutputBound, Spend};
-use tollkeeper_protocol::fault::ProviderFault;
+use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
 use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, ask, estimate, plan};
+
+/// Larger bodies are estimated instead of counted, since counting keeps a thread from serving others.
+const LONGEST_COUNTED: usize = 64 << 10;
 
 /// Output tokens that a stream's lease grows by.
 const SLICE: u64 = 512;
 
-/// A whole answer may lease so much of what is left of a budget: then several can run at once, and a request without a limit of its own does
-/// not lock the budget up. Its answer is limited to what was leased.
+/// A whole answer without a limit of its own may lease so much of what is left of a budget: then several can run at once, and none locks the
+/// budget up. Its answer is limited to what was leased.
 const SHARE: i64 = 8;
 
 /// Output tokens that a whole answer may lease whatever its share is.
@@ -82,11 +85,17 @@ impl Job<'_> {
     /// What one attempt wants to spend, and the limit that its answer must have because of that.
     fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt) -> (Spend, Option<u64>) {
         let local = matches!(attempt.id, BackendId::Local(_));
-        let counted = if local { self.app.fleet.input_tokens(&attempt.id, &self.request) } else { None };
+        let counted = if local && self.original.len() <= LONGEST_COUNTED {
+            self.app.fleet.input_tokens(&attempt.id, &self.request)
+        } else {
+            None
+        };
         let (output, limit) = if self.operation == Operation::Embeddings {
             (OutputBound::Whole(0), None)
-        } else if local || ask.stream {
+        } else if local {
             (OutputBound::Growing { slice: SLICE, max: ask.max_output }, None)
+        } else if ask.stream {
+            (OutputBound::Growing { slice: SLICE, max: ask.max_output }, self.affordable(ask, attempt))
         } else {
             self.whole(ask, attempt)
         };
@@ -106,14 +115,28 @@ impl Job<'_> {
 
     /// The bound of a whole answer from a provider: what was asked for, else what the model can, but no more than its share of the budget.
     fn whole(&self, ask: &Ask, attempt: &Attempt) -> (OutputBound, Option<u64>) {
-        let most = attempt.facts.max_output.unwrap_or(estimate::UNKNOWN_OUTPUT).saturating_mul(ask.answers.max(1));
-        let wanted = ask.max_output.unwrap_or(most);
+        let wanted = ask.max_output.unwrap_or_else(|| longest(ask, attempt));
         let remaining = self.app.policies.remaining(self.agent);
         let price = attempt.facts.price.rates(ask.input_tokens).output.0;
-        let (Some(remaining), true) = (remaining, price > 0) else { return (OutputBound::Whole(wanted), None) };
+        let (Some(remaining), true, None) = (remaining, price > 0, ask.max_output) else {
+            return (OutputBound::Whole(wanted), None);
+        };
         let share = u64::try_from(remaining.0 / SHARE).unwrap_or(0).saturating_mul(1000) / price;
         let bound = wanted.min(share.max(SMALLEST_BOUND));
         (OutputBound::Whole(bound), (bound < wanted).then_some(bound))
+    }
+
+    /// The limit of a stream of a model whose reasoning is billed without being seen, when the budget could not pay its longest answer: the
+    /// provider itself must stop there.
+    fn affordable(&self, ask: &Ask, attempt: &Attempt) -> Option<u64> {
+        if !attempt.facts.abilities.reasoning {
+            return None;
+        }
+        let price = u128::from(attempt.facts.price.rates(ask.input_tokens).output.0);
+        let remaining = self.app.policies.remaining(self.agent)?.0.saturating_sub(attempt.cost.input.0);
+        let pico = u128::try_from(remaining).unwrap_or(0).saturating_mul(1000);
+        let tokens = u64::try_from(pico.checked_div(price)?).unwrap_or(u64::MAX).max(1);
+        (tokens < ask.max_output.unwrap_or_else(|| longest(ask, attempt))).then_some(tokens)
     }
 
     fn call(&self, output_limit: Option<u64>) -> Call {
@@ -128,29 +151,42 @@ impl Job<'_> {
     }
 }
 
+/// The most tokens that the model can answer with.
+fn longest(ask: &Ask, attempt: &Attempt) -> u64 {
+    attempt.facts.max_output.unwrap_or(estimate::UNKNOWN_OUTPUT).saturating_mul(ask.answers.max(1))
+}
+
+/// What the caller should hear of when several attempts failed: the fault that waiting may cure.
+fn tells_more(new: FaultKind, old: FaultKind) -> bool {
+    let operators = |kind| matches!(kind, FaultKind::Auth | FaultKind::Unavailable | FaultKind::NotFound);
+    !operators(new) || operators(old)
+}
+
 /// Tries the plan's attempts in order until one answers.
 ///
 /// # Errors
-/// The budget refuses, the request itself is at fault, or every attempt failed: then the last fault.
+/// The budget refuses, the request itself is at fault, or every attempt failed: then the last fault that is not the operator's, if any.
 pub(crate) async fn walk(job: &Job<'_>, (ask, plan): (Ask, Plan), meter: &mut Meter) -> Result<Answer, ApiError> {
-    let mut last = None;
+    let mut last: Option<(FaultKind, ApiError)> = None;
     for (number, attempt) in (1u32..).zip(&plan.attempts) {
         match one(job, number, &ask, attempt, meter).await? {
             Ok(answer) => return Ok(answer),
             Err(fault) => {
                 meter.failed(&fault);
                 let backend = attempt.id.to_string();
-                tracing::debug!(request_id = %job.arrival.id, %backend, error.r#type = fault.kind.name(), %fault, "attempt failed");
-                let retryable = fault.kind.is_retryable();
-                last = Some(ApiError::Provider { backend, fault });
-                if !retryable {
-                    break;
+                tracing::debug!(request_id = %job.arrival.id, %backend, error.r#type = fault.kind.name(), status = fault.status, "attempt failed");
+                let kind = fault.kind;
+                if !kind.is_retryable() {
+                    return Err(ApiError::Provider { backend, fault });
+                }
+                if last.as_ref().is_none_or(|(old, _)| tells_more(kind, *old)) {
+                    last = Some((kind, ApiError::Provider { backend, fault }));
                 }
             }
         }
     }
     // A plan without a refusal has an attempt.
-    Err(last.unwrap_or_else(|| ApiError::NotReady("the plan is empty".into())))
+    Err(last.map_or_else(|| ApiError::NotReady("the plan is empty".into()), |(_, error)| error))
 }
 
 async fn one(
@@ -170,7 +206,7 @@ async fn one(
     let started = Instant::now();
     meter.begin(Running {
         lease,
-        backend: backend.clone(),
+        backend: job.app.labels.of(job.config, &backend),
         provider: job.app.fleet.peer(&attempt.id).map_or("tollkeeper", |peer| peer.provider_name),
         price: attempt.facts.price.clone(),
         input_tokens,

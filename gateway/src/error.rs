@@ -39,7 +39,7 @@ pub(crate) enum ApiError {
     MethodNotAllowed { path: String, allow: &'static str },
     #[error("the gateway is at its limit of {limit} requests in flight (`server.max_in_flight`); try again in {} s", after.as_secs())]
     Shed { limit: usize, after: Duration },
-    #[error("{0}")]
+    #[error("{}", denied(.0))]
     Denied(Denied, BudgetStatus),
     #[error("{1}")]
     NoBackend(FaultKind, String),
@@ -56,6 +56,12 @@ pub(crate) enum ApiError {
 /// The status of a budget refusal, as configured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BudgetStatus(pub(crate) u16);
+
+impl Default for BudgetStatus {
+    fn default() -> Self {
+        Self(StatusCode::PAYMENT_REQUIRED.as_u16())
+    }
+}
 
 /// Status, type and code of an error, and whether the client's retry could help.
 struct Shape {
@@ -184,12 +190,23 @@ fn fault_shape(kind: FaultKind) -> Shape {
             shape(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some("rate_limit_exceeded"), None)
         }
         FaultKind::Overloaded => shape(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Some("overloaded"), None),
-        FaultKind::Timeout => shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("provider_timeout"), None),
+        // It is charged, since the provider may have worked; the client should not make that three times.
+        FaultKind::Timeout => shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("provider_timeout"), Some(false)),
         FaultKind::Connection => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_connection"), None),
         FaultKind::Internal => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_error"), None),
         FaultKind::Malformed => shape(StatusCode::BAD_GATEWAY, SERVER, Some("provider_malformed"), None),
         FaultKind::Unavailable => {
             shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("backend_unavailable"), Some(false))
+        }
+    }
+}
+
+/// A refusal to spend in words for the caller, who should not learn the paths of the ledger.
+fn denied(denied: &Denied) -> String {
+    match denied {
+        Denied::Budget { .. } => denied.to_string(),
+        Denied::StoreDown { .. } => {
+            "the gateway's ledger cannot record spending now, so nothing may be spent; its operator must act; try again later".to_owned()
         }
     }
 }

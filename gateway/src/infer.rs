@@ -15,6 +15,9 @@ use tokio::time::timeout_at;
 use tollkeeper_config::Usd;
 use tollkeeper_protocol::{DecodeError, Operation, Request, openai};
 
+/// Longer names of models are refused: they go into the ledger.
+const LONGEST_MODEL: usize = 256;
+
 /// Larger bodies are decoded off the threads that serve everybody else.
 const LARGE_BODY: usize = 256 << 10;
 
@@ -40,22 +43,28 @@ pub(crate) async fn serve(
     let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after });
     let place = place.inspect_err(|error| refused(&agent.name, error))?;
     let deadline = arrival.at + config.server.request_timeout;
-    let mut meter = Meter::new(app, operation, agent.clone(), (arrival.id.clone(), arrival.at), place);
+    let mut meter = Meter::new(app, operation, agent.clone(), &arrival, place);
 
     let answered = timeout_at(deadline, async {
         let body = request_body::read(request.into_body(), &config.server).await?;
+        meter.waited(arrival.at.elapsed());
         let request = decode(operation, &body).await?;
+        if request.model().len() > LONGEST_MODEL {
+            let message = format!("the model's name is longer than {LONGEST_MODEL} bytes");
+            return Err(ApiError::BadRequest(DecodeError::at("model", message)));
+        }
         let resolved = config.resolve(request.model()).map_err(ApiError::UnknownModel)?;
         if !agent.may_use(request.model()) {
             let model = request.model().chars().take(200).collect();
             return Err(ApiError::ModelForbidden { agent: agent.name.to_string(), model });
         }
-        meter.names(request.model().into(), request.stream());
+        meter.names(app.labels.of(&config, request.model()), request.stream());
         let (request, original) = (Arc::new(request), body);
         let job =
             Job { app, config: &config, agent: &agent, operation, arrival: &arrival, deadline, request, original };
         let plan = job.plan(resolved)?;
         let answer = dispatch::walk(&job, plan, &mut meter).await?;
+        meter.answered();
         Ok((job.request, answer))
     });
     let outcome = answered.await.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));

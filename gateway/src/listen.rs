@@ -3,7 +3,7 @@
 use crate::app::{App, StartError};
 use crate::stack;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,8 @@ use tollkeeper_config::settings::{Server, Tls};
 const BACKLOG: i32 = 1024;
 /// How long to rest when the system refuses a connection (no file descriptor left, for instance).
 const REST: Duration = Duration::from_millis(50);
+/// How long requests that were cut may take to settle.
+const LAST_STEPS: Duration = Duration::from_secs(5);
 /// Streams one HTTP/2 client may open at once; more wait at the client.
 const HTTP2_STREAMS: u32 = 256;
 
@@ -71,24 +74,28 @@ fn acceptor(files: &Tls) -> Result<TlsAcceptor, StartError> {
 pub(crate) async fn serve(app: Arc<App>, listener: Listener, stop: CancellationToken, force: CancellationToken) {
     let (connections, limits) = (TaskTracker::new(), app.config.load().server.clone());
     let places = Arc::new(Semaphore::new(limits.max_connections));
-    let service = stack::stack(&app);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { break };
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = listener.tcp.accept() => accepted,
+            accepted = accept(&places, &listener.tcp) => accepted,
         };
-        let Ok((tcp, _)) = accepted else {
+        let Ok((tcp, place)) = accepted else {
             tokio::time::sleep(REST).await;
             continue;
         };
         let _ = tcp.set_nodelay(true);
-        let (tls, service) = (listener.tls.clone(), TowerToHyperService::new(service.clone()));
-        let ending = Ending { stop: stop.clone(), force: force.clone() };
-        let header_timeout = limits.header_timeout;
+        let connection = Connection {
+            tls: listener.tls.clone(),
+            app: app.clone(),
+            header_timeout: limits.header_timeout,
+            write_timeout: limits.body_timeout,
+            streams: connections.clone(),
+            stop: stop.clone(),
+            force: force.clone(),
+        };
         connections.spawn(async move {
-            connection(tcp, tls, service, header_timeout, ending).await;
+            connection.serve(tcp).await;
             drop(place);
         });
     }
@@ -102,74 +109,123 @@ pub(crate) async fn serve(app: Arc<App>, listener: Listener, stop: CancellationT
         () = force.cancelled() => {}
     }
     force.cancel();
-    connections.wait().await;
+    // What was cut ends at its next step; nothing of it may keep the ledger from being closed.
+    if timeout(LAST_STEPS, connections.wait()).await.is_err() {
+        tracing::error!(tasks = connections.len(), "some requests did not end when they were cut");
+    }
 }
 
-/// The two ways in which connections are told to end.
-struct Ending {
+/// The next connection, once there is a place for it.
+async fn accept(places: &Arc<Semaphore>, tcp: &TcpListener) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    Ok((tcp.accept().await?.0, place))
+}
+
+/// What one connection needs.
+struct Connection {
+    tls: Option<TlsAcceptor>,
+    app: Arc<App>,
+    /// Bounds a TLS handshake, a request's head, and an idle connection.
+    header_timeout: Duration,
+    /// Bounds how long a client may leave what is sent to it unread.
+    write_timeout: Duration,
+    /// Where the tasks of HTTP/2's streams are tracked, so that a drain waits for them too.
+    streams: TaskTracker,
     stop: CancellationToken,
     force: CancellationToken,
 }
 
 type Service = TowerToHyperService<stack::Stack>;
 
-async fn connection(
-    tcp: TcpStream,
-    tls: Option<TlsAcceptor>,
-    service: Service,
-    header_timeout: Duration,
-    ending: Ending,
-) {
-    let Some(tls) = tls else { return http1(tcp, service, header_timeout, ending).await };
-    // A handshake is as much of a head as a request's own.
-    let Ok(Ok(stream)) = timeout(header_timeout, tls.accept(tcp)).await else { return };
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2(stream, service, header_timeout, ending).await;
-    } else {
-        http1(stream, service, header_timeout, ending).await;
+impl Connection {
+    async fn serve(self, tcp: TcpStream) {
+        let mut stream = TimeoutStream::new(tcp);
+        stream.set_write_timeout(Some(self.write_timeout));
+        let stream = Box::pin(stream);
+        let alive = Arc::new(());
+        let service = TowerToHyperService::new(stack::stack(&self.app, alive.clone()));
+        let Some(tls) = self.tls.clone() else { return self.http1(stream, service).await };
+        let accepted = tokio::select! {
+            accepted = timeout(self.header_timeout, tls.accept(stream)) => accepted,
+            () = self.force.cancelled() => return,
+        };
+        let Ok(Ok(stream)) = accepted else { return };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.http2(stream, service, alive).await;
+        } else {
+            self.http1(stream, service).await;
+        }
+    }
+
+    async fn http1<S>(&self, stream: S, service: Service)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(self.header_timeout);
+        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        self.until_end(connection, http1::Connection::graceful_shutdown, std::future::pending()).await;
+    }
+
+    async fn http2<S>(&self, stream: S, service: Service, alive: Arc<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = http2::Builder::new(Tracked(self.streams.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .keep_alive_interval(self.header_timeout)
+            .keep_alive_timeout(self.header_timeout);
+        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        self.until_end(connection, http2::Connection::graceful_shutdown, self.idle(alive)).await;
+    }
+
+    /// Ends when no request of a connection has been running at two looks in a row: a client cannot hold a place by doing nothing.
+    async fn idle(&self, alive: Arc<()>) {
+        // The service has one handle, this has another; every request in progress has one more.
+        let mut quiet = 0;
+        while quiet < 2 {
+            sleep(self.header_timeout).await;
+            quiet = if Arc::strong_count(&alive) > 2 { 0 } else { quiet + 1 };
+        }
+    }
+
+    /// Runs a connection to its end; when told to stop it finishes what it has begun, when forced or idle it is dropped.
+    async fn until_end<C>(
+        &self,
+        mut connection: Pin<&mut C>,
+        finish: impl FnOnce(Pin<&mut C>),
+        idle: impl Future<Output = ()>,
+    ) where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = idle => return,
+            () = self.stop.cancelled() => {
+                finish(connection.as_mut());
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = self.force.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended early");
+        }
     }
 }
 
-async fn http1<S>(stream: S, service: Service, header_timeout: Duration, ending: Ending)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    until_end(connection, http1::Connection::graceful_shutdown, ending).await;
-}
+/// Spawns the tasks of HTTP/2's streams where they are waited for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
 
-async fn http2<S>(stream: S, service: Service, keep_alive: Duration, ending: Ending)
+impl<F> hyper::rt::Executor<F> for Tracked
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output: Send> + Send + 'static,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS)
-        .keep_alive_interval(keep_alive)
-        .keep_alive_timeout(keep_alive);
-    let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    until_end(connection, http2::Connection::graceful_shutdown, ending).await;
-}
-
-/// Runs a connection to its end; when told to stop it finishes what it has begun, when forced it is dropped.
-async fn until_end<C>(mut connection: Pin<&mut C>, finish: impl FnOnce(Pin<&mut C>), ending: Ending)
-where
-    C: Future<Output = hyper::Result<()>>,
-{
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = ending.stop.cancelled() => {
-            finish(connection.as_mut());
-            tokio::select! {
-                result = connection.as_mut() => result,
-                () = ending.force.cancelled() => return,
-            }
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended early");
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
     }
 }

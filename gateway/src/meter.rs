@@ -2,6 +2,7 @@
 //! meter settles the lease and writes the one log line and the metrics.
 
 use crate::app::App;
+use crate::stack::Arrival;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -51,10 +52,15 @@ pub(crate) struct Meter {
     waited: Duration,
     first_token: Option<Duration>,
     output: Seen,
-    usage: Option<Usage>,
-    charged: Option<(Usage, Charge)>,
+    /// What the backend reported, and what had been seen when it did.
+    usage: Option<(Usage, u64)>,
+    last_usage: Usage,
+    /// All attempts together.
+    charged: Usd,
+    ended_after: Option<Duration>,
     outcome: Option<&'static str>,
     _place: OwnedSemaphorePermit,
+    _alive: Arc<()>,
 }
 
 /// Output as it was seen go by.
@@ -84,10 +90,9 @@ pub(crate) struct Ended<'a> {
     pub(crate) streamed: bool,
     pub(crate) duration: Duration,
     pub(crate) attempt_duration: Duration,
-    pub(crate) waited: Duration,
     pub(crate) first_token: Option<Duration>,
     pub(crate) usage: Usage,
-    pub(crate) cost: Option<Usd>,
+    pub(crate) cost: Usd,
 }
 
 impl Meter {
@@ -95,7 +100,7 @@ impl Meter {
         app: &Arc<App>,
         operation: Operation,
         agent: Arc<Agent>,
-        (id, arrived): (Arc<str>, Instant),
+        arrival: &Arrival,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -103,8 +108,8 @@ impl Meter {
             operation,
             agent,
             alias: "unknown".into(),
-            id,
-            arrived,
+            id: arrival.id.clone(),
+            arrived: arrival.at,
             streamed: false,
             running: None,
             backend: "".into(),
@@ -115,9 +120,12 @@ impl Meter {
             first_token: None,
             output: Seen::default(),
             usage: None,
-            charged: None,
+            last_usage: Usage::default(),
+            charged: Usd::ZERO,
+            ended_after: None,
             outcome: None,
             _place: place,
+            _alive: arrival.alive.clone(),
         }
     }
 
@@ -140,6 +148,7 @@ impl Meter {
             self.app.metrics.fallback(&self.backend, &running.backend);
         }
         self.attempts += 1;
+        self.outcome = None;
         self.backend = running.backend.clone();
         self.provider = running.provider;
         self.output = Seen::default();
@@ -147,7 +156,12 @@ impl Meter {
         self.running = Some(running);
     }
 
-    /// So long was spent waiting for the backend.
+    /// An attempt has begun to answer: what was not spent on waiting until now was spent here.
+    pub(crate) fn answered(&self) {
+        self.app.metrics.overhead(self.operation, self.arrived.elapsed().saturating_sub(self.waited));
+    }
+
+    /// So long was spent waiting for the client's body or for the backend.
     pub(crate) fn waited(&mut self, time: Duration) {
         self.waited += time;
     }
@@ -173,7 +187,7 @@ impl Meter {
 
     /// The backend's own count; the last one holds.
     pub(crate) fn reported(&mut self, usage: Usage) {
-        self.usage = Some(usage);
+        self.usage = Some((usage, self.output.tokens()));
     }
 
     /// Tokens and text of a local engine's event.
@@ -206,6 +220,9 @@ impl Meter {
 
     /// Text of a whole answer whose tokens nobody counted.
     pub(crate) fn whole_text(&mut self, bytes: usize) {
+        if let Some(running) = &mut self.running {
+            running.seen = true;
+        }
         self.output.bytes += bytes as u64;
     }
 
@@ -218,9 +235,9 @@ impl Meter {
         })
     }
 
-    /// What the answer has used: as reported, else as estimated.
-    pub(crate) fn usage(&self) -> (Usage, bool) {
-        let Some(usage) = self.usage else {
+    /// What the answer has used: as reported, else as estimated. A report that an answer has outgrown before it broke off is not the last word.
+    pub(crate) fn usage(&self, whole: bool) -> (Usage, bool) {
+        let Some((usage, seen)) = self.usage else {
             let running = self.running.as_ref();
             let input = running.map_or(0, |running| running.input_tokens);
             let mut output = self.output.tokens();
@@ -230,17 +247,27 @@ impl Meter {
             }
             return (Usage { input, output, ..Usage::default() }, true);
         };
-        (usage, false)
+        let tokens = self.output.tokens();
+        if whole || tokens <= seen {
+            return (usage, false);
+        }
+        (Usage { output: usage.output.max(tokens), ..usage }, true)
     }
 
-    /// What the answer costs, as far as it is known now.
-    pub(crate) fn cost(&self) -> Usd {
-        self.running.as_ref().map_or(Usd::ZERO, |running| running.price.charge(&self.usage().0))
+    /// Whether the backend has reported what the answer used.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.usage.is_some()
+    }
+
+    /// What the request costs, as far as it is known now, all attempts together.
+    pub(crate) fn cost(&self, whole: bool) -> Usd {
+        let running = self.running.as_ref().map_or(Usd::ZERO, |running| running.price.charge(&self.usage(whole).0));
+        self.charged.saturating_add(running)
     }
 
     /// Ends the attempt and charges it.
     pub(crate) fn close(&mut self, outcome: Outcome) -> Option<Charge> {
-        let (usage, estimated) = self.usage();
+        let (usage, estimated) = self.usage(outcome == Outcome::Done);
         let running = self.running.take()?;
         self.attempt_duration = running.started.elapsed();
         self.outcome = Some(outcome.name());
@@ -255,8 +282,12 @@ impl Meter {
         if charge.overrun > Usd::ZERO {
             tracing::warn!(request_id = %self.id, backend = %self.backend, overrun_usd = %charge.overrun, "the answer cost more than was leased");
         }
-        self.charged = Some((usage, charge));
-        Some(charge)
+        self.last_usage = usage;
+        self.charged = self.charged.saturating_add(charge.cost);
+        self.ended_after = Some(self.arrived.elapsed());
+        let labels = [self.operation.name(), running.provider, &*self.agent.name, &*running.backend];
+        self.app.metrics.charged(labels, &usage, charge.cost);
+        Some(Charge { cost: self.charged, ..charge })
     }
 }
 
@@ -265,8 +296,7 @@ impl Drop for Meter {
         let draining = self.app.draining.load(Relaxed);
         let gone = if draining { Outcome::Drained } else { Outcome::ClientGone };
         self.close(gone);
-        let duration = self.arrived.elapsed();
-        let (usage, charge) = self.charged.unzip();
+        let duration = self.ended_after.unwrap_or_else(|| self.arrived.elapsed());
         let ended = Ended {
             operation: self.operation,
             agent: &self.agent.name,
@@ -277,12 +307,13 @@ impl Drop for Meter {
             streamed: self.streamed,
             duration,
             attempt_duration: self.attempt_duration,
-            waited: self.waited,
             first_token: self.first_token,
-            usage: usage.unwrap_or_default(),
-            cost: charge.map(|charge| charge.cost),
+            usage: self.last_usage,
+            cost: self.charged,
         };
-        self.app.left(duration);
+        if self.attempts > 0 {
+            self.app.left(self.arrived.elapsed());
+        }
         self.app.metrics.ended(&ended);
         log(&ended, &self.id, self.attempts);
     }
@@ -313,7 +344,7 @@ fn log(ended: &Ended<'_>, id: &str, attempts: u32) {
         input_tokens = ended.usage.input,
         cached_tokens = ended.usage.cached_input,
         output_tokens = ended.usage.output,
-        cost_usd = %ended.cost.unwrap_or_default(),
+        cost_usd = %ended.cost,
         ttft_ms = ended.first_token.map(milliseconds),
         duration_ms = milliseconds(ended.duration),
         "request"

@@ -7,11 +7,14 @@ use prometheus::{
     TextEncoder,
 };
 use prometheus::{CounterVec, core::Collector};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tollkeeper_config::{BackendId, Usd};
+use tollkeeper_config::{BackendId, Config, Usd};
 use tollkeeper_inference::{BackendHealth, BackendState};
 use tollkeeper_policies::{Agent, Recovered, window_name};
+use tollkeeper_protocol::Operation;
+use tollkeeper_protocol::usage::Usage;
 
 /// Nano-dollars in a dollar; metrics show money as decimal numbers, the ledger is the truth.
 const NANO: f64 = 1e9;
@@ -66,6 +69,33 @@ pub(crate) struct Metrics {
     gen_ai_first_token: HistogramVec,
     gen_ai_per_token: HistogramVec,
     reloads: IntCounterVec,
+}
+
+/// Models that are not configured one by one and have a label of their own; later ones share their provider's.
+const MOST_UNLISTED: usize = 256;
+
+/// The names of models in labels. A provider with one price for all its models takes any name, so these names are bounded.
+#[derive(Default)]
+pub(crate) struct Labels(Mutex<HashSet<Arc<str>>>);
+
+impl Labels {
+    /// The label of a model or alias that the configuration resolves.
+    pub(crate) fn of(&self, config: &Config, model: &str) -> Arc<str> {
+        let listed = config.aliases.contains_key(model)
+            || config.local.models.contains_key(model)
+            || config.catalog.models.contains_key(model);
+        let Some((provider, _)) = model.split_once('/').filter(|_| !listed) else { return model.into() };
+        let mut unlisted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = unlisted.get(model) {
+            return known.clone();
+        }
+        if unlisted.len() == MOST_UNLISTED {
+            return format!("{provider}/*").into();
+        }
+        let label: Arc<str> = model.into();
+        unlisted.insert(label.clone());
+        label
+    }
 }
 
 /// Registers series while they are made, so that none can be forgotten.
@@ -246,11 +276,13 @@ impl Metrics {
         if let Some(first) = ended.first_token {
             self.first_token.with_label_values(&[operation, backend]).observe(first.as_secs_f64());
             self.gen_ai_first_token.with_label_values(&gen_ai).observe(first.as_secs_f64());
-            let overhead = first.saturating_sub(ended.waited);
-            self.overhead.with_label_values(&[operation]).observe(overhead.as_secs_f64());
             self.per_token(&gen_ai, ended, duration.saturating_sub(first));
         }
-        self.metered(ended);
+    }
+
+    /// Time spent in the gateway until the answer began.
+    pub(crate) fn overhead(&self, operation: Operation, time: Duration) {
+        self.overhead.with_label_values(&[operation.name()]).observe(time.as_secs_f64());
     }
 
     #[expect(clippy::cast_precision_loss, reason = "an average over fewer than 2^52 tokens")]
@@ -261,10 +293,9 @@ impl Metrics {
         }
     }
 
+    /// An attempt was charged: operation, provider, agent and backend, tokens and cost.
     #[expect(clippy::cast_precision_loss, reason = "metrics are for looking at; the ledger holds the exact figures")]
-    fn metered(&self, ended: &Ended<'_>) {
-        let Some(cost) = ended.cost else { return };
-        let (agent, backend, usage) = (ended.agent, ended.backend, ended.usage);
+    pub(crate) fn charged(&self, [operation, provider, agent, backend]: [&str; 4], usage: &Usage, cost: Usd) {
         let types = [
             ("input", usage.input),
             ("cached_input", usage.cached_input),
@@ -277,7 +308,7 @@ impl Metrics {
         }
         self.cost.with_label_values(&[agent, backend]).inc_by(usd(cost).max(0.0));
         for (kind, tokens) in [("input", usage.input), ("output", usage.output)] {
-            let labels = [ended.operation.name(), ended.provider, kind, backend];
+            let labels = [operation, provider, kind, backend];
             self.gen_ai_tokens.with_label_values(&labels).observe(tokens as f64);
         }
     }

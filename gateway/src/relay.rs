@@ -2,7 +2,7 @@
 
 use crate::body::Body;
 use crate::dispatch::Answer;
-use crate::error::ApiError;
+use crate::error::{ApiError, BudgetStatus};
 use crate::meter::Meter;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tollkeeper_inference::{EventStream, Frame, FrameStream, ReplyBody};
-use tollkeeper_policies::Outcome;
+use tollkeeper_policies::{Denied, Outcome};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::event::ChatEvent;
@@ -32,8 +32,8 @@ pub(crate) struct Relay {
     encoder: StreamEncoder,
     backend: Arc<str>,
     include_usage: bool,
-    choices: u32,
-    finished: bool,
+    /// Choices that have not ended, by index.
+    open: Vec<u32>,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -67,8 +67,7 @@ pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, deadline:
         encoder: StreamEncoder::new(request.operation(), meta, include_usage),
         backend: answer.backend,
         include_usage,
-        choices: u32::try_from(request.answers()).unwrap_or(1),
-        finished: false,
+        open: (0..u32::try_from(request.answers()).unwrap_or(1)).collect(),
         deadline: Box::pin(sleep_until(deadline)),
     };
     let mut response = Response::new(Body::Relay(Box::new(relay)));
@@ -83,7 +82,8 @@ impl Relay {
     /// The next bytes for the client.
     pub(crate) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let late = !matches!(self.source, Source::Ended) && self.deadline.as_mut().poll(cx).is_ready();
+            let late =
+                !matches!(self.source, Source::Ended | Source::Spent(_)) && self.deadline.as_mut().poll(cx).is_ready();
             if late {
                 let fault =
                     ProviderFault::new(FaultKind::Timeout, "the stream took longer than `server.request_timeout`");
@@ -120,22 +120,26 @@ impl Relay {
         if let Some(usage) = peek.usage {
             self.meter.reported(usage);
         }
-        self.finished |= peek.finished;
-        if self.meter.text(peek.text_bytes).is_err() {
-            return Some(self.budget_stop());
+        if peek.finished && self.open.len() == 1 {
+            self.open.clear();
+        }
+        if let Err(denied) = self.meter.text(peek.text_bytes) {
+            return Some(self.stop(denied));
         }
         if frame.done {
+            let source = std::mem::replace(&mut self.source, Source::Ended);
+            let last = if self.include_usage && !self.meter.is_reported() { self.finish() } else { frame.raw };
             self.meter.close(Outcome::Done);
-            if let Source::Frames(frames) = std::mem::replace(&mut self.source, Source::Ended) {
+            if let Source::Frames(frames) = source {
                 self.source = Source::Spent(frames);
             }
-            return Some(frame.raw);
+            return Some(last);
         }
         match (peek.usage.is_some(), peek.no_choices, self.include_usage) {
             (true, true, false) => None,
             (true, _, true) => {
                 let mut out = BytesMut::new();
-                sse::write_data(&openai::extend_usage(&frame.data, &self.extension()), &mut out);
+                sse::write_data(&openai::extend_usage(&frame.data, &self.extension(true)), &mut out);
                 Some(out.freeze())
             }
             _ => Some(frame.raw),
@@ -143,13 +147,16 @@ impl Relay {
     }
 
     fn event(&mut self, event: &ChatEvent) -> Option<Bytes> {
-        if self.meter.event(event).is_err() {
-            return Some(self.budget_stop());
+        if let Err(denied) = self.meter.event(event) {
+            return Some(self.stop(denied));
+        }
+        if let ChatEvent::Finish { choice, .. } = event {
+            self.open.retain(|open| open != choice);
         }
         let mut out = BytesMut::new();
         self.encoder.encode(event, &mut out);
         if let ChatEvent::Usage(_) = event {
-            let extension = self.extension();
+            let extension = self.extension(true);
             self.meter.close(Outcome::Done);
             self.encoder.finish(Some(&extension), &mut out);
             self.source = Source::Ended;
@@ -157,14 +164,21 @@ impl Relay {
         Some(out.freeze())
     }
 
-    /// The budget affords no further token: a well-formed end, as at a token limit.
-    fn budget_stop(&mut self) -> Bytes {
+    /// No further token may be spent. Where the budget affords none: a well-formed end, as at a token limit. Where the ledger cannot record it:
+    /// an error.
+    fn stop(&mut self, denied: Denied) -> Bytes {
         let mut out = BytesMut::new();
-        for choice in 0..self.choices {
+        if matches!(denied, Denied::StoreDown { .. }) {
+            self.meter.close(Outcome::Fault(FaultKind::Unavailable));
+            self.source = Source::Ended;
+            self.encoder.error(&ApiError::Denied(denied, BudgetStatus::default()).body(), &mut out);
+            return out.freeze();
+        }
+        for choice in std::mem::take(&mut self.open) {
             self.encoder.encode(&ChatEvent::Finish { choice, reason: FinishReason::Length }, &mut out);
         }
-        self.encoder.encode(&ChatEvent::Usage(self.meter.usage().0), &mut out);
-        let extension = self.extension();
+        self.encoder.encode(&ChatEvent::Usage(self.meter.usage(false).0), &mut out);
+        let extension = self.extension(false);
         self.meter.close(Outcome::BudgetStop);
         self.encoder.finish(Some(&extension), &mut out);
         self.source = Source::Ended;
@@ -183,14 +197,27 @@ impl Relay {
 
     /// The provider forgot `[DONE]`. Its stream says by ending without an error that the answer is complete.
     fn ended_without_done(&mut self) -> Bytes {
-        self.meter.close(Outcome::Done);
         self.source = Source::Ended;
+        let last = self.finish();
+        self.meter.close(Outcome::Done);
+        last
+    }
+
+    /// The end of a stream, with the usage chunk that the client asked for and did not get.
+    fn finish(&mut self) -> Bytes {
         let mut out = BytesMut::new();
-        sse::write_data(b"[DONE]", &mut out);
+        if self.include_usage && !self.meter.is_reported() {
+            self.encoder.encode(&ChatEvent::Usage(self.meter.usage(true).0), &mut out);
+            let extension = self.extension(true);
+            self.encoder.finish(Some(&extension), &mut out);
+        } else {
+            sse::write_data(b"[DONE]", &mut out);
+        }
         out.freeze()
     }
 
-    fn extension(&self) -> Extension {
-        Extension { cost_usd: self.meter.cost().to_string(), backend: self.backend.to_string() }
+    /// What the request costs; `whole` when its usage is final.
+    fn extension(&self, whole: bool) -> Extension {
+        Extension { cost_usd: self.meter.cost(whole).to_string(), backend: self.backend.to_string() }
     }
 }

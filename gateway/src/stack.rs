@@ -33,15 +33,17 @@ pub(crate) struct Arrival {
     pub(crate) seed: u64,
     /// When its head had arrived.
     pub(crate) at: Instant,
+    /// Held while the request lasts; tells its connection that it is in use.
+    pub(crate) alive: Arc<()>,
 }
 
 /// The whole stack as a service.
 pub(crate) type Stack = Either<Cors<Edge>, Edge>;
 
-/// Builds it. Cross-origin rules are those of the start.
-pub(crate) fn stack(app: &Arc<App>) -> Stack {
+/// Builds it for one connection, which learns by the handles on `alive` whether it is in use.
+pub(crate) fn stack(app: &Arc<App>, alive: Arc<()>) -> Stack {
     let cors = cors(&app.config.load().server.cors_origins);
-    ServiceBuilder::new().option_layer(cors).service(Edge { app: app.clone() })
+    ServiceBuilder::new().option_layer(cors).service(Edge { app: app.clone(), alive })
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {
@@ -60,6 +62,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 #[derive(Clone)]
 pub(crate) struct Edge {
     app: Arc<App>,
+    alive: Arc<()>,
 }
 
 impl tower::Service<Request<Incoming>> for Edge {
@@ -72,10 +75,10 @@ impl tower::Service<Request<Incoming>> for Edge {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let app = self.app.clone();
+        let (app, alive) = (self.app.clone(), self.alive.clone());
         Box::pin(async move {
             let (id, seed) = app.next_id();
-            let arrival = Arrival { id: id.clone(), seed, at: Instant::now() };
+            let arrival = Arrival { id: id.clone(), seed, at: Instant::now(), alive };
             let (at, echo) = (arrival.at, client_id(request.headers()));
             let mut response =
                 routes::serve(&app, arrival, request).await.unwrap_or_else(|error| error.into_response());

@@ -2,13 +2,13 @@
 
 use crate::body::Body;
 use crate::dispatch::Answer;
-use crate::error::{ApiError, ok_json};
+use crate::error::{ApiError, BudgetStatus, ok_json};
 use crate::meter::Meter;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Response;
 use tollkeeper_inference::{EventStream, ReplyBody};
-use tollkeeper_policies::{Charge, Outcome};
+use tollkeeper_policies::{Charge, Denied, Outcome};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::{ChatResponse, FinishReason};
 use tollkeeper_protocol::event::Folder;
@@ -43,9 +43,15 @@ pub(crate) async fn respond(
         }
         ReplyBody::Events(events) => {
             let folded = fold(events, request, meter).await;
-            let (answer, outcome) = folded.map_err(|fault| {
-                meter.close(Outcome::Fault(fault.kind));
-                ApiError::Provider { backend: backend.to_string(), fault }
+            let (answer, outcome) = folded.map_err(|broken| match broken {
+                Broken::Backend(fault) => {
+                    meter.close(Outcome::Fault(fault.kind));
+                    ApiError::Provider { backend: backend.to_string(), fault }
+                }
+                Broken::Ledger(denied) => {
+                    meter.close(Outcome::Fault(FaultKind::Unavailable));
+                    ApiError::Denied(denied, BudgetStatus::default())
+                }
             })?;
             match request {
                 Request::Completion(_) => (openai::encode_completion(&meta, &answer, None), outcome),
@@ -58,20 +64,29 @@ pub(crate) async fn respond(
     Ok((ok_json(body), charge))
 }
 
+/// What can end an answer before its end.
+enum Broken {
+    Backend(ProviderFault),
+    Ledger(Denied),
+}
+
 /// Gathers a local answer. When the budget is exhausted it ends there, as at a token limit.
 async fn fold(
     mut events: EventStream,
     request: &Request,
     meter: &mut Meter,
-) -> Result<(ChatResponse, Outcome), ProviderFault> {
+) -> Result<(ChatResponse, Outcome), Broken> {
     let mut folder = Folder::default();
     let mut outcome = Outcome::Done;
     while let Some(event) = events.next().await {
-        let event = event?;
-        let covered = meter.event(&event);
-        if covered.is_err() {
-            outcome = Outcome::BudgetStop;
-            break;
+        let event = event.map_err(Broken::Backend)?;
+        match meter.event(&event) {
+            Ok(()) => {}
+            Err(Denied::Budget { .. }) => {
+                outcome = Outcome::BudgetStop;
+                break;
+            }
+            Err(down) => return Err(Broken::Ledger(down)),
         }
         folder.push(event);
     }
@@ -81,7 +96,7 @@ async fn fold(
         for choice in &mut answer.choices {
             choice.finish.get_or_insert(FinishReason::Length);
         }
-        answer.usage = Some(meter.usage().0);
+        answer.usage = Some(meter.usage(false).0);
     }
     Ok((answer, outcome))
 }

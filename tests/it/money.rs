@@ -12,7 +12,7 @@ use tollkeeper_tests::asks::{
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{Setup, cost, due};
-use tollkeeper_tests::upstream::{Content, End, Script, Served, Upstream, UsageRule};
+use tollkeeper_tests::upstream::{Content, Counted, End, Script, Served, Upstream, UsageRule};
 
 /// An exact decimal as nano-dollars.
 fn usd(text: &Value) -> Usd {
@@ -117,10 +117,13 @@ async fn many_at_once_cannot_overspend() {
 async fn a_stream_ends_at_the_token_the_budget_pays_for() {
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let limit = Usd(30_000);
-    let gateway = Gateway::start(Setup::with(&upstream).budgets(&[("total", "0.00003")])).await;
-    let answer = gateway.client().post_json(CHAT, &streamed_with_usage("up/plain")).await;
+    // A model that does not reason: all that is billed is seen, so nobody needs to limit it beforehand.
+    let words = "[prices.\"up/words\"]\ninput = \"0.0375\"\noutput = \"0.1501\"\nabilities = [\"chat\"]\n";
+    let gateway = Gateway::start(Setup::with(&upstream).budgets(&[("total", "0.00003")]).raw(words)).await;
+    let answer = gateway.client().post_json(CHAT, &streamed_with_usage("up/words")).await;
     assert_eq!(answer.status, 200);
-    upstream.wait_for_disconnect().await;
+    // The provider is cut off, or was told the limit.
+    upstream.wait_until("the end of the answer", |served| served[0].end != End::Open).await;
     let events = answer.events();
     let words = events.iter().filter(|data| data.contains("\"content\":\"")).count() as u64;
     // The words are one token each. The prompt is padded in the estimate, so not all of the budget can be used.
@@ -134,6 +137,20 @@ async fn a_stream_ends_at_the_token_the_budget_pays_for() {
     let total = gateway.stop().await.total();
     assert!(total <= limit, "{total} of {limit}");
     assert!(total >= cost(&output(words - 1)), "{total} for {words} words");
+}
+
+#[tokio::test]
+async fn a_stream_that_may_reason_unseen_is_limited_by_the_provider() {
+    let upstream = Upstream::always(Script::says(Content::Endless)).await;
+    let gateway = Gateway::start(Setup::with(&upstream).budgets(&[("total", "0.00003")])).await;
+    let answer = gateway.client().post_json(CHAT, &streamed("up/plain")).await;
+    assert_eq!(answer.status, 200);
+    let sent = upstream.only().json();
+    let limit = sent["max_tokens"].as_u64().or(sent["max_completion_tokens"].as_u64()).unwrap();
+    assert!((50..=199).contains(&limit), "the provider was allowed {limit} tokens");
+    gateway.settled().await;
+    let total = gateway.stop().await.total();
+    assert!(total <= Usd(30_000), "{total}");
 }
 
 #[tokio::test]
@@ -190,6 +207,20 @@ async fn a_fallback_is_leased_at_its_own_price() {
 }
 
 #[tokio::test]
+async fn a_free_first_target_is_no_way_around_the_budget() {
+    let upstream = Upstream::start().await;
+    let setup = Setup::with(&upstream).budgets(&[("day", "0.000000001")]);
+    let script = setup.path("broken.json");
+    std::fs::write(&script, r#"{"load_error": "broken"}"#).unwrap();
+    let local = format!("[[local.models]]\nname = \"free\"\npath = {script:?}\nengine = \"scripted\"\n");
+    let gateway = Gateway::start(setup.raw(&local).alias("both", &["free", "up/plain"])).await;
+    for ask in [chat("both"), streamed("both")] {
+        check_denial(&gateway.client().post_json(CHAT, &ask).await, 402);
+    }
+    assert!(upstream.received().is_empty());
+}
+
+#[tokio::test]
 async fn cached_tokens_cost_less_and_every_operation_is_metered() {
     let upstream = Upstream::always(Script::default().with_cached(3)).await;
     let gateway = Gateway::start(Setup::with(&upstream)).await;
@@ -210,6 +241,26 @@ async fn cached_tokens_cost_less_and_every_operation_is_metered() {
     assert_eq!(ledger.total(), Usd(usages.iter().map(|usage| cost(usage).0).sum()));
     let metered: u64 = ledger.rows.iter().map(|row| row.cached_input).sum();
     assert_eq!(metered, 9);
+}
+
+#[tokio::test]
+async fn tokens_that_nobody_saw_are_charged_as_the_provider_counted_them() {
+    let frames = [
+        r#"{"choices":[{"index":0,"delta":{"content":"yes"},"finish_reason":"stop"}]}"#.to_owned(),
+        r#"{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":9000,"completion_tokens_details":{"reasoning_tokens":8999}}}"#
+            .to_owned(),
+    ];
+    let counted = Counted { input: 4, output: 9000 };
+    let upstream = Upstream::always(Script::says(Content::Verbatim(frames.to_vec(), counted))).await;
+    let gateway = Gateway::start(Setup::with(&upstream).budgets(&[("day", "1.00")])).await;
+    assert_eq!(gateway.client().post_json(CHAT, &streamed("up/plain")).await.status, 200);
+    gateway.settled().await;
+    let metrics = gateway.metrics().await;
+    let overrun = metrics.sum("tollkeeper_lease_overruns_total", &[]);
+    assert_eq!(overrun, 1.0, "a bill above the lease is no secret");
+    let ledger = gateway.stop().await;
+    assert_eq!(ledger.total(), cost(&upstream.served()[0].usage));
+    assert!(ledger.report.overrun > Usd(0));
 }
 
 #[tokio::test]
@@ -260,6 +311,9 @@ async fn two_hundred_random_requests_agree_with_the_providers_books_to_the_nano_
         ask["messages"][0]["content"] = json!("word ".repeat(chance.random_range(1..200)));
         if chance.random_bool(0.5) {
             ask["max_tokens"] = json!(chance.random_range(1..100));
+        }
+        if chance.random_bool(0.2) {
+            ask["n"] = json!(chance.random_range(1..4));
         }
         let client = gateway.client();
         asks.spawn(async move {

@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tollkeeper_config::Usd;
 use tollkeeper_tests::asks::{
     CHAT, COMPLETIONS, EMBEDDINGS, chat, completion, embedding, streamed, streamed_with_usage,
 };
 use tollkeeper_tests::client::Client;
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::Setup;
-use tollkeeper_tests::upstream::{Content, Fault, Framing, Gate, Hold, Script, ToolForm, Upstream, UsageRule, Vendor};
+use tollkeeper_tests::upstream::{
+    Content, Counted, Fault, Framing, Gate, Hold, Script, ToolForm, Upstream, UsageRule, Vendor,
+};
 
 async fn gateway(upstream: &Upstream) -> Gateway {
     Gateway::start(Setup::with(upstream).alias("team/fast", &["up/plain"])).await
@@ -174,7 +177,6 @@ async fn streams_come_back_byte_for_byte_but_for_the_cost() {
             Script::default().with_vendor(Vendor::Azure),
             Script::default().with_vendor(Vendor::Groq),
             Script::default().with_vendor(Vendor::DeepSeek).with_cached(1),
-            Script::default().with_usage(UsageRule::Missing),
             Script::default().with_usage(UsageRule::Zero),
             Script::default().without_done(),
             Script::fault(Fault::BadLineAfter(2)),
@@ -195,7 +197,12 @@ async fn streams_come_back_byte_for_byte_but_for_the_cost() {
             // Clients wait for the end marker, so a forgotten one is made up for.
             let done = if script.no_done { "data: [DONE]\n\n" } else { "" };
             let (direct, through) = (direct.text() + done, through.text());
-            if through.contains("cost_usd") {
+            if script.usage == UsageRule::Missing {
+                // Who asked for usage gets it, estimated; all else is as it came.
+                let (added, rest): (Vec<&str>, Vec<&str>) =
+                    through.split_inclusive("\n\n").partition(|event| event.contains("cost_usd"));
+                assert_eq!((added.len(), rest.concat()), (1, direct), "{path} {script:?}");
+            } else if through.contains("cost_usd") {
                 // The usage chunk is written anew; its data says the same.
                 assert_eq!(without_extension(&plain(&through)), plain(&direct), "{path} {script:?}");
             } else {
@@ -203,6 +210,47 @@ async fn streams_come_back_byte_for_byte_but_for_the_cost() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn usage_that_was_asked_for_and_not_given_is_made_up_for() {
+    let upstream = Upstream::always(Script::default().with_usage(UsageRule::Missing)).await;
+    let gateway = gateway(&upstream).await;
+    let direct = Client::new(upstream.addr()).post_json(CHAT, &streamed_with_usage("plain")).await.text();
+    let through = gateway.client().post_json(CHAT, &streamed_with_usage("up/plain")).await;
+    let before = direct.strip_suffix("data: [DONE]\n\n").unwrap();
+    assert!(through.text().starts_with(before), "what the provider sent is not touched: {}", through.text());
+    let events = through.events();
+    assert_eq!((events.len(), events.last().unwrap().as_str()), (direct.matches("data: ").count() + 1, "[DONE]"));
+    let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    assert_eq!(last["choices"], json!([]));
+    let told = Usd::parse_decimal(last["usage"]["cost_usd"].as_str().unwrap()).unwrap();
+    assert!(told > Usd(0));
+    assert_eq!(gateway.stop().await.total(), told, "an estimate is charged as it was told");
+}
+
+#[tokio::test]
+async fn frames_that_nobody_here_understands_survive() {
+    let frames = [
+        r#"{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"a"},"logprobs":{"content":[{"token":"a","logprob":-0.10,"bytes":[97],"top_logprobs":[]}],"refusal":null}}]}"#,
+        r#"{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"reasoning_details":[{"type":"reasoning.encrypted","data":"x=="}]}}]}"#,
+        r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"b"}]}}]}"#,
+        r#"{"type":"response.output_text.delta","sequence_number":7,"delta":"c"}"#,
+        r#"{"object":"chat.completion.chunk","choices":null}"#,
+        r#"{"choices":[{"index":0,"delta":{"audio":{"id":"a","data":"AAAA"}},"finish_reason":null}],"citations":["https://example.org"]}"#,
+        r#"{}"#,
+        "12",
+        r#"{ "choices" : [ { "delta" : { "content" : "\u00e9\ud83d\ude00" } , "finish_reason" : "function_call" } ] }"#,
+        r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop","native_finish_reason":"end_turn"}]}"#,
+    ];
+    let script = Script::says(Content::Verbatim(frames.map(str::to_owned).to_vec(), Counted::default()));
+    let upstream = Upstream::always(script).await;
+    let gateway = gateway(&upstream).await;
+    let direct = Client::new(upstream.addr()).post_json(CHAT, &streamed("plain")).await;
+    let through = gateway.client().post_json(CHAT, &streamed("up/plain")).await;
+    assert_eq!(through.text(), direct.text());
+    assert_eq!(through.events().len(), frames.len() + 1);
+    assert!(gateway.stop().await.total() > Usd(0), "text that was delivered is metered");
 }
 
 #[tokio::test]

@@ -45,8 +45,8 @@ async fn serve(config: Arc<Config>, reloader: Reloader) -> Result<(), String> {
     };
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let running = Gateway::start(config, Options::default()).await.map_err(|error| error.to_string())?;
+    let watch = watch(&running, &reloader);
     say(&format!("tollkeeper {} listening on {scheme}://{}", env!("CARGO_PKG_VERSION"), running.addr));
-    let _watch = watch(&running, &reloader);
     loop {
         tokio::select! {
             () = ends.next() => break,
@@ -59,6 +59,7 @@ async fn serve(config: Arc<Config>, reloader: Reloader) -> Result<(), String> {
             }
         }
     }
+    drop(watch);
     tracing::info!("draining; a second signal ends at once");
     let force = running.force();
     let drain = running.shutdown();

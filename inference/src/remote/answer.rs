@@ -93,13 +93,16 @@ impl Remote {
         let body = match (stream, is_json(&head.headers)) {
             (false, _) => {
                 let bytes = body.collect(LONGEST_BODY).await.map_err(|fault| begun(fault, head.status))?;
-                let peek = self.peek(&bytes)?;
+                let peek = self.peek(&bytes).map_err(|fault| match fault.kind {
+                    FaultKind::Malformed => begun(fault, head.status),
+                    _ => fault.into(),
+                })?;
                 OpenedBody::Whole(bytes, peek)
             }
             (true, true) => {
                 let bytes = body.collect(LONGEST_BODY).await?;
                 self.peek(&bytes)?;
-                return Err(self.malformed("sent a whole answer where a stream was asked for").into());
+                return Err(begun(self.malformed("sent a whole answer where a stream was asked for"), head.status));
             }
             (true, false) => {
                 let mut frames = Frames::new(self.name.clone(), body, self.counters.bad_frames.clone());

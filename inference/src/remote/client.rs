@@ -152,7 +152,8 @@ pub(super) fn fault(provider: &str, error: &legacy::Error) -> ProviderFault {
     let causes = || std::iter::successors(error.source(), |cause| (**cause).source());
     let timed_out = causes()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
-    let kind = if timed_out { FaultKind::Timeout } else { FaultKind::Connection };
+    // A provider that was never reached has not worked, however long that took to find out.
+    let kind = if timed_out && !error.is_connect() { FaultKind::Timeout } else { FaultKind::Connection };
     let cause = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
     let message = if error.is_connect() {
         format!("cannot connect to the provider `{provider}`: {cause}")
