@@ -141,6 +141,22 @@ async fn models_that_are_not_there_or_not_allowed() {
 }
 
 #[tokio::test]
+async fn a_model_without_a_price_is_not_sent_anywhere() {
+    let upstream = Upstream::start().await;
+    let openai = format!(
+        "[[providers]]\nname = \"openai\"\nkind = \"openai\"\napi_key = \"k\"\nbase_url = \"{}\"\n",
+        upstream.url()
+    );
+    let gateway = Gateway::start(Setup::new().raw(&openai)).await;
+    let (status, _, code, _, message) = parts(&gateway.client().post_json(CHAT, &chat("openai/made-up-model")).await);
+    assert_eq!((status, &code), (404, &json!("model_not_found")));
+    assert!(message.contains("price"), "it says what is missing: {message}");
+    assert!(upstream.received().is_empty());
+    // One that the catalogue knows is sent.
+    assert_eq!(gateway.client().post_json(CHAT, &chat("openai/gpt-4o-mini")).await.status, 200);
+}
+
+#[tokio::test]
 async fn everything_else_is_not_found_or_not_allowed() {
     let gateway = Gateway::start(Setup::new()).await;
     let get = async |method: &str, path: &str| {

@@ -94,6 +94,15 @@ async fn a_rate_limit_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_provider_that_asks_for_a_long_wait_is_not_asked_again() {
+    let upstream =
+        Upstream::always(Script::fault(Fault::Status { status: 429, retry_after: Some(60), code: None })).await;
+    let gateway = Gateway::start(Setup::new().provider("up", &upstream.url(), "max_attempts = 5")).await;
+    let answer = gateway.client().post_json(CHAT, &chat("up/plain")).await;
+    assert_eq!((answer.status, answer.header("retry-after"), upstream.received().len()), (429, "60", 1));
+}
+
+#[tokio::test]
 async fn no_connection_is_an_error() {
     let gateway = gateway(&format!("http://{}/v1", Upstream::refusing().await)).await;
     check_error(
