@@ -1,4 +1,7 @@
 //! The sequences an engine holds at once: who writes in which, and what is still in their KV cache from before.
+//!
+//! What one client's prompt left in the cache serves every client of the model: the text is never shown to another, but the time
+//! to the first token can tell that somebody sent the same beginning.
 
 use super::batch::Demand;
 use super::engine::{Engine, Token};
