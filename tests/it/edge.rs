@@ -14,8 +14,8 @@ use tollkeeper_config::Usd;
 use tollkeeper_tests::asks::{CHAT, chat, streamed};
 use tollkeeper_tests::client::Client;
 use tollkeeper_tests::gateway::Gateway;
-use tollkeeper_tests::setup::{KEY, Setup};
-use tollkeeper_tests::upstream::{Fault, Gate, Hold, Script, Upstream};
+use tollkeeper_tests::setup::{KEY, Setup, due};
+use tollkeeper_tests::upstream::{Content, Fault, Gate, Hold, Script, Upstream};
 use tollkeeper_tests::wait::{eventually, within};
 
 /// A connection below HTTP that has sent this.
@@ -224,6 +224,15 @@ async fn browsers_are_let_in_only_when_that_is_configured() {
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, "https://app.example"));
 }
 
+/// A set-up with a certificate for `localhost`, and that certificate.
+fn with_certificate(setup: Setup) -> (Setup, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(setup.path("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(setup.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let files = format!("tls = {{ cert = {:?}, key = {:?} }}", setup.path("cert.pem"), setup.path("key.pem"));
+    (setup.server(&files), made.cert.der().clone())
+}
+
 /// A TLS connection that offers this protocol, and the one that was agreed on.
 async fn tls(
     addr: SocketAddr,
@@ -253,14 +262,10 @@ fn https(body: &Value) -> Request<Full<Bytes>> {
 #[tokio::test]
 async fn tls_speaks_http_2_and_http_1_by_alpn() {
     let upstream = Upstream::start().await;
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let setup = Setup::with(&upstream);
-    std::fs::write(setup.path("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(setup.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let files = format!("tls = {{ cert = {:?}, key = {:?} }}", setup.path("cert.pem"), setup.path("key.pem"));
-    let gateway = Gateway::start(setup.server(&files)).await;
+    let (setup, certificate) = with_certificate(Setup::with(&upstream));
+    let gateway = Gateway::start(setup).await;
 
-    let (stream, agreed) = tls(gateway.addr(), made.cert.der().clone(), b"h2").await;
+    let (stream, agreed) = tls(gateway.addr(), certificate.clone(), b"h2").await;
     assert_eq!(agreed, b"h2");
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -278,7 +283,7 @@ async fn tls_speaks_http_2_and_http_1_by_alpn() {
     let answers = within("ten answers over HTTP/2", asks.join_all()).await;
     assert!(answers.iter().all(|(status, body)| *status == 200 && body.windows(4).any(|window| window == b"004 ")));
 
-    let (stream, agreed) = tls(gateway.addr(), made.cert.der().clone(), b"http/1.1").await;
+    let (stream, agreed) = tls(gateway.addr(), certificate.clone(), b"http/1.1").await;
     assert_eq!(agreed, b"http/1.1");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -293,15 +298,58 @@ async fn tls_speaks_http_2_and_http_1_by_alpn() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_is_let_go() {
+    let upstream = Upstream::always(Script::says(Content::Endless)).await;
+    let gateway = Gateway::start(Setup::with(&upstream).server("body_timeout = \"300ms\"")).await;
+    let open = gateway.client().stream(CHAT, &streamed("up/plain")).await;
+    upstream.wait_for_disconnect().await;
+    gateway.settled().await;
+    drop(open);
+    assert!(gateway.stop().await.total() > Usd(0));
+}
+
+#[tokio::test]
+async fn connections_that_do_nothing_end() {
+    let (setup, certificate) = with_certificate(Setup::new().server("header_timeout = \"100ms\""));
+    let gateway = Gateway::start(setup).await;
+    // A handshake that never comes.
+    until_closed(raw(gateway.addr(), b"").await).await;
+    // An HTTP/2 connection without a request.
+    let (stream, _) = tls(gateway.addr(), certificate, b"h2").await;
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let _ended = within("the end of an idle connection", connection).await;
+    drop(sender);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_streams_over_http_2() {
+    let gate = Gate::default();
+    let upstream = Upstream::always(Script::default().with_hold(Hold::Frames(gate.clone()))).await;
+    let (setup, certificate) = with_certificate(Setup::with(&upstream));
+    let gateway = Gateway::start(setup).await;
+    let (stream, _) = tls(gateway.addr(), certificate, b"h2").await;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    gate.open(1);
+    let answer = within("the head of the answer", sender.send_request(https(&streamed("up/plain")))).await.unwrap();
+    let drained = tokio::spawn(gateway.stop());
+    gate.open_wide();
+    let body = within("the rest of the stream", answer.into_body().collect()).await.unwrap().to_bytes();
+    assert!(body.ends_with(b"data: [DONE]\n\n"));
+    drop(sender);
+    assert_eq!(drained.await.unwrap().total(), due(&upstream));
+}
+
+#[tokio::test]
 async fn a_reset_http_2_stream_stops_the_provider() {
     let upstream = Upstream::always(Script::fault(Fault::StallAfter(2))).await;
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let setup = Setup::with(&upstream);
-    std::fs::write(setup.path("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(setup.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let files = format!("tls = {{ cert = {:?}, key = {:?} }}", setup.path("cert.pem"), setup.path("key.pem"));
-    let gateway = Gateway::start(setup.server(&files)).await;
-    let (stream, _) = tls(gateway.addr(), made.cert.der().clone(), b"h2").await;
+    let (setup, certificate) = with_certificate(Setup::with(&upstream));
+    let gateway = Gateway::start(setup).await;
+    let (stream, _) = tls(gateway.addr(), certificate.clone(), b"h2").await;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);

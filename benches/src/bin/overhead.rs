@@ -99,6 +99,26 @@ async fn measure(plan: &Plan) {
     }
 }
 
+/// What all of this runs on.
+fn machine() -> String {
+    let field = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .map(|line| line.split(':').nth(1).unwrap().trim().to_owned());
+        line.unwrap_or_else(|| "unknown".to_owned())
+    };
+    let memory = field("/proc/meminfo", "MemTotal");
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let load = load.split(' ').next().unwrap();
+    format!(
+        "{} cores of {}, {memory} of memory, load before {load}",
+        available_parallelism().unwrap(),
+        field("/proc/cpuinfo", "model name")
+    )
+}
+
 /// Loads the targets in turns, round by round, so that whatever else the machine does meets all of them.
 async fn in_turns(plan: &Plan, targets: [&Target; 3], load: impl AsyncFn(&Target) -> Measure) -> [Measure; 3] {
     let mut sums = [Measure::default(), Measure::default(), Measure::default()];
