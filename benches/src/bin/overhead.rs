@@ -42,10 +42,7 @@ async fn measure(plan: &Plan) {
     let passthrough = Target::passthrough(upstream.addr()).await;
     let tollkeeper = Target::tollkeeper(upstream.addr()).await;
     let targets = [&upstream, &passthrough, &tollkeeper];
-    println!(
-        "{} cores; Tollkeeper with key, budgets, lease, ledger, metrics and log on.",
-        available_parallelism().unwrap()
-    );
+    println!("{}; Tollkeeper with key, budgets, lease, ledger, metrics and log on.", machine());
     println!("At rest: {:.1} MiB.\n", tollkeeper.rss() as f64 / 1024.0);
     for target in targets {
         closed_loop(target, Work::Unary, plan.connections, plan.requests.min(2_000)).await;
