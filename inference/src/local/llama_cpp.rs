@@ -237,9 +237,10 @@ impl<'m> LlamaEngine<'m> {
         if architecture.starts_with("t5") {
             return Err(format!("models of the architecture `{architecture}` are not supported"));
         }
-        let embeds_only =
-            model.meta_val_str(&format!("{architecture}.attention.causal")).is_ok_and(|causal| causal == "false");
         let made_for_embeddings = model.meta_val_str(&format!("{architecture}.pooling_type")).is_ok();
+        let sees_all =
+            model.meta_val_str(&format!("{architecture}.attention.causal")).is_ok_and(|causal| causal == "false");
+        let embeds_only = made_for_embeddings || sees_all;
         let trained = model.n_ctx_train().max(1);
         if wanted.context > trained {
             tracing::warn!(

@@ -11,6 +11,7 @@ use tollkeeper_config::LocalModel;
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::local::engine::{self, LoadPlan, Row, Token};
 use tollkeeper_models::gguf;
+use tollkeeper_models::random::Recipe;
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::{ChatRequest, FinishReason, ResponseFormat, Role, Sampling};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
@@ -303,6 +304,18 @@ async fn embeddings_are_normalised_and_the_same_alone_or_together() {
     assert!(dot(&short.vectors[0], &expected) / dot(&expected, &expected).sqrt() > 0.999);
     let writing = ask(&engines, NAME, Request::Completion(completion("and text", 3))).await.unwrap();
     assert!(writing.usage.output > 0);
+}
+
+#[tokio::test]
+async fn a_model_made_for_embeddings_only_embeds() {
+    let folder = Folder::new();
+    Recipe { embedding: true, ..Recipe::default() }.write(&folder.path("vectors.gguf")).unwrap();
+    let engines = engines([LocalModel { context: TRAINED, ..folder.named("vectors.gguf") }]).await;
+    let answer = embed(&engines, "vectors.gguf", embedding(&["one text", &"long ".repeat(200)])).await.unwrap();
+    assert_eq!(answer.vectors.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64]);
+    let fault = engines.send("vectors.gguf", call(Request::Chat(chat("x")))).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::BadRequest);
+    assert!(fault.message.contains("/v1/embeddings"), "{fault}");
 }
 
 #[tokio::test]
