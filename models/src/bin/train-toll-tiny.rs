@@ -25,7 +25,7 @@ struct Args {
     #[arg(long, default_value = "models/toll-tiny.gguf")]
     out: PathBuf,
     /// Training steps; the learning rate is laid out over them.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 1300)]
     steps: usize,
     /// Tokens of one step.
     #[arg(long, default_value_t = 4096)]
