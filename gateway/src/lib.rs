@@ -1,6 +1,6 @@
 //! The HTTP edge and the composition root: everything the binary does, as a library, so that tests run the real gateway in their own process.
 //!
-//! [`infer`] tells the way of one request; [`app`] holds what all requests share; [`listen`] accepts connections and drains them.
+//! `infer.rs` tells the way of one request; `app.rs` holds what all requests share; `listen.rs` accepts connections and drains them.
 
 mod app;
 mod auth;

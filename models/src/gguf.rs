@@ -189,7 +189,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Reads the header of a file that [`write`] made.
+/// Reads the header of a file that [`write()`] made.
 ///
 /// # Errors
 /// `InvalidData` where the file is not such a GGUF file; those of `input`.
