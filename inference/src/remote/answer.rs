@@ -81,7 +81,8 @@ impl Remote {
         let (response, place) = timeout_at(limit, reach.client.send(request))
             .await
             .map_err(|_| self.no_head(limit == deadline))?
-            .map_err(|error| client::fault(&self.name, &error))?;
+            // A limit that has run out once is not waited for again.
+            .map_err(|error| Failure { fault: client::fault(&self.name, &error), again: !client::timed_out(&error) })?;
         let (head, incoming) = response.into_parts();
         // Before the first frame of a stream, models that think are silent for long.
         let silence = if stream { patience.max(self.provider.idle_timeout) } else { self.provider.idle_timeout };

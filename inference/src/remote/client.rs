@@ -147,13 +147,17 @@ impl tower::Service<Uri> for BoundedConnector {
     }
 }
 
+/// Whether a time limit, ours or the system's, was behind a failure.
+pub(super) fn timed_out(error: &legacy::Error) -> bool {
+    std::iter::successors(error.source(), |cause| (**cause).source())
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut))
+}
+
 /// What a failure to get a response head means.
 pub(super) fn fault(provider: &str, error: &legacy::Error) -> ProviderFault {
     let causes = || std::iter::successors(error.source(), |cause| (**cause).source());
-    let timed_out = causes()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
     // A provider that was never reached has not worked, however long that took to find out.
-    let kind = if timed_out && !error.is_connect() { FaultKind::Timeout } else { FaultKind::Connection };
+    let kind = if timed_out(error) && !error.is_connect() { FaultKind::Timeout } else { FaultKind::Connection };
     let cause = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
     let message = if error.is_connect() {
         format!("cannot connect to the provider `{provider}`: {cause}")
