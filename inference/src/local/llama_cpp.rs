@@ -287,7 +287,7 @@ impl<'m> LlamaEngine<'m> {
             .with_n_batch(batch)
             .with_n_ubatch(batch)
             .with_n_seq_max(sequences)
-            .with_kv_unified(false)
+            .with_kv_unified(true)
             .with_n_threads(self.threads)
             .with_n_threads_batch(self.threads)
     }
