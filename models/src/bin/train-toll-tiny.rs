@@ -25,7 +25,7 @@ struct Args {
     #[arg(long, default_value = "models/toll-tiny.gguf")]
     out: PathBuf,
     /// Training steps; the learning rate is laid out over them.
-    #[arg(long, default_value_t = 1300)]
+    #[arg(long, default_value_t = 3800)]
     steps: usize,
     /// Tokens of one step.
     #[arg(long, default_value_t = 4096)]
@@ -40,7 +40,7 @@ struct Args {
     #[arg(long, default_value_t = 100)]
     questions: usize,
     /// Minutes between two written files while training runs.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 10)]
     every: u64,
     /// Train nothing: evaluate the file at `--out`.
     #[arg(long)]
