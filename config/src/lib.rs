@@ -21,7 +21,7 @@ mod value;
 pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
 pub use problem::{ConfigErrors, Problem};
 pub use reference::reference;
-pub use reload::{Reloader, Watch, WatchError};
+pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineKind, Local, LocalModel, Log, LogFormat,

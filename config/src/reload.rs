@@ -2,30 +2,29 @@
 
 use crate::problem::ConfigErrors;
 use crate::settings::Config;
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
 
-/// How long a folder must be quiet before the file is read: editors write in several steps.
-const QUIET: Duration = Duration::from_millis(150);
-
-/// How long quiet is waited for: a folder with a database in it may never be.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the file is looked at. Looking works the same wherever the file is: behind symlinks that are swapped (mounted configuration
+/// maps), on network drives, and beside a ledger whose every commit would wake whoever listens to the folder.
+const PERIOD: Duration = Duration::from_millis(500);
 
 /// Reads one configuration file, again and again. It keeps no configuration: a bad file therefore changes nothing.
 #[derive(Debug, Clone)]
 pub struct Reloader {
     path: PathBuf,
+    /// What the file held when the reloader was made, if it could be read.
+    first: Option<Vec<u8>>,
 }
 
 impl Reloader {
-    /// A reloader of the file at `path`.
+    /// A reloader of the file at `path`. Make it before the file is loaded for the first time, so that no change falls in between.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let path = path.into();
+        Self { first: std::fs::read(&path).ok(), path }
     }
 
     /// Reads and checks the file as it is now, secrets included.
@@ -33,125 +32,43 @@ impl Reloader {
         crate::load(&self.path).map(Arc::new)
     }
 
-    /// Calls `changed` on a thread of its own with what [`Self::reload`] says whenever the file's text has changed,
-    /// until the returned [`Watch`] is dropped. Works when the file is replaced rather than written (editors), when it
-    /// is a symlink, and when the folder behind it is swapped (mounted configuration maps). Files that hold secrets
-    /// are not watched.
+    /// Calls `changed` on a thread of its own with what [`Self::reload`] says whenever the file's text has changed and has stayed the same
+    /// for a moment (editors write in several steps), until the returned [`Watch`] is dropped. Files that hold secrets are not watched.
+    ///
+    /// # Errors
+    /// No thread can be started.
     pub fn watch(
         &self,
-        changed: impl FnMut(Result<Arc<Config>, ConfigErrors>) + Send + 'static,
-    ) -> Result<Watch, WatchError> {
-        let failed = |cause| WatchError { path: self.path.clone(), cause };
-        // One place: a wake-up that is already waiting stands for all that follow.
-        let (wake, woken) = sync_channel(1);
-        let of_watcher = wake.clone();
-        let notice = move |event: notify::Result<Event>| {
-            // Reading the file is an event as well; only what may have changed it counts.
-            if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
-                let _ = of_watcher.try_send(());
+        mut changed: impl FnMut(Result<Arc<Config>, ConfigErrors>) + Send + 'static,
+    ) -> std::io::Result<Watch> {
+        let (watch, watched) = channel::<()>();
+        let (reloader, mut known) = (self.clone(), self.first.clone());
+        let mut last = known.clone();
+        thread::Builder::new().name("config-watch".to_owned()).spawn(move || {
+            while watched.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+                let now = std::fs::read(&reloader.path).ok();
+                if now == last && now != known {
+                    known.clone_from(&now);
+                    changed(reloader.reload());
+                }
+                last = now;
             }
-        };
-        let watcher = notify::recommended_watcher(notice).map_err(failed)?;
-        let mut folders = Folders { path: self.path.clone(), watcher, watched: BTreeSet::new() };
-        folders.follow().map_err(failed)?;
-        // Read only now that changes are noticed, so that none falls in between.
-        let text = std::fs::read(&self.path).ok();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let reloader = self.clone();
-        let follow = move || reloader.follow(&woken, &stopped, folders, text, changed);
-        std::thread::Builder::new()
-            .name("config-watch".to_owned())
-            .spawn(follow)
-            .map_err(|cause| failed(notify::Error::io(cause)))?;
-        Ok(Watch { stop, wake })
-    }
-
-    fn follow(
-        &self,
-        woken: &Receiver<()>,
-        stopped: &AtomicBool,
-        mut folders: Folders,
-        mut text: Option<Vec<u8>>,
-        mut changed: impl FnMut(Result<Arc<Config>, ConfigErrors>),
-    ) {
-        while woken.recv().is_ok() {
-            let deadline = Instant::now() + PATIENCE;
-            while !stopped.load(Ordering::Acquire) && Instant::now() < deadline && woken.recv_timeout(QUIET).is_ok() {}
-            if stopped.load(Ordering::Acquire) {
-                return;
-            }
-            // A folder that cannot be watched now (it is being swapped) is tried again at the next change beside it.
-            let _ = folders.follow();
-            let now = std::fs::read(&self.path).ok();
-            if now != text {
-                text = now;
-                changed(self.reload());
-            }
-        }
+        })?;
+        Ok(Watch(watch))
     }
 }
 
 /// Watches while it lives.
 #[derive(Debug)]
 #[must_use = "dropping it ends the watch"]
-pub struct Watch {
-    stop: Arc<AtomicBool>,
-    wake: SyncSender<()>,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        // A full channel wakes the thread as well.
-        let _ = self.wake.try_send(());
-    }
-}
-
-/// Why a file cannot be watched.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot watch {} for changes: {cause}; it is still read again on SIGHUP", path.display())]
-pub struct WatchError {
-    path: PathBuf,
-    cause: notify::Error,
-}
-
-/// The folders whose changes can change the file: its own, and each that a symlink on the way leads to.
-struct Folders {
-    path: PathBuf,
-    watcher: RecommendedWatcher,
-    watched: BTreeSet<PathBuf>,
-}
-
-impl Folders {
-    /// Watches the folders as they are now. A folder that was swapped has to be watched anew even under its old name.
-    fn follow(&mut self) -> notify::Result<()> {
-        let own = folder_of(&self.path);
-        let real = std::fs::canonicalize(&self.path).ok().map(|real| folder_of(&real));
-        let now: BTreeSet<PathBuf> = [Some(own), real].into_iter().flatten().collect();
-        for gone in self.watched.difference(&now) {
-            let _ = self.watcher.unwatch(gone);
-        }
-        for folder in &now {
-            self.watcher.watch(folder, RecursiveMode::NonRecursive)?;
-        }
-        self.watched = now;
-        Ok(())
-    }
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
+pub struct Watch(#[expect(dead_code, reason = "dropping it is what tells the thread")] Sender<()>);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
-    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::path::Path;
+    use std::sync::mpsc::Receiver;
 
     /// The agent's name is what tells one version of the file from another.
     fn text(agent: &str) -> String {

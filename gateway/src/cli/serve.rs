@@ -22,6 +22,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), String> {
+        let reloader = Reloader::new(&self.file.file);
         let mut config = self.file.load()?;
         if let Some(listen) = self.listen {
             config.server.listen = listen;
@@ -32,7 +33,7 @@ impl Serve {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("the runtime could not be started: {error}"))?;
-        runtime.block_on(serve(Arc::new(config), Reloader::new(&self.file.file)))
+        runtime.block_on(serve(Arc::new(config), reloader))
     }
 }
 
@@ -94,7 +95,10 @@ impl Ends {
 fn watch(running: &Running, reloader: &Reloader) -> Option<Watch> {
     let (take_over, refuse) = (running.reloader(), running.refuser());
     let watch = reloader.watch(move |read| take(read, &take_over, &refuse));
-    watch.inspect_err(|error| complain(&format!("{error}; send SIGHUP after changing the file"))).ok()
+    let failed = |error: &std::io::Error| {
+        complain(&format!("the file is not watched for changes ({error}); send SIGHUP after changing it"));
+    };
+    watch.inspect_err(failed).ok()
 }
 
 /// Takes over what was read, or says why not: a bad file changes nothing.
