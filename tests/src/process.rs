@@ -127,19 +127,32 @@ pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 /// The `tollkeeper` binary: `TOLLKEEPER_BIN`, else the one in the build folder of this program (`target/debug/deps/it-…` →
-/// `target/debug/tollkeeper`).
+/// `target/debug/tollkeeper`), which must not be older than its sources: cargo does not build it for this program.
 pub fn binary() -> PathBuf {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the binary is, is the test run's business and no setting of the gateway"
     )]
-    let given = std::env::var("TOLLKEEPER_BIN").ok().map(PathBuf::from);
-    let beside = || {
-        let this = std::env::current_exe().unwrap();
-        this.ancestors().skip(1).take(2).map(|folder| folder.join("tollkeeper")).find(|path| path.is_file())
-    };
-    let found = given.or_else(beside).filter(|path| path.is_file());
-    found.expect("no `tollkeeper` binary: build it (`cargo build -p tollkeeper-gateway`, in this profile) or name it in TOLLKEEPER_BIN")
+    if let Some(given) = std::env::var_os("TOLLKEEPER_BIN") {
+        return given.into();
+    }
+    let build = "`cargo build -p tollkeeper-gateway` (in this profile), or name another one in TOLLKEEPER_BIN";
+    let this = std::env::current_exe().unwrap();
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("tollkeeper")).find(|path| path.is_file());
+    let binary = beside.unwrap_or_else(|| panic!("there is no `tollkeeper` binary beside {}: {build}", this.display()));
+    if let Some(newer) = newer_source(&binary) {
+        panic!("{} is older than {newer}: {build}", binary.display());
+    }
+    binary
+}
+
+/// A source of the binary (cargo lists them in a `.d` file beside it) that was changed after it was built.
+fn newer_source(binary: &Path) -> Option<String> {
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    let built = changed(binary)?;
+    let list = std::fs::read_to_string(binary.with_extension("d")).ok()?;
+    let sources = list.split_once(": ")?.1.split_whitespace();
+    sources.map(str::to_owned).find(|source| changed(Path::new(source)).is_some_and(|changed| changed > built))
 }
 
 fn read(output: &NamedTempFile) -> String {
