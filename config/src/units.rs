@@ -44,8 +44,8 @@ impl Usd {
 
 impl fmt::Display for Usd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        f.write_str(&format!("{sign}{}", decimal(self.0.unsigned_abs(), 9)))
+        f.write_str(if self.0 < 0 { "-" } else { "" })?;
+        decimal(f, self.0.unsigned_abs(), 9)
     }
 }
 
@@ -62,7 +62,7 @@ impl PicoUsd {
 
 impl fmt::Display for PicoUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&decimal(self.0, 6))
+        decimal(f, self.0, 6)
     }
 }
 
@@ -88,12 +88,17 @@ fn scaled_decimal(text: &str, decimals: usize) -> Option<u64> {
     format!("{whole}{fraction:0<decimals$}").parse().ok()
 }
 
-/// `scaled` divided by 10^`decimals`, without trailing zeros.
-fn decimal(scaled: u64, decimals: usize) -> String {
-    let digits = format!("{scaled:0>width$}", width = decimals + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - decimals);
-    let fraction = fraction.trim_end_matches('0');
-    if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
+/// Writes `scaled` divided by 10^`decimals`, without trailing zeros.
+fn decimal(f: &mut fmt::Formatter<'_>, scaled: u64, mut decimals: u32) -> fmt::Result {
+    let one = 10u64.pow(decimals);
+    let (whole, mut fraction) = (scaled / one, scaled % one);
+    if fraction == 0 {
+        return write!(f, "{whole}");
+    }
+    while fraction % 10 == 0 {
+        (fraction, decimals) = (fraction / 10, decimals - 1);
+    }
+    write!(f, "{whole}.{fraction:0>width$}", width = decimals as usize)
 }
 
 /// A text that is never printed.

@@ -6,10 +6,17 @@ use std::fmt::{Display, Formatter};
 use std::ops::RangeInclusive;
 
 /// The fields of an object that were not taken yet. A field that is null counts as one that is not there.
+///
+/// A list and no map: some thirty names are looked up in a handful of fields, and comparing is cheaper there than hashing.
 pub(super) struct Fields {
-    map: Map<String, Value>,
+    list: Vec<Field>,
     place: Place,
-    taken: Vec<&'static str>,
+}
+
+struct Field {
+    name: String,
+    value: Value,
+    taken: bool,
 }
 
 /// Where an object stands in the body; only written out for errors.
@@ -36,7 +43,10 @@ impl Fields {
     /// The fields of the object at this place.
     pub(super) fn new(value: Value, place: Place) -> Result<Self, DecodeError> {
         match value {
-            Value::Object(map) => Ok(Self { map, place, taken: Vec::new() }),
+            Value::Object(map) => {
+                let field = |(name, value)| Field { name, value, taken: false };
+                Ok(Self { list: map.into_iter().map(field).collect(), place })
+            }
             other => Err(mismatch(&place.to_string(), "an object", &other)),
         }
     }
@@ -51,19 +61,20 @@ impl Fields {
 
     /// The value as it came.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
-        self.taken.push(name);
-        self.map.get_mut(name).map(Value::take).filter(|value| !value.is_null())
+        let field = self.list.iter_mut().find(|field| field.name == name)?;
+        field.taken = true;
+        Some(field.value.take()).filter(|value| !value.is_null())
     }
 
     /// The value, without taking it.
     pub(super) fn peek(&self, name: &str) -> Option<&Value> {
-        self.map.get(name)
+        self.list.iter().find(|field| field.name == name).map(|field| &field.value)
     }
 
     /// The fields nobody took.
-    pub(super) fn rest(mut self) -> Map<String, Value> {
-        self.map.retain(|name, _| !self.taken.contains(&name.as_str()));
-        self.map
+    pub(super) fn rest(self) -> Map<String, Value> {
+        let left = self.list.into_iter().filter(|field| !field.taken);
+        left.map(|field| (field.name, field.value)).collect()
     }
 
     /// A text.
