@@ -144,7 +144,17 @@ impl Connection {
         let stream = Box::pin(stream);
         let alive = Arc::new(());
         let service = TowerToHyperService::new(stack::stack(&self.app, alive.clone()));
-        let Some(tls) = self.tls.clone() else { return self.http1(stream, service).await };
+        match self.tls.clone() {
+            None => self.http1(stream, service).await,
+            // In a box, so that a plain connection does not take the memory of one with TLS or HTTP/2.
+            Some(tls) => Box::pin(self.over_tls(tls, stream, service, alive)).await,
+        }
+    }
+
+    async fn over_tls<S>(&self, tls: TlsAcceptor, stream: S, service: Service, alive: Arc<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let accepted = tokio::select! {
             accepted = timeout(self.header_timeout, tls.accept(stream)) => accepted,
             () = self.force.cancelled() => return,
