@@ -19,7 +19,7 @@ use tollkeeper_benches::target::Target;
 
 /// The same allocator for all servers of the comparison.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     let plan = Plan::parse();
