@@ -238,6 +238,12 @@ impl Running {
         self.app.fleet.ready().await;
     }
 
+    /// Returns when connections are no longer accepted although nobody asked for that: a bug, after which the process should end.
+    pub async fn died(&mut self) {
+        // Whatever the task's end looks like, it says the same.
+        let _ = (&mut self.server).await;
+    }
+
     /// Stops accepting, waits for requests up to `server.drain_timeout`, cuts the rest, settles everything and closes the ledger.
     pub async fn shutdown(self) {
         self.app.draining.store(true, Relaxed);

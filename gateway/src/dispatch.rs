@@ -108,6 +108,7 @@ impl Job<'_> {
             price: attempt.facts.price.clone(),
             catalog_version: self.config.catalog.version.as_str().into(),
             input_tokens: counted.unwrap_or(ask.input_tokens),
+            answers: ask.answers,
             output,
         };
         (spend, limit)
@@ -135,7 +136,7 @@ impl Job<'_> {
         let price = u128::from(attempt.facts.price.rates(ask.input_tokens).output.0);
         let remaining = self.app.policies.remaining(self.agent)?.0.saturating_sub(attempt.cost.input.0);
         let pico = u128::try_from(remaining).unwrap_or(0).saturating_mul(1000);
-        let tokens = u64::try_from(pico.checked_div(price)?).unwrap_or(u64::MAX).max(1);
+        let tokens = u64::try_from(pico.checked_div(price)?).unwrap_or(u64::MAX).max(ask.answers.max(1));
         (tokens < ask.max_output.unwrap_or_else(|| longest(ask, attempt))).then_some(tokens)
     }
 

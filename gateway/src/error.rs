@@ -51,6 +51,8 @@ pub(crate) enum ApiError {
     NotReady(String),
     #[error("this needs the operator's key (`server.admin_key`)")]
     NotOperator,
+    #[error("the gateway made a mistake of its own with this request; its log tells the operator more")]
+    Panicked,
 }
 
 /// The status of a budget refusal, as configured.
@@ -101,6 +103,7 @@ impl ApiError {
                 shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None)
             }
             Self::NotReady(_) => shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("not_ready"), None),
+            Self::Panicked => shape(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("gateway_bug"), Some(false)),
             Self::TooSlow(_) => shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("request_timeout"), Some(false)),
             Self::NoBackend(kind, _) => fault_shape(*kind),
             Self::Provider { fault, .. } => fault_shape(fault.kind),

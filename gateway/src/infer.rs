@@ -38,7 +38,11 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>, ApiError> {
     // One configuration for the whole of a request, whatever is reloaded meanwhile.
     let config = app.config.load_full();
-    let refused = |agent: &str, error: &ApiError| app.metrics.refused(agent, error.outcome());
+    let refused = |agent: &str, error: &ApiError| {
+        let (id, operation, outcome) = (&*arrival.id, operation.name(), error.outcome());
+        app.metrics.refused(agent, outcome);
+        tracing::info!(request_id = id, operation, agent, outcome, "refused");
+    };
     let agent = auth::agent(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
     let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after });
     let place = place.inspect_err(|error| refused(&agent.name, error))?;

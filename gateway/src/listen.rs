@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -80,9 +81,15 @@ pub(crate) async fn serve(app: Arc<App>, listener: Listener, stop: CancellationT
             () = stop.cancelled() => break,
             accepted = accept(&places, &listener.tcp) => accepted,
         };
-        let Ok((tcp, place)) = accepted else {
-            tokio::time::sleep(REST).await;
-            continue;
+        let (tcp, place) = match accepted {
+            Ok(accepted) => accepted,
+            // The client was gone before its turn came.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(REST).await;
+                continue;
+            }
         };
         let _ = tcp.set_nodelay(true);
         let connection = Connection {

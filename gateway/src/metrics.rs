@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     ledger_up: IntGauge,
     ledger_queue: IntGauge,
     backend_state: GaugeVec,
+    providers: Providers,
     queue_depth: GaugeVec,
     slots_busy: GaugeVec,
     slots: GaugeVec,
@@ -121,6 +122,38 @@ impl Maker {
     }
     fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
         self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
+
+/// What each provider did.
+struct Providers {
+    tries: IntCounterVec,
+    retries: IntCounterVec,
+    bad_frames: IntCounterVec,
+}
+
+impl Providers {
+    fn new(make: &Maker) -> Self {
+        let counters = |name, help| make.counters(name, help, &["provider"]);
+        Self {
+            tries: counters("tollkeeper_provider_tries_total", "Requests sent to a provider, repeated ones included."),
+            retries: counters("tollkeeper_provider_retries_total", "Requests that repeated a failed one."),
+            bad_frames: counters(
+                "tollkeeper_provider_bad_frames_total",
+                "Stream frames that were not JSON and were passed on unread.",
+            ),
+        }
+    }
+
+    /// A provider whose settings changed counts from zero again; Prometheus takes that for a restart.
+    fn read(&self, app: &App) {
+        let series = [&self.tries, &self.retries, &self.bad_frames];
+        series.iter().for_each(|series| series.reset());
+        for (provider, counts) in app.fleet.counts() {
+            for (series, count) in series.iter().zip([counts.tries, counts.retries, counts.bad_frames]) {
+                series.with_label_values(&[&*provider]).inc_by(count);
+            }
+        }
     }
 }
 
@@ -189,6 +222,7 @@ impl Metrics {
             ledger_up: make.gauge("tollkeeper_ledger_up", "Whether the ledger can be written."),
             ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
             backend_state: make.gauges("tollkeeper_backend_state", "0 healthy, 1 partial, 2 down.", &["backend"]),
+            providers: Providers::new(&make),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
             slots_busy: make.gauges("tollkeeper_local_slots_busy", "Slots that are decoding.", &["model"]),
             slots: make.gauges("tollkeeper_local_slots", "Slots there are.", &["model"]),
@@ -346,6 +380,7 @@ impl Metrics {
         for (name, state) in app.fleet.states() {
             self.backend_state.with_label_values(&[&*name]).set(level(&state.health));
         }
+        self.providers.read(app);
         for (name, model) in &config.local.models {
             let state = app.fleet.snapshot(&BackendId::Local(name.as_str().into()));
             self.read_model(name, model.slots, &state);

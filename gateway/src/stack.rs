@@ -2,12 +2,15 @@
 
 use crate::app::App;
 use crate::body::Body;
+use crate::error::ApiError;
 use crate::routes;
+use futures_util::FutureExt;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -80,8 +83,8 @@ impl tower::Service<Request<Incoming>> for Edge {
             let (id, seed) = app.next_id();
             let arrival = Arrival { id: id.clone(), seed, at: Instant::now(), alive };
             let (at, echo) = (arrival.at, client_id(request.headers()));
-            let mut response =
-                routes::serve(&app, arrival, request).await.unwrap_or_else(|error| error.into_response());
+            let served = guarded(routes::serve(&app, arrival, request)).await;
+            let mut response = served.unwrap_or_else(|error| error.into_response());
             let headers = response.headers_mut();
             if let Ok(ours) = HeaderValue::from_str(&id) {
                 headers.insert(REQUEST_ID, echo.unwrap_or_else(|| ours.clone()));
@@ -94,9 +97,25 @@ impl tower::Service<Request<Incoming>> for Edge {
     }
 }
 
+/// Turns a panic, which the panic hook has logged, into an answer. What the request held is dropped by then, and so settled.
+async fn guarded(serving: impl Future<Output = Result<Response<Body>, ApiError>>) -> Result<Response<Body>, ApiError> {
+    AssertUnwindSafe(serving).catch_unwind().await.unwrap_or(Err(ApiError::Panicked))
+}
+
 /// The id that the client gave the request, if it is fit to be sent back.
 fn client_id(head: &HeaderMap) -> Option<HeaderValue> {
     let id = head.get(REQUEST_ID)?;
     let fit = (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     fit.then(|| id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let answered = guarded(async { panic!("a bug") }).await;
+        assert!(matches!(answered, Err(ApiError::Panicked)));
+    }
 }

@@ -132,6 +132,7 @@ fn spend() -> Spend {
         backend: BackendId::Remote { provider: "openai".into(), model: "gpt-4o-mini".into() },
         price: Price { base, above: Vec::new(), source: PriceSource::Catalog },
         catalog_version: "2026-01-01".into(),
+        answers: 1,
         input_tokens: 1000,
         output: OutputBound::Whole(256),
     }

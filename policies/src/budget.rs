@@ -122,7 +122,7 @@ impl Accounts {
             OutputBound::Growing { slice, max } => slice.max(1).min(max.unwrap_or(u64::MAX)),
         }
         .min(i64::MAX.unsigned_abs());
-        let grant = account.fit(now, spend, Usd::ZERO, want.min(1), want)?;
+        let grant = account.fit(now, spend, Usd::ZERO, want.min(spend.answers.max(1)), want)?;
         account.at(now, |period| {
             period.leased += i128::from(grant.amount.0);
             period.open += 1;

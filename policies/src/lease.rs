@@ -40,6 +40,8 @@ pub struct Spend {
     pub catalog_version: Arc<str>,
     /// Prompt tokens: exact, or an estimate padded upwards.
     pub input_tokens: u64,
+    /// How many answers are asked for: each needs at least one token. 0 counts as 1.
+    pub answers: u64,
     /// How much output to lease.
     pub output: OutputBound,
 }
@@ -60,9 +62,10 @@ impl Spend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputBound {
     /// This many tokens at once (unary calls to the cloud, embeddings with 0), or as many as the budgets afford, at
-    /// least one.
+    /// least one for each answer.
     Whole(u64),
-    /// Start with a slice, or with what is affordable but at least one token, and extend with [`Lease::cover`].
+    /// Start with a slice, or with what is affordable but at least one token for each answer, and extend with
+    /// [`Lease::cover`].
     Growing {
         /// Tokens per extension; 0 counts as 1.
         slice: u64,

@@ -336,6 +336,9 @@ async fn a_provider_that_recovers_is_tried_again_within_the_attempt() {
     upstream.next(Script::status(503));
     let answer = gateway.client().post_json(CHAT, &chat("up/plain")).await;
     assert_eq!((answer.status, upstream.received().len()), (200, 2));
+    let metrics = gateway.metrics().await;
+    let count = |name| metrics.sum(name, &[("provider", "up")]);
+    assert_eq!((count("tollkeeper_provider_tries_total"), count("tollkeeper_provider_retries_total")), (2.0, 1.0));
     assert_eq!(gateway.stop().await.total(), due(&upstream));
 }
 

@@ -172,6 +172,20 @@ async fn a_whole_answer_is_limited_to_what_the_budget_affords() {
 }
 
 #[tokio::test]
+async fn a_budget_that_cannot_pay_a_token_of_each_answer_is_a_402() {
+    let upstream = Upstream::start().await;
+    // What is left after the input pays some tokens, but not sixteen.
+    let gateway = Gateway::start(Setup::with(&upstream).budgets(&[("total", "0.000002")])).await;
+    let mut ask = chat("up/plain");
+    ask["n"] = json!(16);
+    let answer = gateway.client().post_json(CHAT, &ask).await;
+    assert_eq!((answer.status, upstream.received().len()), (402, 0), "{}", answer.text());
+    ask["n"] = json!(1);
+    let answer = gateway.client().post_json(CHAT, &ask).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
 async fn a_worst_case_does_not_block_an_agent_who_asks_for_no_limit() {
     // 16,384 tokens of output would cost 0.0024592; the budget is a hundredth of that.
     let upstream = Upstream::start().await;

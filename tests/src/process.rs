@@ -129,10 +129,6 @@ pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
 /// The `tollkeeper` binary: `TOLLKEEPER_BIN`, else the one in the build folder of this program (`target/debug/deps/it-…` →
 /// `target/debug/tollkeeper`), which must not be older than its sources: cargo does not build it for this program.
 pub fn binary() -> PathBuf {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "where the binary is, is the test run's business and no setting of the gateway"
-    )]
     if let Some(given) = std::env::var_os("TOLLKEEPER_BIN") {
         return given.into();
     }

@@ -45,12 +45,13 @@ async fn serve(config: Arc<Config>, reloader: Reloader) -> Result<(), String> {
         interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
     };
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-    let running = Gateway::start(config, Options::default()).await.map_err(|error| error.to_string())?;
+    let mut running = Gateway::start(config, Options::default()).await.map_err(|error| error.to_string())?;
     let watch = watch(&running, &reloader);
     say(&format!("tollkeeper {} listening on {scheme}://{}", env!("CARGO_PKG_VERSION"), running.addr));
     loop {
         tokio::select! {
             () = ends.next() => break,
+            () = running.died() => return Err("the gateway stopped accepting connections because of a bug; its log tells more".to_owned()),
             _ = hangup.recv() => {
                 let reloader = reloader.clone();
                 let read = tokio::task::spawn_blocking(move || reloader.reload()).await;

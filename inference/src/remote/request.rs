@@ -87,12 +87,13 @@ impl Manner {
             changes.push(("stream_options", "null".to_owned()));
         }
         if let (Some(limit), Some(answers)) = (call.output_limit, shape.answers) {
-            self.limit_output(limit, answers, call.operation, &sent, &mut changes)?;
+            self.limit_output(limit, answers, call.operation, &sent, &mut changes);
         }
         Ok(changes)
     }
 
-    /// Lowers the limits the client sent, or sets one, so that all answers together have at most `limit` tokens.
+    /// Lowers the limits the client sent, or sets one, so that all answers together have at most `limit` tokens, of which there is at least
+    /// one for each.
     fn limit_output(
         &self,
         limit: u64,
@@ -100,13 +101,8 @@ impl Manner {
         operation: Operation,
         sent: &Sent<'_>,
         changes: &mut Vec<(&'static str, String)>,
-    ) -> Result<(), ProviderFault> {
-        let each = limit / answers.max(1);
-        if each == 0 {
-            let message =
-                format!("the budget affords {limit} output tokens, less than one for each of {answers} answers");
-            return Err(ProviderFault::new(FaultKind::BadRequest, message));
-        }
+    ) {
+        let each = (limit / answers.max(1)).max(1);
         let fields = [("max_tokens", sent.max_tokens), ("max_completion_tokens", sent.max_completion_tokens)];
         let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
         let lowered: Vec<_> = set.map(|(name, value)| (name, (value as u64).min(each).to_string())).collect();
@@ -115,7 +111,6 @@ impl Manner {
             changes.push((field, each.to_string()));
         }
         changes.extend(lowered);
-        Ok(())
     }
 }
 

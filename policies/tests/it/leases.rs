@@ -47,6 +47,16 @@ async fn a_whole_bound_is_clamped_to_what_is_affordable() {
 }
 
 #[tokio::test]
+async fn every_answer_needs_a_token() {
+    for (limit, expected) in [(13, None), (14, Some(4)), (15, Some(5))] {
+        let (policies, agent) = open(limit);
+        let spend = Spend { answers: 4, ..spend(nano_per_token(), 10, OutputBound::Whole(100)) };
+        let lease = policies.admit(&agent, spend).await;
+        assert_eq!(lease.as_ref().ok().and_then(Lease::output_limit), expected, "limit {limit}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_grows_by_slices_then_by_what_is_left_and_stops_at_the_exact_token() {
     let (policies, agent) = open(100);
     let mut lease = policies.admit(&agent, spend(nano_per_token(), 10, growing(32))).await.unwrap();

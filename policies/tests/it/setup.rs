@@ -80,6 +80,7 @@ pub(crate) fn spend(price: Price, input_tokens: u64, output: OutputBound) -> Spe
         backend: BackendId::Remote { provider: "openai".into(), model: "small".into() },
         price,
         catalog_version: "2026-01-01".into(),
+        answers: 1,
         input_tokens,
         output,
     }

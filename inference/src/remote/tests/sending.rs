@@ -201,9 +201,6 @@ async fn answers_are_kept_within_the_limit() {
     for (kind, operation, from, to) in cases {
         assert_eq!(sent(kind, operation, Some(10), from).await.unwrap(), to, "{kind} {from}");
     }
-    let fault = sent("openai", Chat, Some(2), r#","n":3"#).await.unwrap_err();
-    assert_eq!(fault.kind, FaultKind::BadRequest);
-    assert!(fault.message.contains("the budget affords 2 output tokens"), "{fault}");
 }
 
 #[test]
