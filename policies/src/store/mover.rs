@@ -6,8 +6,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, TryRecvError, channe
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Least time between two rounds.
-const REST: Duration = Duration::from_millis(200);
+/// Least time between two rounds. Short, so that a round has little to wait for: the writer stands still while the disk takes a round's data.
+const REST: Duration = Duration::from_millis(40);
 
 /// The thread; stops when this is dropped.
 pub(super) struct Mover {
