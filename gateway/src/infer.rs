@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use tokio::time::timeout_at;
 use tollkeeper_config::Usd;
+use tollkeeper_policies::Agent;
 use tollkeeper_protocol::{DecodeError, Operation, Request, openai};
 
 /// Longer names of models are refused: they go into the ledger.
@@ -72,20 +73,37 @@ pub(crate) async fn serve(
         Ok((job.request, answer))
     });
     let outcome = answered.await.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));
-    let (request, answer) = outcome.inspect_err(|error| meter.refused(error.outcome()))?;
+    let (request, answer) = match outcome {
+        Ok(answered) => answered,
+        Err(error) => return Ok(refuse(app, &agent, error, meter)),
+    };
 
-    let head =
-        Head { backend: answer.backend.clone(), why: answer.why.clone(), remaining: app.policies.remaining(&agent) };
+    let (backend, why) = (answer.backend.clone(), answer.why.clone());
+    let head = Head { backend: &backend, why: &why, cost: None, remaining: app.policies.remaining(&agent) };
     if request.stream() {
         let mut response = relay::respond(answer, &request, meter, deadline);
-        head.write(None, head.remaining, response.headers_mut());
+        head.write(response.headers_mut());
         return Ok(response);
     }
     let whole = timeout_at(deadline, unary::respond(answer, &request, &mut meter)).await;
-    let outcome = whole.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));
-    let (mut response, charge) = outcome.inspect_err(|error| meter.refused(error.outcome()))?;
-    head.write(charge.map(|charge| charge.cost), charge.and_then(|charge| charge.remaining), response.headers_mut());
-    Ok(response)
+    match whole.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout))) {
+        Ok((mut response, charge)) => {
+            let (cost, remaining) = charge.map_or((None, None), |charge| (Some(charge.cost), charge.remaining));
+            Head { cost, remaining, ..head }.write(response.headers_mut());
+            Ok(response)
+        }
+        Err(error) => Ok(refuse(app, &agent, error, meter)),
+    }
+}
+
+/// The error, with what its failed attempts cost.
+fn refuse(app: &App, agent: &Agent, error: ApiError, mut meter: Meter) -> Response<Body> {
+    let why = error.outcome();
+    meter.refused(why);
+    let mut response = error.into_response();
+    let (backend, cost) = (meter.backend(), Some(meter.cost(true)));
+    Head { backend, why, cost, remaining: app.policies.remaining(agent) }.write(response.headers_mut());
+    response
 }
 
 async fn decode(operation: Operation, body: &Bytes) -> Result<Request, ApiError> {
@@ -97,26 +115,32 @@ async fn decode(operation: Operation, body: &Bytes) -> Result<Request, ApiError>
     decoded.unwrap_or_else(|_| Err(DecodeError::new("the body could not be read"))).map_err(ApiError::BadRequest)
 }
 
-/// What the answer's head says about who answered and why.
-struct Head {
-    backend: Arc<str>,
-    why: String,
+/// What the answer's head says about who answered, why, and for how much.
+struct Head<'a> {
+    /// Who answered, or was asked last; empty when nobody was.
+    backend: &'a str,
+    why: &'a str,
+    /// Unknown while a stream has not ended.
+    cost: Option<Usd>,
+    /// None without a budget.
     remaining: Option<Usd>,
 }
 
-impl Head {
-    fn write(&self, cost: Option<Usd>, remaining: Option<Usd>, headers: &mut HeaderMap) {
+impl Head<'_> {
+    fn write(&self, headers: &mut HeaderMap) {
         let mut set = |name: HeaderName, text: &str| {
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.insert(name, value);
             }
         };
-        set(BACKEND, &self.backend);
-        set(WHY, &self.why);
-        if let Some(cost) = cost {
+        if !self.backend.is_empty() {
+            set(BACKEND, self.backend);
+        }
+        set(WHY, self.why);
+        if let Some(cost) = self.cost {
             set(COST, &cost.to_string());
         }
-        if let Some(remaining) = remaining {
+        if let Some(remaining) = self.remaining {
             set(REMAINING, &remaining.to_string());
         }
     }

@@ -254,6 +254,11 @@ impl Meter {
         (Usage { output: usage.output.max(tokens), ..usage }, true)
     }
 
+    /// The backend of the last attempt; empty when there was none.
+    pub(crate) fn backend(&self) -> &str {
+        &self.backend
+    }
+
     /// Whether the backend has reported what the answer used.
     pub(crate) fn is_reported(&self) -> bool {
         self.usage.is_some()

@@ -6,7 +6,7 @@ use tollkeeper_tests::asks::{CHAT, COMPLETIONS, EMBEDDINGS, chat, streamed};
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::Setup;
-use tollkeeper_tests::upstream::Upstream;
+use tollkeeper_tests::upstream::{Script, Upstream};
 
 /// The parts of an error in OpenAI's shape, all four of them present.
 fn parts(answer: &Answer) -> (u16, String, Value, Value, String) {
@@ -217,4 +217,18 @@ async fn request_ids_come_back() {
     let long = "x".repeat(3_000);
     let replaced = gateway.client().header("x-request-id", &long).get("/health/live").await;
     assert_ne!(replaced.header("x-request-id"), long);
+}
+
+#[tokio::test]
+async fn errors_say_who_was_asked_and_what_is_left() {
+    let upstream = Upstream::always(Script::status(500)).await;
+    let gateway = Gateway::start(Setup::with(&upstream).budgets(&[("day", "1.5")])).await;
+    let shown = |answer: &Answer| {
+        ["backend", "why", "cost-usd", "budget-remaining-usd"]
+            .map(|name| answer.header(&format!("x-tollkeeper-{name}")).to_owned())
+    };
+    let failed = gateway.client().post_json(CHAT, &chat("up/plain")).await;
+    assert_eq!((failed.status, shown(&failed)), (502, ["up/plain", "internal", "0", "1.5"].map(str::to_owned)));
+    let unknown = gateway.client().post_json(CHAT, &chat("up-plain")).await;
+    assert_eq!((unknown.status, shown(&unknown)), (404, ["", "model_not_found", "0", "1.5"].map(str::to_owned)));
 }
