@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use read::Answer;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// What the gateway needs to know of a stream's chunk.
@@ -106,16 +107,16 @@ pub fn splice(body: &Bytes, changes: &[(&str, String)]) -> Result<Bytes, DecodeE
     let added: usize = changes.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     let mut out = BytesMut::with_capacity(body.len() + added);
     let mut at = 0;
-    for (change, range) in &found {
-        out.extend_from_slice(&body[at..range.start]);
-        out.extend_from_slice(changes[*change].1.as_bytes());
-        at = range.end;
+    for Found { field, value, .. } in &found {
+        out.extend_from_slice(&body[at..value.start]);
+        out.extend_from_slice(changes[*field].1.as_bytes());
+        at = value.end;
     }
     let brace = body.trim_ascii_end().len() - 1;
     out.extend_from_slice(&body[at..brace]);
     let mut comma = !is_empty;
     for (change, (name, value)) in changes.iter().enumerate() {
-        if found.iter().all(|(index, _)| *index != change) {
+        if found.iter().all(|found| found.field != change) {
             let comma = if std::mem::replace(&mut comma, true) { "," } else { "" };
             out.extend_from_slice(format!("{comma}{}:{value}", serde_json::Value::from(*name)).as_bytes());
         }
@@ -124,18 +125,44 @@ pub fn splice(body: &Bytes, changes: &[(&str, String)]) -> Result<Bytes, DecodeE
     Ok(out.freeze())
 }
 
+/// Gives a top-level field of a JSON object another name; its value, and every other byte, stays as it came. Where there is no such field, or
+/// its name is written with escapes, nothing changes.
+///
+/// # Errors
+/// The body is not a JSON object.
+pub fn rename(body: &Bytes, from: &str, to: &str) -> Result<Bytes, DecodeError> {
+    let mut out = BytesMut::with_capacity(body.len() + to.len());
+    let mut at = 0;
+    for name in fields(body, &[from])?.found.into_iter().filter_map(|found| found.name) {
+        out.extend_from_slice(&body[at..name.start]);
+        out.extend_from_slice(to.as_bytes());
+        at = name.end;
+    }
+    out.extend_from_slice(&body[at..]);
+    Ok(out.freeze())
+}
+
 /// The raw value of a top-level field; the last one, where there are several. `None` also when the text is no JSON object.
-pub(crate) fn top_level<'a>(json: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let (_, range) = fields(json, &[name]).ok()?.found.pop()?;
-    Some(&json[range])
+pub fn top_level<'a>(json: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let found = fields(json, &[name]).ok()?.found.pop()?;
+    Some(&json[found.value])
 }
 
 /// Where the wanted top-level fields of an object are.
 struct Fields {
-    /// Index into the wanted names, and the bytes of the value; in the order of the text.
-    found: Vec<(usize, Range<usize>)>,
+    /// In the order of the text.
+    found: Vec<Found>,
     /// The object has no field at all.
     is_empty: bool,
+}
+
+struct Found {
+    /// Index into the wanted names.
+    field: usize,
+    /// The bytes of its name, unless they hold escapes.
+    name: Option<Range<usize>>,
+    /// The bytes of its value.
+    value: Range<usize>,
 }
 
 fn fields(json: &[u8], wanted: &[&str]) -> Result<Fields, DecodeError> {
@@ -169,12 +196,19 @@ impl<'de> Visitor<'de> for FieldFinder<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
         let mut fields = Fields { found: Vec::new(), is_empty: true };
+        let place = |text: &str| {
+            let start = text.as_ptr().addr() - self.base;
+            start..start + text.len()
+        };
         while let Some(key) = map.next_key::<read::Key<'de>>()? {
             fields.is_empty = false;
             let value = map.next_value::<&RawValue>()?.get();
-            if let Some(index) = self.wanted.iter().position(|name| *name == key.0) {
-                let start = value.as_ptr().addr() - self.base;
-                fields.found.push((index, start..start + value.len()));
+            if let Some(field) = self.wanted.iter().position(|name| *name == key.0) {
+                let name = match key.0 {
+                    Cow::Borrowed(name) => Some(place(name)),
+                    Cow::Owned(_) => None,
+                };
+                fields.found.push(Found { field, name, value: place(value) });
             }
         }
         Ok(fields)

@@ -51,9 +51,9 @@ pub enum StreamUsage {
     Unasked,
 }
 
-const OLD_FIELD: &str = "max_tokens";
+pub(super) const OLD_FIELD: &str = "max_tokens";
 /// OpenAI's reasoning models refuse `max_tokens`; providers that followed know both.
-const NEW_FIELD: &str = "max_completion_tokens";
+pub(super) const NEW_FIELD: &str = "max_completion_tokens";
 
 /// The version of Azure's API when the configuration names none: the last one of the dated kind that is not a preview.
 const AZURE_API_VERSION: &str = "2024-10-21";

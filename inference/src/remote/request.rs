@@ -1,6 +1,6 @@
 //! What is sent to a provider: the client's own bytes with the fewest possible changes, and none of the client's headers.
 
-use super::providers::{Auth, Endpoint, Row, StreamUsage};
+use super::providers::{Auth, Endpoint, NEW_FIELD, OLD_FIELD, Row, StreamUsage};
 use crate::reply::Call;
 use bytes::Bytes;
 use http::header::{
@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tollkeeper_config::Provider;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
-use tollkeeper_protocol::passthrough::splice;
-use tollkeeper_protocol::{Operation, Request};
+use tollkeeper_protocol::passthrough::{rename, splice, top_level};
+use tollkeeper_protocol::{DecodeError, Operation, Request};
 
 /// How one configured provider is asked.
 #[derive(Debug)]
@@ -51,15 +51,16 @@ impl Manner {
     /// The request to send for a call.
     ///
     /// # Errors
-    /// The client's bytes cannot be changed as needed, or the budget affords less than a token for each answer asked for.
+    /// The client's bytes cannot be changed as needed.
     pub(super) fn request(&self, model: &str, call: &Call) -> Result<HttpRequest<Full<Bytes>>, ProviderFault> {
         let bad_request = |message: String| ProviderFault::new(FaultKind::BadRequest, message);
         let uri = self
             .endpoint
             .uri(call.operation, model)
             .map_err(|_| bad_request(format!("the model name `{model}` cannot be part of a URL")))?;
-        let changes = self.changes(model, call)?;
-        let body = splice(&call.original, &changes).map_err(|error| bad_request(error.message))?;
+        let original = self.in_its_words(call).map_err(|error| bad_request(error.message))?;
+        let changes = self.changes(model, call, &original)?;
+        let body = splice(&original, &changes).map_err(|error| bad_request(error.message))?;
         let mut request = HttpRequest::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
@@ -69,8 +70,23 @@ impl Manner {
         Ok(request)
     }
 
+    /// The client's bytes, with the limit of the answer named as the provider knows it: one that passed over it would generate, and bill, more
+    /// than was leased.
+    fn in_its_words(&self, call: &Call) -> Result<Bytes, DecodeError> {
+        let limited = matches!(&*call.request, Request::Chat(chat) if chat.max_tokens.is_some());
+        if !limited || self.row.output_field == NEW_FIELD || top_level(&call.original, OLD_FIELD).is_some() {
+            return Ok(call.original.clone());
+        }
+        rename(&call.original, NEW_FIELD, OLD_FIELD)
+    }
+
     /// The top-level fields that must differ from what the client sent.
-    fn changes(&self, model: &str, call: &Call) -> Result<Vec<(&'static str, String)>, ProviderFault> {
+    fn changes(
+        &self,
+        model: &str,
+        call: &Call,
+        original: &Bytes,
+    ) -> Result<Vec<(&'static str, String)>, ProviderFault> {
         let mut changes = vec![("model", serde_json::Value::from(model).to_string())];
         let shape = shape(&call.request);
         let wants_usage = shape.stream && !shape.include_usage && self.row.stream_usage == StreamUsage::Asked;
@@ -78,7 +94,7 @@ impl Manner {
         if !wants_usage && !refused_usage && call.output_limit.is_none() {
             return Ok(changes);
         }
-        let sent: Sent<'_> = serde_json::from_slice(&call.original).map_err(|error| {
+        let sent: Sent<'_> = serde_json::from_slice(original).map_err(|error| {
             ProviderFault::new(FaultKind::BadRequest, format!("the body is not a valid request: {error}"))
         })?;
         if wants_usage {
@@ -103,11 +119,11 @@ impl Manner {
         changes: &mut Vec<(&'static str, String)>,
     ) {
         let each = (limit / answers.max(1)).max(1);
-        let fields = [("max_tokens", sent.max_tokens), ("max_completion_tokens", sent.max_completion_tokens)];
+        let fields = [(OLD_FIELD, sent.max_tokens), (NEW_FIELD, sent.max_completion_tokens)];
         let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
         let lowered: Vec<_> = set.map(|(name, value)| (name, (value as u64).min(each).to_string())).collect();
         if lowered.is_empty() {
-            let field = if operation == Operation::Chat { self.row.output_field } else { "max_tokens" };
+            let field = if operation == Operation::Chat { self.row.output_field } else { OLD_FIELD };
             changes.push((field, each.to_string()));
         }
         changes.extend(lowered);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 use tollkeeper_protocol::openai::{Extension, extend_usage};
-use tollkeeper_protocol::passthrough::splice;
+use tollkeeper_protocol::passthrough::{rename, splice};
 
 fn spliced(body: &str, changes: &[(&str, &str)]) -> String {
     let changes: Vec<(&str, String)> = changes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -121,4 +121,19 @@ proptest! {
         value[name] = "new".into();
         prop_assert_eq!(serde_json::from_str::<Value>(&spliced).unwrap(), value);
     }
+}
+
+#[test]
+fn a_field_is_renamed_wherever_it_stands_and_nothing_else_changes() {
+    let cases = [
+        (r#"{"old":1}"#, r#"{"newer":1}"#),
+        (r#" { "a" : {"old":2} , "old" : [1, "old"] } "#, r#" { "a" : {"old":2} , "newer" : [1, "old"] } "#),
+        (r#"{"old":1,"b":2,"old":3}"#, r#"{"newer":1,"b":2,"newer":3}"#),
+        (r#"{"\u006fld":1}"#, r#"{"\u006fld":1}"#),
+        ("{}", "{}"),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(rename(&Bytes::from_static(body.as_bytes()), "old", "newer").unwrap(), expected);
+    }
+    assert!(rename(&Bytes::from_static(b"[1]"), "old", "newer").is_err());
 }

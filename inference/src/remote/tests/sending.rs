@@ -177,6 +177,27 @@ async fn usage_of_streams_is_asked_for_where_the_provider_needs_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_limit_of_an_answer_is_named_as_the_provider_knows_it() {
+    let cases = [
+        ("openai", None, r#","max_completion_tokens": 7}"#, r#","max_completion_tokens": 7}"#),
+        ("openai", None, r#","max_tokens":7}"#, r#","max_tokens":7}"#),
+        ("deepseek", None, r#","max_completion_tokens": 7}"#, r#","max_tokens": 7}"#),
+        ("mistral", None, r#","max_completion_tokens":7,"n":1}"#, r#","max_tokens":7,"n":1}"#),
+        ("ollama", None, r#","max_tokens":7}"#, r#","max_tokens":7}"#),
+        (
+            "ollama",
+            None,
+            r#","max_completion_tokens":4,"max_tokens":9}"#,
+            r#","max_completion_tokens":4,"max_tokens":9}"#,
+        ),
+        ("deepseek", Some(5), r#","max_completion_tokens": 7}"#, r#","max_tokens": 5}"#),
+    ];
+    for (kind, limit, from, to) in cases {
+        assert_eq!(sent(kind, Operation::Chat, limit, from.trim_end_matches('}')).await.unwrap(), to, "{kind} {from}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_are_kept_within_the_limit() {
     use Operation::{Chat, TextCompletion};
     let cases = [
