@@ -8,6 +8,7 @@ use http::header::{
 };
 use http::{Method, Request as HttpRequest};
 use http_body_util::Full;
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tollkeeper_config::Provider;
@@ -73,11 +74,19 @@ impl Manner {
     /// The client's bytes, with the limit of the answer named as the provider knows it: one that passed over it would generate, and bill, more
     /// than was leased.
     fn in_its_words(&self, call: &Call) -> Result<Bytes, DecodeError> {
-        let limited = matches!(&*call.request, Request::Chat(chat) if chat.max_tokens.is_some());
-        if !limited || self.row.output_field == NEW_FIELD || top_level(&call.original, OLD_FIELD).is_some() {
-            return Ok(call.original.clone());
+        let body = &call.original;
+        // A look at the bytes saves most bodies from being read for this.
+        let foreign =
+            self.output_field(call.operation) == OLD_FIELD && memmem::find(body, NEW_FIELD.as_bytes()).is_some();
+        if !foreign || top_level(body, OLD_FIELD).is_some() {
+            return Ok(body.clone());
         }
-        rename(&call.original, NEW_FIELD, OLD_FIELD)
+        rename(body, NEW_FIELD, OLD_FIELD)
+    }
+
+    /// The field that limits an answer.
+    fn output_field(&self, operation: Operation) -> &'static str {
+        if operation == Operation::Chat { self.row.output_field } else { OLD_FIELD }
     }
 
     /// The top-level fields that must differ from what the client sent.
@@ -123,8 +132,7 @@ impl Manner {
         let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
         let lowered: Vec<_> = set.map(|(name, value)| (name, (value as u64).min(each).to_string())).collect();
         if lowered.is_empty() {
-            let field = if operation == Operation::Chat { self.row.output_field } else { OLD_FIELD };
-            changes.push((field, each.to_string()));
+            changes.push((self.output_field(operation), each.to_string()));
         }
         changes.extend(lowered);
     }
