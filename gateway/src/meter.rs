@@ -298,8 +298,13 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let draining = self.app.draining.load(Relaxed);
-        let gone = if draining { Outcome::Drained } else { Outcome::ClientGone };
+        let gone = if std::thread::panicking() {
+            Outcome::Fault(FaultKind::Internal)
+        } else if self.app.draining.load(Relaxed) {
+            Outcome::Drained
+        } else {
+            Outcome::ClientGone
+        };
         self.close(gone);
         let duration = self.ended_after.unwrap_or_else(|| self.arrived.elapsed());
         let ended = Ended {

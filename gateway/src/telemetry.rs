@@ -26,7 +26,7 @@ pub(crate) fn init(log: &Log) -> Result<(), String> {
     started.map_err(|error| format!("logging could not be started: {error}"))
 }
 
-/// The fields of a line of text. Without the colours of the default, whose bookkeeping costs more than all the rest of a line.
+/// The fields of a line of text. Without the colours of the default, whose bookkeeping took nearly half of a line's instructions.
 fn text_fields() -> impl for<'writer> FormatFields<'writer> + 'static {
     let fields = debug_fn(|line: &mut Writer<'_>, field, value| match field.name() {
         "message" => write!(Escaped { line, keeps: '\n' }, "{value:?}"),
