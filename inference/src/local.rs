@@ -19,6 +19,8 @@ mod schema;
 pub mod scripted;
 mod slots;
 mod stop;
+#[allow(dead_code)]
+mod swap;
 mod template;
 mod text;
 mod tool_calls;

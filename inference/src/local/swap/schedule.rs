@@ -1,0 +1,337 @@
+//! What follows from a state of the machine: who is granted, who is sent away, what goes and what comes.
+
+use super::{Effect, Machine, Model, ModelKey, Moment, Refusal, State, Waiter, Want};
+use std::cmp::Reverse;
+use std::time::Duration;
+
+/// No load is expected to take less, or to be nearer to its end.
+const SHORTEST_LOAD: Duration = Duration::from_millis(50);
+
+impl Model {
+    /// Ends all leases; their requests wait for the next load, behind all who wait now: else a long answer would bring its model
+    /// back at once, and whoever it went for would wait on.
+    pub(super) fn park(&mut self, arrivals: &mut u64) {
+        for (request, deadline) in std::mem::take(&mut self.leases) {
+            *arrivals += 1;
+            self.waiters.push_back(Waiter { request, arrival: *arrivals, deadline, parked: true });
+        }
+    }
+
+    /// Its place in the order in which models are loaded; the lowest comes first.
+    fn rank(&self) -> Option<(Reverse<Want>, u64)> {
+        let waiting = self.waiters.front().map(|waiter| (Reverse(Want::Operator), waiter.arrival));
+        let wanted = self.wanted.map(|(want, arrival)| (Reverse(want), arrival));
+        waiting.into_iter().chain(wanted).min()
+    }
+
+    /// Gives everybody a lease who waits.
+    fn grant(&mut self, effects: &mut Vec<Effect>) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            self.leases.insert(waiter.request, waiter.deadline);
+            if !waiter.parked {
+                effects.push(Effect::Grant { request: waiter.request, generation: self.generation });
+            }
+        }
+    }
+
+    fn is_going(&self) -> bool {
+        matches!(self.state, State::Draining { .. } | State::Unloading)
+    }
+
+    /// From when on it may be taken out of memory for another; `None` is not in sight.
+    fn evictable(&self, power: Want, residency: Duration) -> Option<Moment> {
+        match (self.state, power) {
+            (State::Ready { .. }, _) if self.spec.pinned => None,
+            (State::Ready { since }, Want::Operator) => Some(since + residency),
+            (State::Ready { since }, Want::Hint) if self.leases.is_empty() => {
+                Some(since.max(self.last_used) + residency)
+            }
+            _ => None,
+        }
+    }
+
+    /// What is left of a load that began then, if it takes as long as the ones before; never nothing.
+    fn load_left(&self, now: Moment, since: Moment) -> Duration {
+        self.spec.load_time.saturating_sub(now - since).max(SHORTEST_LOAD)
+    }
+}
+
+impl Machine {
+    /// Brings the machine to rest. Who can be served is served before anything is taken away.
+    pub(super) fn settle(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.expire(now, effects);
+        for model in self.models.values_mut() {
+            model.cooling.take_if(|cooling| cooling.until <= now);
+            if let State::Ready { .. } = model.state {
+                model.grant(effects);
+            }
+        }
+        self.wind_down(now, effects);
+        self.schedule(now, effects);
+        self.unload(now, effects);
+        self.close(effects);
+    }
+
+    /// Sends away who has waited too long. Parked requests are the engine's: it ends them, and says so.
+    fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let keys: Vec<ModelKey> = self.models.keys().copied().collect();
+        for key in keys {
+            let late = |waiter: &Waiter| waiter.deadline <= now && !waiter.parked;
+            if !self.models.get(&key).is_some_and(|model| model.waiters.iter().any(late)) {
+                continue;
+            }
+            let refusal = Refusal::Late { ready_in: self.ready_in(now, key) };
+            self.with(key, |model| {
+                let gone = model.waiters.iter().filter(|waiter| late(waiter));
+                effects.extend(gone.map(|waiter| Effect::Refuse { request: waiter.request, refusal: refusal.clone() }));
+                model.waiters.retain(|waiter| !late(waiter));
+            });
+        }
+    }
+
+    /// Begins to take out what is over: retired, not used any more, or everything.
+    fn wind_down(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        for (key, model) in &mut self.models {
+            let unused = model.leases.is_empty() && !model.spec.pinned;
+            let idle_for = now.saturating_sub(model.last_used);
+            match model.state {
+                State::Loading { since, aborted: false } if self.stopping || model.retired => {
+                    model.state = State::Loading { since, aborted: true };
+                    effects.push(Effect::Abort { model: *key, generation: model.generation });
+                }
+                State::Ready { .. } | State::Draining { .. } if self.stopping => {
+                    model.state = State::Draining { until: Some(now) };
+                }
+                State::Ready { .. } | State::Draining { .. } if model.retired => {
+                    model.state = State::Draining { until: None };
+                }
+                State::Ready { .. } if unused && model.spec.keep_alive.is_some_and(|limit| idle_for >= limit) => {
+                    model.state = State::Draining { until: None };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends away whose model will not come back, and forgets those models.
+    fn close(&mut self, effects: &mut Vec<Effect>) {
+        let refusal = if self.stopping { Refusal::Stopping } else { Refusal::Retired };
+        let over = |model: &Model| (self.stopping || model.retired) && !model.waiters.is_empty();
+        let keys: Vec<ModelKey> = self.models.iter().filter(|(_, model)| over(model)).map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.dismiss(key, &refusal, effects));
+        self.models.retain(|key, model| {
+            let gone = model.retired && model.state == State::Absent;
+            if gone {
+                effects.push(Effect::Forget { model: *key });
+            }
+            !gone
+        });
+    }
+
+    /// Decides what is loaded, and what has to go for it.
+    fn schedule(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.stopping {
+            return;
+        }
+        // Bytes that those who come first, but cannot be loaded yet, are still to get.
+        let mut promised = 0;
+        let mut first = true;
+        for (power, key) in self.queue() {
+            let need = self.models.get(&key).map_or(0, |model| model.spec.bytes);
+            let most = self.rules.budget.saturating_sub(self.sum(|model| model.spec.pinned));
+            if need > most {
+                self.dismiss(key, &Refusal::NeverFits { need, room: most }, effects);
+                continue;
+            }
+            // Whoever comes later may take what the first do not count on.
+            let coming = self.sum(Model::is_going) + self.sum(|model| model.evictable(power, Duration::ZERO).is_some());
+            let held = if promised > coming { promised - coming } else { 0 };
+            if !self.is_loading() && need + held <= self.free() {
+                self.load(now, key, effects);
+                continue;
+            }
+            if std::mem::take(&mut first) {
+                self.make_way(now, power, key, effects);
+            }
+            if power == Want::Operator {
+                promised += need;
+            }
+        }
+    }
+
+    /// Who is to be loaded, first come first, with the power to make others go.
+    fn queue(&self) -> Vec<(Want, ModelKey)> {
+        let waits = |model: &Model| model.state == State::Absent && model.cooling.is_none() && !model.retired;
+        let mut queue: Vec<_> = self
+            .models
+            .iter()
+            .filter(|(_, model)| waits(model))
+            .filter_map(|(key, model)| Some((model.rank()?, *key)))
+            .collect();
+        queue.sort_unstable();
+        queue.into_iter().map(|((Reverse(power), _), key)| (power, key)).collect()
+    }
+
+    fn load(&mut self, now: Moment, key: ModelKey, effects: &mut Vec<Effect>) {
+        self.with(key, |model| {
+            model.generation += 1;
+            model.state = State::Loading { since: now, aborted: false };
+            effects.push(Effect::Load { model: key, generation: model.generation });
+        });
+        debug_assert!(self.sum(|_| true) <= self.rules.budget, "more is promised than there is");
+    }
+
+    /// Does what can be done now so that this model can be loaded: stops a load that nobody waits for, hurries what is going, and
+    /// sends away what it takes, the longest unused first. While another load runs nothing is sent away: it can serve until then.
+    fn make_way(&mut self, now: Moment, power: Want, key: ModelKey, effects: &mut Vec<Effect>) {
+        let patience = now + self.rules.drain;
+        for (other, model) in &mut self.models {
+            match model.state {
+                State::Loading { since, aborted: false } if power == Want::Operator && !model.in_demand() => {
+                    model.state = State::Loading { since, aborted: true };
+                    effects.push(Effect::Abort { model: *other, generation: model.generation });
+                }
+                State::Draining { until: None } if power == Want::Operator && !model.retired => {
+                    model.state = State::Draining { until: Some(patience) };
+                }
+                _ => {}
+            }
+        }
+        if self.is_loading() {
+            return;
+        }
+        let need = self.models.get(&key).map_or(0, |model| model.spec.bytes);
+        let missing = need.saturating_sub(self.free() + self.sum(Model::is_going));
+        if missing == 0 {
+            return;
+        }
+        let victims = self.victims(now, power, missing);
+        for victim in &victims {
+            self.with(*victim, |model| model.state = State::Draining { until: Some(patience) });
+        }
+        if !victims.is_empty() {
+            effects.push(Effect::Prefetch { model: key });
+        }
+    }
+
+    /// Models that can go now and together give back so many bytes; none if they cannot.
+    fn victims(&self, now: Moment, power: Want, missing: u64) -> Vec<ModelKey> {
+        let residency = self.rules.min_residency;
+        let may_go = |model: &Model| model.evictable(power, residency).is_some_and(|from| from <= now);
+        let mut order: Vec<_> = self.models.iter().filter(|(_, model)| may_go(model)).collect();
+        order.sort_by_key(|(_, model)| (!model.leases.is_empty(), model.last_used));
+        let mut freed = 0;
+        let mut victims: Vec<(ModelKey, u64)> = Vec::new();
+        for (key, model) in order {
+            if freed < missing {
+                freed += model.spec.bytes;
+                victims.push((*key, model.spec.bytes));
+            }
+        }
+        if freed < missing {
+            return Vec::new();
+        }
+        // A small one that was taken first may not be needed beside a large one.
+        victims.retain(|(_, bytes)| {
+            let needed = freed - bytes < missing;
+            if !needed {
+                freed -= bytes;
+            }
+            needed
+        });
+        victims.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Takes out what has drained or had its time.
+    fn unload(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        for (key, model) in &mut self.models {
+            let State::Draining { until } = model.state else { continue };
+            if model.leases.is_empty() || until.is_some_and(|until| until <= now) {
+                model.park(&mut self.arrivals);
+                model.state = State::Unloading;
+                effects.push(Effect::Unload { model: *key, generation: model.generation });
+            }
+        }
+    }
+
+    fn is_loading(&self) -> bool {
+        self.models.values().any(|model| matches!(model.state, State::Loading { .. }))
+    }
+
+    /// Bytes set aside for the models that are so.
+    fn sum(&self, which: impl Fn(&Model) -> bool) -> u64 {
+        self.models.values().filter(|model| which(model)).map(Model::reserved).sum()
+    }
+
+    /// Bytes that nobody has.
+    pub(crate) fn free(&self) -> u64 {
+        self.rules.budget.saturating_sub(self.sum(|_| true))
+    }
+
+    /// How long until this model can serve, by the loads so far; an estimate that assumes that all answers take their full time.
+    pub(crate) fn ready_in(&self, now: Moment, key: ModelKey) -> Duration {
+        let Some(model) = self.models.get(&key) else { return Duration::ZERO };
+        match model.state {
+            State::Ready { .. } => return Duration::ZERO,
+            State::Loading { since, .. } => return model.load_left(now, since),
+            _ => {}
+        }
+        let cooling = model.cooling.as_ref().map_or(Duration::ZERO, |cooling| cooling.until.saturating_sub(now));
+        let ahead: Vec<ModelKey> =
+            self.queue().into_iter().map(|(_, key)| key).take_while(|other| *other != key).collect();
+        let wait = |key: &ModelKey| self.models.get(key).map_or(Duration::ZERO, |model| model.spec.load_time);
+        let others: Duration = ahead.iter().map(|key| wait(key) + self.rules.min_residency).sum();
+        cooling + others + self.until_room(now, model.spec.bytes) + model.spec.load_time.max(SHORTEST_LOAD)
+    }
+
+    /// How long until so many bytes are free and no other load runs.
+    fn until_room(&self, now: Moment, need: u64) -> Duration {
+        let mut waits = Vec::new();
+        let mut longest = Duration::ZERO;
+        for model in self.models.values() {
+            let drain = if model.leases.is_empty() { Duration::ZERO } else { self.rules.drain };
+            match model.state {
+                State::Loading { since, .. } => {
+                    longest = longest.max(model.load_left(now, since));
+                    waits.push((model.load_left(now, since) + self.rules.min_residency, model.spec.bytes));
+                }
+                State::Draining { until } => {
+                    waits.push((until.map_or(drain, |until| until.saturating_sub(now)), model.spec.bytes));
+                }
+                State::Unloading => waits.push((Duration::ZERO, model.spec.bytes)),
+                State::Ready { .. } => {
+                    let from = model.evictable(Want::Operator, self.rules.min_residency);
+                    waits.extend(from.map(|from| (from.saturating_sub(now) + drain, model.spec.bytes)));
+                }
+                State::Absent => {}
+            }
+        }
+        waits.sort_unstable();
+        let mut free = self.free();
+        for (wait, bytes) in waits {
+            if free >= need {
+                break;
+            }
+            free += bytes;
+            longest = longest.max(wait);
+        }
+        longest
+    }
+
+    /// When the next thing happens by itself.
+    pub(crate) fn next_wake(&self, now: Moment) -> Option<Moment> {
+        let residency = self.rules.min_residency;
+        let crowded = self.models.values().any(|model| model.state == State::Absent && model.in_demand());
+        let moments = self.models.values().flat_map(|model| {
+            let deadlines = model.waiters.iter().filter(|waiter| !waiter.parked).map(|waiter| waiter.deadline);
+            let cooling = model.cooling.as_ref().map(|cooling| cooling.until);
+            let drained = if let State::Draining { until } = model.state { until } else { None };
+            let there = matches!(model.state, State::Ready { .. });
+            let idle = there && model.leases.is_empty() && !model.spec.pinned;
+            let unused = model.spec.keep_alive.filter(|_| idle).map(|limit| model.last_used + limit);
+            let free = [Want::Operator, Want::Hint].map(|power| model.evictable(power, residency).filter(|_| crowded));
+            deadlines.chain(cooling).chain(drained).chain(unused).chain(free.into_iter().flatten())
+        });
+        moments.filter(|moment| *moment > now).min()
+    }
+}
