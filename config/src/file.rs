@@ -5,7 +5,7 @@ use crate::catalog::Ability;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineKind, LogFormat, Strategy, Window};
+use crate::settings::{Durability, EngineKind, KvType, LogFormat, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{AliasName, BaseUrl, BudgetStatus, ModelName, Origin, SecretRef, Size, Slug, Vram};
 use std::net::SocketAddr;
@@ -102,6 +102,15 @@ table! {
     RawLocal "[local]" {
         /// Memory for models; `"auto"` asks the device, and is the RAM on a machine without a GPU.
         vram: Vram = default("auto"),
+        /// A model that was loaded stays at least so long before another may take its place.
+        min_residency: Duration = default("10s"),
+        /// Answers that run when their model has to go get so long to end; then they are set aside and go on when it is back.
+        drain: Duration = default("20s"),
+        /// Longest wait of a request for a model that is not in memory.
+        max_wait: Duration = default("2m"),
+        /// Longest wait for it when another target could answer: one that takes longer to come is asked last, and is loaded once what
+        /// has to go for it is idle.
+        patience: Duration = default("2s"),
         /// The models, each `[[local.models]]`.
         models: Vec<RawLocalModel> = default([]),
     }
@@ -132,6 +141,18 @@ table! {
         abilities: Vec<Ability> = default(["chat", "completion", "embeddings", "tools"]),
         /// Generated tokens when the client sets no limit; without it what is left of the context.
         max_output: Whole<1, 16_777_216> = optional,
+        /// How keys and values are kept in memory: 16, 8.5 or 4.5 bits each.
+        kv: KvType = default("f16"),
+        /// Load it with smaller keys and values, fewer slots, a shorter context or fewer layers on the GPU when it does not fit.
+        fit: bool = default(false),
+        /// Load it at the start if there is room; else with the first request for it.
+        preload: bool = default(true),
+        /// Never take it out of memory for another.
+        pin: bool = default(false),
+        /// Take it out of memory when nobody has used it for so long.
+        keep_alive: Duration = optional,
+        /// Memory it takes; without it told from its file, and measured once it was loaded.
+        memory: Vram = default("auto"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::units::{Secret, Usd};
+use indexmap::IndexMap;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -108,12 +109,34 @@ pub enum LogFormat {
 }
 
 /// The embedded engines.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Local {
     /// Memory budget; `None` is "auto": ask the device.
     pub vram: Option<u64>,
-    /// Models by name.
-    pub models: BTreeMap<String, Arc<LocalModel>>,
+    /// When one model makes room for another.
+    pub swap: SwapRules,
+    /// Models by name, in the order of the file.
+    pub models: IndexMap<String, Arc<LocalModel>>,
+}
+
+/// When one local model makes room for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwapRules {
+    /// A model that was loaded stays at least so long (default 10 s).
+    pub min_residency: Duration,
+    /// Answers that run when their model has to go get so long to end (default 20 s).
+    pub drain: Duration,
+    /// Longest wait of a request for a model that is not in memory (default 2 min).
+    pub max_wait: Duration,
+    /// A request that another backend can answer waits no longer than this for a model (default 2 s).
+    pub patience: Duration,
+}
+
+impl Default for SwapRules {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { min_residency: seconds(10), drain: seconds(20), max_wait: seconds(120), patience: seconds(2) }
+    }
 }
 
 /// A local model.
@@ -141,6 +164,53 @@ pub struct LocalModel {
     pub abilities: Abilities,
     /// Default limit of generated tokens when the client sets none (default: what is left of the context).
     pub max_output: Option<u32>,
+    /// How keys and values are kept.
+    pub kv: KvType,
+    /// Whether it may be loaded smaller than configured when it does not fit.
+    pub fit: bool,
+    /// When it is in memory.
+    pub residency: Residency,
+}
+
+/// When a local model is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Residency {
+    /// Load it at the start if there is room (default yes).
+    pub preload: bool,
+    /// Never take it out for another.
+    pub pin: bool,
+    /// Take it out when nobody has used it for so long.
+    pub keep_alive: Option<Duration>,
+    /// Bytes it takes; `None` is told from its file.
+    pub memory: Option<u64>,
+}
+
+impl Default for Residency {
+    fn default() -> Self {
+        Self { preload: true, pin: false, keep_alive: None, memory: None }
+    }
+}
+
+/// How keys and values are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// 16 bits a value.
+    #[default]
+    F16,
+    /// 8.5 bits a value.
+    Q8_0,
+    /// 4.5 bits a value; answers may suffer.
+    Q4_0,
+}
+
+impl std::fmt::Display for KvType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        })
+    }
 }
 
 /// Which engine runs a model.

@@ -4,7 +4,7 @@ use crate::catalog::Ability;
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{Durability, EngineKind, LogFormat, Strategy, Window};
+use crate::settings::{Durability, EngineKind, KvType, LogFormat, Strategy, Window};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -112,6 +112,7 @@ read_choice! {
     Durability: "process" => Self::Process, "power" => Self::Power;
     LogFormat: "text" => Self::Text, "json" => Self::Json;
     EngineKind: "llama.cpp" => Self::LlamaCpp, "candle" => Self::Candle, "scripted" => Self::Scripted;
+    KvType: "f16" => Self::F16, "q8_0" => Self::Q8_0, "q4_0" => Self::Q4_0;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     Window: "minute" => Self::Minute, "hour" => Self::Hour, "day" => Self::Day, "week" => Self::Week,
         "month" => Self::Month, "total" => Self::Total;

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and with which exit code it answers.
 
 mod ledger;
+mod models;
 mod serve;
 mod spend;
 
@@ -26,6 +27,8 @@ enum Command {
     Check(FileArg),
     /// What was charged, exactly, from the ledger
     Spend(spend::Spend),
+    /// The local models of the running gateway: where they are, load, unload, pin
+    Models(models::Models),
     /// The ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -57,6 +60,7 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Check(file) => check(&file),
         Command::Spend(command) => command.run(),
+        Command::Models(command) => command.run(),
         Command::Ledger(LedgerCommand::Verify(file)) => ledger::verify_file(&file),
     };
     match done {

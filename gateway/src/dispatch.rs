@@ -12,7 +12,7 @@ use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
 use tollkeeper_policies::{Agent, OutputBound, Spend};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
-use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, ask, estimate, plan};
+use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estimate, plan};
 
 /// Larger bodies are estimated instead of counted, since counting keeps a thread from serving others.
 const LONGEST_COUNTED: usize = 64 << 10;
@@ -58,10 +58,22 @@ impl Job<'_> {
     pub(crate) fn plan(&self, resolved: Resolved) -> Result<(Ask, Plan), ApiError> {
         let ask = ask(&self.request);
         let candidates = resolved.targets.into_iter().filter_map(|(id, tier)| self.candidate(id, tier)).collect();
-        let plan = plan(&ask, candidates, resolved.strategy, self.arrival.seed);
+        let patience_ms = u64::try_from(self.config.local.swap.patience.as_millis()).unwrap_or(u64::MAX);
+        let rules = Rules { strategy: resolved.strategy, patience_ms };
+        let plan = plan(&ask, candidates, rules, self.arrival.seed);
+        self.note_missed(&plan);
         match plan.refusal() {
             Some((kind, why)) => Err(ApiError::NoBackend(kind, why)),
             None => Ok((ask, plan)),
+        }
+    }
+
+    /// Says which local models would have come before the first attempt had they been in memory.
+    fn note_missed(&self, plan: &Plan) {
+        if plan.attempts.first().is_some_and(|first| !first.why.absent) {
+            for missed in plan.attempts.iter().filter(|attempt| attempt.why.absent) {
+                self.app.fleet.missed(&missed.id);
+            }
         }
     }
 
@@ -70,7 +82,9 @@ impl Job<'_> {
         let BackendState { health, in_flight, queue_tokens, .. } = self.app.fleet.snapshot(&id);
         let health = match health {
             BackendHealth::Ready => Health::Ready,
-            BackendHealth::Loading => Health::Loading,
+            BackendHealth::Absent { ready_in } => {
+                Health::Absent { ready_in_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX) }
+            }
             BackendHealth::Cooling { until } => Health::Cooling { until_ms: self.unix_ms(until) },
             BackendHealth::Unavailable(why) => Health::Unavailable(why),
         };

@@ -49,6 +49,8 @@ pub(crate) enum ApiError {
     TooSlow(Duration),
     #[error("the gateway is not ready: {0}")]
     NotReady(String),
+    #[error("there is no local model `{0}`; `tollkeeper models` lists them")]
+    NoLocalModel(String),
     #[error("this needs the operator's key (`server.admin_key`)")]
     NotOperator,
     #[error("the gateway made a mistake of its own with this request; its log tells the operator more")]
@@ -86,7 +88,9 @@ impl ApiError {
             Self::NoKey | Self::BadKey => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
             Self::NotOperator => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
             Self::ModelForbidden { .. } => shape(StatusCode::FORBIDDEN, INVALID, Some("model_not_allowed"), None),
-            Self::UnknownModel(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("model_not_found"), None),
+            Self::UnknownModel(_) | Self::NoLocalModel(_) => {
+                shape(StatusCode::NOT_FOUND, INVALID, Some("model_not_found"), None)
+            }
             Self::BadRequest(_) | Self::BodyBroken => shape(StatusCode::BAD_REQUEST, INVALID, None, None),
             Self::BodyTooLarge { .. } => shape(StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large"), None),
             Self::BodyTimeout => shape(StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout"), Some(false)),
@@ -237,6 +241,11 @@ fn json(status: StatusCode, body: Bytes) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// An order was taken and will be carried out.
+pub(crate) fn accepted_json(body: impl Into<Bytes>) -> Response<Body> {
+    json(StatusCode::ACCEPTED, body.into())
 }
 
 /// A good answer in JSON.

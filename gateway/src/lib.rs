@@ -2,6 +2,7 @@
 //!
 //! `infer.rs` tells the way of one request; `app.rs` holds what all requests share; `listen.rs` accepts connections and drains them.
 
+mod admin;
 mod app;
 mod auth;
 mod body;

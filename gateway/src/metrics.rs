@@ -1,5 +1,7 @@
 //! Every series that `GET /metrics` shows; `docs/metrics.md` says what each means.
 
+mod residency;
+
 use crate::app::App;
 use crate::meter::Ended;
 use prometheus::{
@@ -7,6 +9,7 @@ use prometheus::{
     TextEncoder,
 };
 use prometheus::{CounterVec, core::Collector};
+use residency::Residency;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,6 +61,7 @@ pub(crate) struct Metrics {
     ledger_queue: IntGauge,
     backend_state: GaugeVec,
     providers: Providers,
+    residency: Residency,
     queue_depth: GaugeVec,
     slots_busy: GaugeVec,
     slots: GaugeVec,
@@ -223,6 +227,7 @@ impl Metrics {
             ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
             backend_state: make.gauges("tollkeeper_backend_state", "0 healthy, 1 partial, 2 down.", &["backend"]),
             providers: Providers::new(&make),
+            residency: Residency::new(&make),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
             slots_busy: make.gauges("tollkeeper_local_slots_busy", "Slots that are decoding.", &["model"]),
             slots: make.gauges("tollkeeper_local_slots", "Slots there are.", &["model"]),
@@ -381,6 +386,7 @@ impl Metrics {
             self.backend_state.with_label_values(&[&*name]).set(level(&state.health));
         }
         self.providers.read(app);
+        self.residency.read(app);
         for (name, model) in &config.local.models {
             let state = app.fleet.snapshot(&BackendId::Local(name.as_str().into()));
             self.read_model(name, model.slots, &state);
@@ -419,7 +425,7 @@ fn usd(amount: Usd) -> f64 {
 fn level(health: &BackendHealth) -> f64 {
     match health {
         BackendHealth::Ready => 0.0,
-        BackendHealth::Loading | BackendHealth::Cooling { .. } => 1.0,
+        BackendHealth::Absent { .. } | BackendHealth::Cooling { .. } => 1.0,
         BackendHealth::Unavailable(_) => 2.0,
     }
 }

@@ -4,12 +4,13 @@ use crate::app::App;
 use crate::body::Body;
 use crate::error::ApiError;
 use crate::stack::Arrival;
-use crate::{auth, health, infer, models};
+use crate::{admin, auth, health, infer, models};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use std::borrow::Cow;
 use std::sync::Arc;
+use tollkeeper_inference::LocalAction;
 use tollkeeper_protocol::Operation;
 
 /// What a path asks for.
@@ -21,6 +22,8 @@ enum Route<'a> {
     Live,
     Ready,
     Metrics,
+    LocalModels,
+    LocalModel(Cow<'a, str>, LocalAction),
 }
 
 impl Route<'_> {
@@ -33,17 +36,23 @@ impl Route<'_> {
             "/health/live" => Route::Live,
             "/health/ready" => Route::Ready,
             "/metrics" => Route::Metrics,
+            "/admin/v1/models" => Route::LocalModels,
             // Aliases hold slashes; clients send them as they are or as %2F.
-            _ => match path.strip_prefix("/v1/models/")? {
-                "" => return None,
-                id => Route::Model(percent_encoding::percent_decode_str(id).decode_utf8().ok()?),
+            _ => match path.strip_prefix("/v1/models/") {
+                Some("") => return None,
+                Some(id) => Route::Model(decoded(id)?),
+                None => {
+                    let (name, action) = path.strip_prefix("/admin/v1/models/")?.rsplit_once('/')?;
+                    let (_, action) = admin::ACTIONS.into_iter().find(|(known, _)| *known == action)?;
+                    Route::LocalModel(decoded(name)?, action)
+                }
             },
         })
     }
 
     /// The methods it knows, as the `Allow` header says them.
     fn allow(&self) -> &'static str {
-        if matches!(self, Self::Infer(_)) { "POST" } else { "GET, HEAD" }
+        if matches!(self, Self::Infer(_) | Self::LocalModel(..)) { "POST" } else { "GET, HEAD" }
     }
 }
 
@@ -72,6 +81,8 @@ pub(crate) async fn serve(
         Route::Live => Ok(health::live()),
         Route::Ready => health::ready(app),
         Route::Metrics => metrics(app, &request),
+        Route::LocalModels => admin::models(app, request.headers()),
+        Route::LocalModel(name, action) => admin::act(app, request.headers(), &name, action),
     }
 }
 
@@ -82,6 +93,10 @@ fn metrics(app: &App, request: &Request<Incoming>) -> Result<Response<Body>, Api
     let mut response = Response::new(Body::Full(app.metrics.render(app).into()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     Ok(response)
+}
+
+fn decoded(segment: &str) -> Option<Cow<'_, str>> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().ok()
 }
 
 /// A path as it may stand in an error: not longer than a line.

@@ -38,7 +38,8 @@ async fn main() {
         let model = Arc::new(model(&path, parallel, threads));
         let (mut bare, mut worker, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         let ends = end_tokens(&model);
-        let engines = LocalEngines::start(&Local { vram: None, models: [(model.name.clone(), model.clone())].into() });
+        let engines =
+            LocalEngines::start(&Local { models: [(model.name.clone(), model.clone())].into(), ..Local::default() });
         engines.ready().await;
         for round in 0..ROUNDS {
             let alone = tokio::task::spawn_blocking({
@@ -67,6 +68,9 @@ fn model(path: &str, slots: u32, threads: Option<u32>) -> LocalModel {
         price: Price::free(),
         abilities: Abilities::default(),
         max_output: None,
+        kv: tollkeeper_config::KvType::F16,
+        fit: false,
+        residency: tollkeeper_config::Residency::default(),
     }
 }
 

@@ -26,8 +26,11 @@ pub struct BackendState {
 pub enum BackendHealth {
     /// As far as is known.
     Ready,
-    /// A local model that is still being loaded; requests to it wait.
-    Loading,
+    /// A local model that is not in memory, or not yet; requests to it wait.
+    Absent {
+        /// About how long until it could serve.
+        ready_in: Duration,
+    },
     /// It failed lately and should not be the first choice before this moment of tokio's clock. A request may still be sent.
     Cooling {
         /// When it may be tried again.

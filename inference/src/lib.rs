@@ -16,6 +16,8 @@ pub use remote::{Peer, RemoteCounts};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
+pub use local::{LocalAction, LocalStatus, Phase, Swap, SwapReport};
+
 use local::LocalEngines;
 use remote::Remote;
 use rustls::ClientConfig;
@@ -102,6 +104,38 @@ impl Fleet {
                 remote.send(model, &call).await
             }
         }
+    }
+
+    /// Where every local model is.
+    pub fn local_models(&self) -> Vec<LocalStatus> {
+        self.local.statuses()
+    }
+
+    /// Whether models are still being loaded for the first time since the start.
+    pub fn preloading(&self) -> bool {
+        self.local.preloading()
+    }
+
+    /// Does something with a local model; returns whether there is one of this name.
+    pub fn act(&self, model: &str, action: LocalAction) -> bool {
+        self.local.act(model, action)
+    }
+
+    /// A request went elsewhere because this backend's model was not in memory.
+    pub fn missed(&self, id: &BackendId) {
+        if let BackendId::Local(name) = id {
+            self.local.missed(name);
+        }
+    }
+
+    /// What the swaps of local models took.
+    pub fn swaps(&self) -> SwapReport {
+        self.local.swaps()
+    }
+
+    /// Bytes that local models may take, and those of them that none has.
+    pub fn local_memory(&self) -> (u64, u64) {
+        self.local.memory()
     }
 
     /// The state of every local model (by name), every provider (by name) and every remote model used so far (`provider/model`).

@@ -6,127 +6,334 @@ mod board;
 mod control;
 mod embedder;
 pub mod engine;
+mod gguf;
 mod host;
+mod journal;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
 #[cfg(feature = "llama-cpp")]
 mod load_log;
+mod manager;
 mod output;
+mod prefetch;
 mod prepare;
 mod sampler;
 #[cfg(feature = "llama-cpp")]
 mod schema;
 pub mod scripted;
+mod size;
 mod slots;
 mod stop;
-#[allow(dead_code)]
 mod swap;
 mod template;
 mod text;
 mod tool_calls;
+mod vram;
 mod worker;
 
 use crate::backend::{BackendHealth, BackendState};
 use crate::reply::{Call, Reply};
-use host::{Host, Stage};
+use host::Host;
+pub use journal::{Phase, Swap, SwapReport};
+use manager::{Manager, Status, fault};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use tollkeeper_config::{Local, LocalModel};
+use std::time::Duration;
+use swap::{ModelKey, Refusal, Rules, Spec, State, Want};
+use tokio::time::Instant;
+use tollkeeper_config::{Local, LocalModel, SwapRules};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
-/// All local models, each on its engine's thread. Dropping it stops them.
+/// All local models, each with an engine thread of its own, in one budget of memory. Dropping it stops them.
 pub struct LocalEngines {
-    models: RwLock<Models>,
+    manager: Arc<Manager>,
+    models: RwLock<BTreeMap<Arc<str>, Entry>>,
+    max_wait: RwLock<Duration>,
+    /// Whether all models that are loaded at the start were there once.
+    settled: AtomicBool,
 }
 
-#[derive(Default)]
-struct Models {
-    serving: BTreeMap<Arc<str>, Arc<Host>>,
-    /// Removed or changed models that still answer what they were asked.
-    draining: Vec<Arc<Host>>,
+/// A configured model.
+#[derive(Clone)]
+struct Entry {
+    key: ModelKey,
+    host: Arc<Host>,
+    /// As it was configured; it may run smaller, if it may be fitted.
+    configured: Arc<LocalModel>,
+}
+
+/// A local model as an operator sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `absent`, `loading`, `ready`, `draining`, `unloading` or `failed`.
+    pub state: &'static str,
+    /// Why it failed.
+    pub reason: Option<Arc<str>>,
+    /// Whether it makes room for others.
+    pub pinned: bool,
+    /// How long until it can serve; zero when it does.
+    pub ready_in: Duration,
+    /// Bytes it takes in memory, or would take.
+    pub bytes: u64,
+    /// Slots, and those of them that are in use.
+    pub slots: (u32, u32),
+    /// Tokens of context of each slot.
+    pub context: u32,
+}
+
+impl LocalStatus {
+    /// All values of `state`.
+    pub const STATES: [&'static str; 6] = ["absent", "loading", "ready", "draining", "unloading", "failed"];
+}
+
+/// What an operator can do with a local model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalAction {
+    /// Bring it into memory; others make room for it.
+    Load,
+    /// Take it out of memory when what runs has ended. The next request brings it back.
+    Unload,
+    /// Never take it out for another.
+    Pin,
+    /// Let it make room for others again.
+    Unpin,
 }
 
 impl LocalEngines {
-    /// Starts loading every model in the background. A model that cannot be loaded says so in its state.
+    /// Starts the threads of all models and begins to load as many of them as there is room for, in the order of the file. Must be
+    /// called inside a runtime.
     pub fn start(config: &Local) -> Self {
-        let engines = Self { models: RwLock::default() };
+        let engines = Self {
+            manager: Manager::start(rules(config)),
+            models: RwLock::default(),
+            max_wait: RwLock::new(config.swap.max_wait),
+            settled: AtomicBool::new(false),
+        };
         engines.reload(config);
         engines
     }
 
-    /// Starts models that are new, changed, or failed before; stops those that are gone or changed when they have answered what they
-    /// were asked. Models that did not change stay loaded.
+    /// Takes over a new configuration. Models that did not change stay as they are; one that failed gets another chance; those that are
+    /// gone or changed end when they have answered what they were asked.
     pub fn reload(&self, config: &Local) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        models.draining.retain(|host| !host.is_over());
-        let before = std::mem::take(&mut models.serving);
+        *self.max_wait.write().unwrap_or_else(PoisonError::into_inner) = config.swap.max_wait;
+        let rules = rules(config);
+        let budget = rules.budget;
+        self.manager.rules(rules);
+        let mut before = std::mem::take(&mut *models);
         for (name, model) in &config.models {
-            let kept = before
-                .get(name.as_str())
-                .filter(|host| runs_alike(host.model(), model) && !matches!(host.stage(), Stage::Failed(_)));
-            let host = kept.cloned().unwrap_or_else(|| Arc::new(Host::start(model.clone())));
-            models.serving.insert(name.as_str().into(), host);
+            let kept = before.remove(name.as_str());
+            let entry = match kept {
+                Some(entry) if runs_alike(&entry.configured, model) => {
+                    if self.manager.status_of(entry.key).is_some_and(|status| status.failed.is_some()) {
+                        self.manager.want(entry.key, Want::Operator);
+                    }
+                    self.manager.pin(entry.key, model.residency.pin);
+                    Some(Entry { configured: model.clone(), ..entry })
+                }
+                gone => {
+                    if let Some(gone) = gone {
+                        self.manager.retire(gone.key);
+                    }
+                    self.add(model, budget)
+                }
+            };
+            if let Some(entry) = entry {
+                models.insert(name.as_str().into(), entry);
+            }
         }
-        for (name, host) in before {
-            if !models.serving.get(&name).is_some_and(|kept| Arc::ptr_eq(kept, &host)) {
-                host.drain();
-                models.draining.push(host);
+        before.into_values().for_each(|gone| self.manager.retire(gone.key));
+    }
+
+    fn add(&self, configured: &Arc<LocalModel>, budget: u64) -> Option<Entry> {
+        let (model, bytes) = size::plan(configured, budget);
+        let residency = model.residency;
+        let spec = Spec {
+            bytes,
+            pinned: residency.pin,
+            keep_alive: residency.keep_alive,
+            load_time: size::expected_load(bytes),
+        };
+        match self.manager.add(model, spec) {
+            Ok((key, host)) => {
+                if residency.preload || residency.pin {
+                    self.manager.want(key, if residency.pin { Want::Operator } else { Want::Preload });
+                }
+                Some(Entry { key, host, configured: configured.clone() })
+            }
+            Err(error) => {
+                tracing::error!(model = configured.name, %error, "no thread for the model");
+                None
             }
         }
     }
 
-    /// Sends a request to a model and returns when the answer begins. Dropping the answer (or this future) frees its slot within
-    /// one decode step.
+    /// Sends a request to a model and returns when the answer begins; a model that is not in memory is brought in first. Dropping the
+    /// answer (or this future) frees its slot within one decode step.
     ///
     /// # Errors
-    /// `Unavailable`: no such model, or it failed to load. `Overloaded`: its queue is full. `BadRequest`, `ContextLength`: the
-    /// request cannot be answered by this model. `Timeout`: the deadline passed before the first token. `Internal`: the engine crashed.
+    /// `Unavailable`: no such model, or it failed to load, or did not come in time (then `retry_after` says when it may be there).
+    /// `Overloaded`: its queue is full. `BadRequest`, `ContextLength`: the request cannot be answered by this model. `Timeout`: the
+    /// deadline passed before the first token. `Internal`: the engine crashed.
     pub async fn send(&self, name: &str, call: Call) -> Result<Reply, ProviderFault> {
-        let host = self.host(name).ok_or_else(|| ProviderFault::new(FaultKind::Unavailable, unknown(name)))?;
-        host.send(call).await
+        loop {
+            let Some(Entry { key, host, .. }) = self.entry(name) else {
+                return Err(ProviderFault::new(FaultKind::Unavailable, unknown(name)));
+            };
+            let ticket = host.admit(&call.request)?;
+            // What is wrong with the request is said before a model is loaded for it, if that can be known.
+            let early = host.prepare(&call).await.transpose()?;
+            let patience = Instant::now() + *self.max_wait.read().unwrap_or_else(PoisonError::into_inner);
+            let lease = match self.manager.lease(key, call.deadline.min(patience)).await {
+                Ok(lease) => lease,
+                // The configuration changed meanwhile: perhaps there is another model of this name.
+                Err(Refusal::Retired) if self.entry(name).is_some_and(|entry| entry.key != key) => continue,
+                Err(Refusal::Late { .. }) if call.deadline <= patience => return Err(host::late(name)),
+                Err(refusal) => return Err(fault(host.model(), &refusal)),
+            };
+            let work = match early {
+                Some(work) => work,
+                None => host.prepare(&call).await.unwrap_or_else(|| Err(host::late(name)))?,
+            };
+            return host.answer(work, &call, ticket, lease).await;
+        }
     }
 
     /// The state of a model. `in_flight` and `waiting` count sequences: a request for three answers is three.
     pub fn state(&self, name: &str) -> BackendState {
-        match self.host(name) {
-            Some(host) => host.state(),
-            None => BackendState::idle(BackendHealth::Unavailable(unknown(name).into())),
+        let found = self.entry(name).and_then(|entry| Some((self.manager.status_of(entry.key)?, entry)));
+        let Some((status, Entry { host, .. })) = found else {
+            return BackendState::idle(BackendHealth::Unavailable(unknown(name).into()));
+        };
+        let health = match (&status.failed, status.state) {
+            (Some(reason), _) => BackendHealth::Unavailable(reason.clone()),
+            (None, State::Ready { .. }) => BackendHealth::Ready,
+            (None, _) => BackendHealth::Absent { ready_in: status.ready_in(Instant::now()) },
+        };
+        let reading = host.reading();
+        BackendState {
+            health,
+            in_flight: reading.running,
+            waiting: host.taken().saturating_sub(reading.running),
+            queue_tokens: reading.queue_tokens,
+            ttft: reading.ttft,
+            kv_usage: Some(reading.kv_usage),
         }
+    }
+
+    /// Where every model is, by name.
+    pub fn statuses(&self) -> Vec<LocalStatus> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let shown = |(name, Entry { key, host, .. }): (Arc<str>, Entry)| {
+            let status = self.manager.status_of(key)?;
+            let model = host.model();
+            Some(LocalStatus {
+                name,
+                state: state_name(&status),
+                pinned: status.pinned,
+                ready_in: status.ready_in(Instant::now()),
+                bytes: status.bytes,
+                slots: (model.slots, host.reading().running),
+                context: model.context,
+                reason: status.failed,
+            })
+        };
+        models.into_iter().filter_map(shown).collect()
+    }
+
+    /// Does something with a model; returns whether there is one of this name. What comes of it shows in [`LocalEngines::statuses`].
+    pub fn act(&self, name: &str, action: LocalAction) -> bool {
+        let Some(Entry { key, .. }) = self.entry(name) else { return false };
+        match action {
+            LocalAction::Load => self.manager.want(key, Want::Operator),
+            LocalAction::Unload => self.manager.release(key),
+            LocalAction::Pin => self.manager.pin(key, true),
+            LocalAction::Unpin => self.manager.pin(key, false),
+        }
+        true
+    }
+
+    /// Somebody was sent elsewhere because this model was not in memory: load it when what has to go for it is idle.
+    pub fn missed(&self, name: &str) {
+        if let Some(Entry { key, .. }) = self.entry(name) {
+            self.manager.want(key, Want::Hint);
+        }
+    }
+
+    /// Bytes of the budget, and those of them that no model has.
+    pub fn memory(&self) -> (u64, u64) {
+        self.manager.memory()
+    }
+
+    /// What the swaps so far took.
+    pub fn swaps(&self) -> SwapReport {
+        self.manager.swaps()
+    }
+
+    /// Whether models are still being loaded for the first time since the start.
+    pub fn preloading(&self) -> bool {
+        let first = !self.settled.load(Ordering::Relaxed);
+        let loading = first && self.manager.is_loading();
+        if first && !loading {
+            self.settled.store(true, Ordering::Relaxed);
+        }
+        loading
     }
 
     /// The names of all models.
     pub fn names(&self) -> Vec<Arc<str>> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).serving.keys().cloned().collect()
+        self.models.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// The exact number of prompt tokens of a request, when the model is loaded and would not refuse it.
+    /// The exact number of prompt tokens of a request, when the model was loaded before and would not refuse it.
     pub fn input_tokens(&self, name: &str, request: &Request) -> Option<u64> {
-        self.host(name)?.input_tokens(request)
+        self.entry(name)?.host.input_tokens(request)
     }
 
-    /// Waits until every model is loaded or has failed to load.
+    /// Waits until no model is being loaded: what there was room for is there, or has failed.
     pub async fn ready(&self) {
-        let hosts: Vec<Arc<Host>> =
-            self.models.read().unwrap_or_else(PoisonError::into_inner).serving.values().cloned().collect();
-        for host in hosts {
-            host.settled().await;
-        }
+        self.manager.settled().await;
     }
 
     /// Breaks off all answers, stops all engines and waits for their threads.
     pub async fn shutdown(&self) {
-        let models = std::mem::take(&mut *self.models.write().unwrap_or_else(PoisonError::into_inner));
-        let hosts: Vec<Arc<Host>> = models.serving.into_values().chain(models.draining).collect();
-        hosts.iter().for_each(|host| host.stop());
+        std::mem::take(&mut *self.models.write().unwrap_or_else(PoisonError::into_inner));
+        let hosts = self.manager.stop();
         let joined = tokio::task::spawn_blocking(move || hosts.iter().for_each(|host| host.join()));
         if joined.await.is_err() {
             tracing::error!("the engine threads could not be waited for");
         }
     }
 
-    fn host(&self, name: &str) -> Option<Arc<Host>> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).serving.get(name).cloned()
+    fn entry(&self, name: &str) -> Option<Entry> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+impl Drop for LocalEngines {
+    fn drop(&mut self) {
+        self.manager.stop().iter().for_each(|host| host.join());
+    }
+}
+
+fn rules(config: &Local) -> Rules {
+    let SwapRules { min_residency, drain, .. } = config.swap;
+    Rules { budget: config.vram.unwrap_or_else(size::of_machine), min_residency, drain }
+}
+
+fn state_name(status: &Status) -> &'static str {
+    match (status.state, &status.failed) {
+        (State::Absent, Some(_)) => "failed",
+        (State::Absent, None) => "absent",
+        (State::Loading { .. }, _) => "loading",
+        (State::Ready { .. }, _) => "ready",
+        (State::Draining { .. }, _) => "draining",
+        (State::Unloading, _) => "unloading",
     }
 }
 
@@ -134,9 +341,13 @@ fn unknown(name: &str) -> String {
     format!("there is no local model `{name}`")
 }
 
-/// Whether a loaded model can go on under the new configuration: prices and abilities do not touch the engine.
+/// Whether a loaded model can go on under the new configuration: prices, abilities and pins do not touch the engine.
 fn runs_alike(old: &LocalModel, new: &LocalModel) -> bool {
-    let engine =
-        |model: &LocalModel| LocalModel { price: new.price.clone(), abilities: new.abilities, ..model.clone() };
+    let engine = |model: &LocalModel| LocalModel {
+        price: new.price.clone(),
+        abilities: new.abilities,
+        residency: new.residency,
+        ..model.clone()
+    };
     engine(old) == engine(new)
 }

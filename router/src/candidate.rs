@@ -25,8 +25,11 @@ pub struct Candidate {
 pub enum Health {
     /// It answers.
     Ready,
-    /// It answers as soon as its model is loaded.
-    Loading,
+    /// It answers as soon as its model is in memory.
+    Absent {
+        /// About how long that takes, in milliseconds.
+        ready_in_ms: u64,
+    },
     /// It failed lately and should be left alone until then (Unix milliseconds); it is tried after all others.
     Cooling {
         /// Until when.

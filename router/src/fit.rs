@@ -85,6 +85,6 @@ pub fn fit(ask: &Ask, candidate: &Candidate) -> Result<(), Reason> {
     }
     match &candidate.health {
         Health::Unavailable(why) => Err(Reason::Unavailable(why.clone())),
-        Health::Ready | Health::Loading | Health::Cooling { .. } => Ok(()),
+        Health::Ready | Health::Absent { .. } | Health::Cooling { .. } => Ok(()),
     }
 }

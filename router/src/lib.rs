@@ -14,4 +14,4 @@ pub use ask::{Ask, ask};
 pub use candidate::{Candidate, Health};
 pub use estimate::CostEstimate;
 pub use fit::Reason;
-pub use plan::{Attempt, Plan, Why, plan};
+pub use plan::{Attempt, Plan, Rules, Why, plan};

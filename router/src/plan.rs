@@ -19,6 +19,22 @@ pub struct Plan {
     pub rejected: Vec<(BackendId, Reason)>,
 }
 
+/// How an alias wants its backends in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// What comes first.
+    pub strategy: Strategy,
+    /// A model that takes longer to come into memory, in milliseconds, comes behind those that are there.
+    pub patience_ms: u64,
+}
+
+impl From<Strategy> for Rules {
+    /// With a patience of two seconds.
+    fn from(strategy: Strategy) -> Self {
+        Self { strategy, patience_ms: 2000 }
+    }
+}
+
 /// One backend to try.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attempt {
@@ -43,8 +59,8 @@ pub struct Why {
     pub tier: u8,
     /// It failed lately, and so comes after those that did not.
     pub cooling: bool,
-    /// Its model is being loaded.
-    pub loading: bool,
+    /// Its model is not in memory.
+    pub absent: bool,
 }
 
 impl fmt::Display for Why {
@@ -56,16 +72,18 @@ impl fmt::Display for Why {
         if self.cooling {
             f.write_str(";cooling")?;
         }
-        if self.loading {
-            f.write_str(";loading")?;
+        if self.absent {
+            f.write_str(";absent")?;
         }
         Ok(())
     }
 }
 
 /// Plans who should answer: every candidate becomes an attempt or is rejected with a reason. `seed` decides between backends
-/// that are equal in all that matters.
-pub fn plan(ask: &Ask, candidates: Vec<Candidate>, strategy: Strategy, seed: u64) -> Plan {
+/// that are equal in all that matters. A model that is not in memory and takes longer than the rules are patient is asked only when no
+/// other can answer.
+pub fn plan(ask: &Ask, candidates: Vec<Candidate>, rules: impl Into<Rules>, seed: u64) -> Plan {
+    let rules @ Rules { strategy, .. } = rules.into();
     let mut fitting = Vec::with_capacity(candidates.len());
     let mut rejected = Vec::new();
     for (place, candidate) in candidates.into_iter().enumerate() {
@@ -74,14 +92,14 @@ pub fn plan(ask: &Ask, candidates: Vec<Candidate>, strategy: Strategy, seed: u64
             Err(reason) => rejected.push((candidate.id, reason)),
         }
     }
-    strategy::order(strategy, &mut fitting, seed);
+    strategy::order(rules, &mut fitting, seed);
     let attempts = fitting.into_iter().enumerate().map(|(index, Fitting { candidate, cost, .. })| Attempt {
         why: Why {
             strategy,
             rank: index + 1,
             tier: candidate.tier,
             cooling: matches!(candidate.health, Health::Cooling { .. }),
-            loading: candidate.health == Health::Loading,
+            absent: matches!(candidate.health, Health::Absent { .. }),
         },
         id: candidate.id,
         facts: candidate.facts,

@@ -6,6 +6,7 @@ mod pyramid;
 
 use crate::candidate::{Candidate, Health};
 use crate::estimate::CostEstimate;
+use crate::plan::Rules;
 use tollkeeper_config::Strategy;
 
 /// A backend that fits, with its estimate.
@@ -17,14 +18,19 @@ pub(crate) struct Fitting {
     pub(crate) place: usize,
 }
 
-/// Puts the backends into the order in which they are tried. Cooling ones keep that order too, behind all others.
-pub(crate) fn order(strategy: Strategy, fitting: &mut [Fitting], seed: u64) {
+/// Puts the backends into the order in which they are tried. Those whose model takes too long to come keep that order too, behind
+/// all others, and behind them those that are cooling.
+pub(crate) fn order(Rules { strategy, patience_ms }: Rules, fitting: &mut [Fitting], seed: u64) {
     match strategy {
         Strategy::Ordered => ordered::order(fitting),
         Strategy::Pyramid => pyramid::order(fitting),
         Strategy::Cheapest => cheapest::order(fitting, seed),
     }
-    fitting.sort_by_key(|fitting| matches!(fitting.candidate.health, Health::Cooling { .. }));
+    fitting.sort_by_key(|fitting| match fitting.candidate.health {
+        Health::Absent { ready_in_ms } if ready_in_ms > patience_ms => 1,
+        Health::Cooling { .. } => 2,
+        _ => 0,
+    });
 }
 
 /// The strategy's name in [`crate::Why`].

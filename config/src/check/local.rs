@@ -3,7 +3,7 @@
 use super::server::small;
 use super::{Check, is_first};
 use crate::file::{RawLocal, RawLocalModel};
-use crate::settings::{Local, LocalModel};
+use crate::settings::{Local, LocalModel, Residency, SwapRules};
 use crate::value::Vram;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +23,18 @@ impl Check<'_> {
                 None => drop(self.broken.insert(name.value.0)),
             }
         }
-        let vram = match raw.vram.value {
-            Vram::Auto => None,
-            Vram::Bytes(bytes) => Some(bytes),
-        };
         let by_name = models.iter().map(|model: &Arc<LocalModel>| (model.name.clone(), model.clone())).collect();
-        (Local { vram, models: by_name }, models)
+        let local = Local {
+            vram: bytes(raw.vram.value),
+            swap: SwapRules {
+                min_residency: raw.min_residency.value,
+                drain: raw.drain.value,
+                max_wait: raw.max_wait.value,
+                patience: raw.patience.value,
+            },
+            models: by_name,
+        };
+        (local, models)
     }
 
     fn local_model(&mut self, raw: RawLocalModel) -> Option<LocalModel> {
@@ -50,6 +56,21 @@ impl Check<'_> {
             price: price?,
             abilities,
             max_output: raw.max_output.at.map(|limit| small(limit.value.0)),
+            kv: raw.kv.value,
+            fit: raw.fit.value,
+            residency: Residency {
+                preload: raw.preload.value,
+                pin: raw.pin.value,
+                keep_alive: raw.keep_alive.at.map(|limit| limit.value),
+                memory: bytes(raw.memory.value),
+            },
         })
+    }
+}
+
+fn bytes(size: Vram) -> Option<u64> {
+    match size {
+        Vram::Auto => None,
+        Vram::Bytes(bytes) => Some(bytes),
     }
 }

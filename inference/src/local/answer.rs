@@ -3,6 +3,7 @@
 //! The worker never waits for a client. What the channel does not take stays in the answer's outbox, the answer's sequences
 //! pause (their KV stays), and the client's next read wakes the worker. When the client leaves, the worker sees it at its next turn.
 
+use super::manager::Lease;
 use futures_util::Stream;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -63,15 +64,23 @@ impl Admission {
     pub(crate) fn take(self: &Arc<Self>, sequences: u32) -> Option<Permit> {
         let fits = |taken: u32| taken.checked_add(sequences).filter(|sum| *sum <= self.capacity);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        Some(Permit { admission: self.clone(), sequences })
+        Some(Permit { admission: self.clone(), sequences, lease: None })
     }
 }
 
-/// Room taken; given back on drop.
+/// Room taken, and later the lease of the model; both are given back on drop.
 #[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     sequences: u32,
+    lease: Option<Lease>,
+}
+
+impl Permit {
+    /// Keeps the lease for as long as the room is taken.
+    pub(crate) fn hold(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
 }
 
 impl Drop for Permit {

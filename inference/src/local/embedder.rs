@@ -32,10 +32,6 @@ impl Embedder {
         self.jobs.push_back(job);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
-    }
-
     /// Tokens still to be read.
     pub(crate) fn tokens(&self) -> u64 {
         self.jobs

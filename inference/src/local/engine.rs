@@ -71,6 +71,20 @@ pub trait Engine {
     /// [`EngineError::NoRoom`] leaves every sequence as it was.
     fn decode(&mut self, rows: &[Row]) -> Result<(), EngineError>;
 
+    /// Computes something small, so that the first request does not pay for what happens once, and a model that computes nonsense is
+    /// found out before it serves. The sequences are empty before and after.
+    ///
+    /// # Errors
+    /// [`EngineError::Broken`].
+    fn warm_up(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Bytes that the model, its KV cache and its buffers take, if the engine knows.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
     /// The logits after row `row` of the last [`Engine::decode`], one for each token of the vocabulary. The row asked for them.
     fn logits(&self, row: usize) -> &[f32];
 

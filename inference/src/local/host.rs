@@ -1,84 +1,135 @@
-//! One model's engine thread: it loads, serves, loads again after a crash, and ends; and the handle that others hold of it.
+//! One model's engine thread: it waits for the order to load, serves, and unloads when told to; and the handle that others hold of it.
+//!
+//! The thread and its worker live as long as the model is configured; the engine comes and goes. Requests in the worker live through
+//! that: what was parked when the engine went goes on when it is back.
 
 use super::answer::{Admission, Bell, Permit, channel};
-use super::board::Board;
+use super::board::{Board, Reading};
 use super::embedder::EmbedJob;
 use super::engine::{self, LoadError, LoadPlan};
+use super::manager::Lease;
 use super::prepare::{Frontend, Work};
 use super::worker::{Command, Model, Turn, Worker};
-use crate::backend::{BackendHealth, BackendState};
 use crate::reply::{Call, Reply, ReplyBody};
+use arc_swap::ArcSwapOption;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tollkeeper_config::LocalModel;
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
-/// A model that crashes so often within [`CRASH_WINDOW`] is given up.
-const MOST_CRASHES: usize = 3;
-const CRASH_WINDOW: Duration = Duration::from_secs(60);
 /// Requests of more bytes than this are tokenised on a thread of their own.
 const QUICK_BYTES: usize = 16 * 1024;
 
-/// Where a model is.
-#[derive(Clone)]
-pub(crate) enum Stage {
-    /// Being loaded, for the first time or again.
-    Loading,
-    /// Serving.
-    Ready(Arc<Frontend>),
-    /// It cannot be loaded, or crashes again and again.
-    Failed(Arc<str>),
-    /// Stopped on purpose.
-    Ended,
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It serves.
+    Loaded {
+        /// Bytes it takes, if the engine knows.
+        bytes: Option<u64>,
+        /// Reading and uploading.
+        load: Duration,
+        /// The first decode.
+        warm_up: Duration,
+    },
+    /// It could not be loaded, or was told to stop; nothing of it is left.
+    LoadFailed(Arc<str>),
+    /// It broke while serving; nothing of it is left.
+    Crashed(Arc<str>),
+    /// It is out of memory, as told.
+    Unloaded {
+        /// Setting aside what ran.
+        save: Duration,
+        /// Giving the memory back.
+        free: Duration,
+    },
+}
+
+/// Where reports go: with the generation of the order they answer.
+pub(crate) type Reporter = Box<dyn Fn(u64, Report) + Send>;
+
+/// What the thread was told and has not done yet.
+#[derive(Default)]
+struct Orders {
+    load: Option<u64>,
+    abort: bool,
+    unload: bool,
+    leave: bool,
+    abandon: Option<ProviderFault>,
+    /// How often requests were abandoned.
+    abandoned: u64,
+}
+
+/// A request that was taken in.
+pub(crate) struct Ticket {
+    permit: Permit,
+    submitted: Instant,
+    /// [`Orders::abandoned`] when it came: who comes to the worker later than its own end is not let in.
+    abandoned: u64,
+}
+
+/// The orders, and a flag for the thread's loop that there is one for it.
+#[derive(Default)]
+struct Desk {
+    orders: Mutex<Orders>,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Desk {
+    fn open(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, give: impl FnOnce(&mut Orders)) {
+        let mut orders = self.open();
+        give(&mut orders);
+        self.interrupt.store(orders.abort || orders.unload || orders.leave, Ordering::Relaxed);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
 }
 
 /// The handle of a model's engine thread. Dropping it stops the engine and waits for the thread.
 pub(crate) struct Host {
     model: Arc<LocalModel>,
-    stage: watch::Receiver<Stage>,
-    commands: Mutex<Option<mpsc::Sender<Command>>>,
+    frontend: Arc<ArcSwapOption<Frontend>>,
+    commands: mpsc::Sender<Command>,
     admission: Arc<Admission>,
     board: Arc<Board>,
     bell: Bell,
-    stop: Arc<AtomicBool>,
+    desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Host {
-    /// Starts the thread; the model loads in the background.
-    pub(crate) fn start(model: Arc<LocalModel>) -> Self {
+    /// Starts the thread; it waits for orders. Nobody reports when there can be no thread: the load is then never begun.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub(crate) fn start(model: Arc<LocalModel>, report: Reporter) -> std::io::Result<Self> {
         let admission = Admission::new(model.slots.saturating_add(model.queue));
         let (commands, receiver) = mpsc::channel(admission.capacity().max(1) as usize);
-        let (sender, stage) = watch::channel(Stage::Loading);
         let board = Arc::new(Board::default());
         let bell = Bell::default();
-        let stop = Arc::new(AtomicBool::new(false));
+        let desk = Arc::new(Desk::default());
+        let frontend = Arc::new(ArcSwapOption::empty());
         let seat = Seat {
-            plan: LoadPlan { model: model.clone(), stop: stop.clone() },
-            stage: sender,
+            plan: LoadPlan { model: model.clone(), stop: desk.interrupt.clone() },
+            frontend: frontend.clone(),
             worker: Worker::new(receiver, board.clone(), Box::new(Instant::now)),
             bell: bell.clone(),
+            desk: desk.clone(),
+            report,
         };
-        let thread = std::thread::Builder::new().name(format!("llm-{}", model.name)).spawn(move || seat.work());
-        let (thread, stage) = match thread {
-            Ok(thread) => (Some(thread), stage),
-            Err(error) => (None, watch::channel(Stage::Failed(format!("no thread for the model: {error}").into())).1),
-        };
-        Self {
-            model,
-            stage,
-            commands: Mutex::new(Some(commands)),
-            admission,
-            board,
-            bell,
-            stop,
-            thread: Mutex::new(thread),
-        }
+        let thread = std::thread::Builder::new().name(format!("llm-{}", model.name)).spawn(move || seat.work())?;
+        Ok(Self { model, frontend, commands, admission, board, bell, desk, thread: Mutex::new(Some(thread)) })
     }
 
     /// The configuration it runs.
@@ -86,60 +137,52 @@ impl Host {
         &self.model
     }
 
-    /// Where it is now.
-    pub(crate) fn stage(&self) -> Stage {
-        self.stage.borrow().clone()
+    /// Sequences in a slot, and what else the worker shows.
+    pub(crate) fn reading(&self) -> Reading {
+        self.board.read()
     }
 
-    /// Waits until it is loaded or given up.
-    pub(crate) async fn settled(&self) -> Stage {
-        let mut stage = self.stage.clone();
-        match stage.wait_for(|stage| !matches!(stage, Stage::Loading)).await {
-            Ok(stage) => stage.clone(),
-            Err(_) => Stage::Ended,
-        }
+    /// Sequences taken in.
+    pub(crate) fn taken(&self) -> u32 {
+        self.admission.taken()
     }
 
-    /// What the rest of the gateway may know.
-    pub(crate) fn state(&self) -> BackendState {
-        let health = match self.stage() {
-            Stage::Loading => BackendHealth::Loading,
-            Stage::Ready(_) => BackendHealth::Ready,
-            Stage::Failed(reason) => BackendHealth::Unavailable(reason),
-            Stage::Ended => BackendHealth::Unavailable("the model is being unloaded".into()),
-        };
-        let reading = self.board.read();
-        BackendState {
-            health,
-            in_flight: reading.running,
-            waiting: self.admission.taken().saturating_sub(reading.running),
-            queue_tokens: reading.queue_tokens,
-            ttft: reading.ttft,
-            kv_usage: Some(reading.kv_usage),
-        }
-    }
-
-    /// The exact number of prompt tokens, when the model is loaded.
+    /// The exact number of prompt tokens, once the model was loaded.
     pub(crate) fn input_tokens(&self, request: &Request) -> Option<u64> {
-        match self.stage() {
-            Stage::Ready(frontend) => frontend.count(request),
-            _ => None,
-        }
+        self.frontend.load().as_ref()?.count(request)
     }
 
-    /// Takes no more requests; the thread ends when the ones it has are answered.
-    pub(crate) fn drain(&self) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if matches!(self.stage(), Stage::Loading) && self.admission.taken() == 0 {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-        self.bell.ring();
+    /// Tells the thread to load the model; the report carries the generation.
+    pub(crate) fn load(&self, generation: u64) {
+        self.order(|orders| orders.load = Some(generation));
+    }
+
+    /// Tells it to stop loading.
+    pub(crate) fn abort(&self) {
+        self.order(|orders| orders.abort = true);
+    }
+
+    /// Tells it to set aside what runs and to take the model out of memory.
+    pub(crate) fn unload(&self) {
+        self.order(|orders| orders.unload = true);
+    }
+
+    /// Tells it to end the requests that it has set aside.
+    pub(crate) fn abandon(&self, fault: ProviderFault) {
+        self.order(|orders| {
+            orders.abandon = Some(fault);
+            orders.abandoned += 1;
+        });
     }
 
     /// Breaks everything off. The thread ends after the engine's current step.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.drain();
+    pub(crate) fn leave(&self) {
+        self.order(|orders| orders.leave = true);
+    }
+
+    fn order(&self, give: impl FnOnce(&mut Orders)) {
+        self.desk.order(give);
+        self.bell.ring();
     }
 
     /// Waits for the thread to end.
@@ -152,53 +195,9 @@ impl Host {
         }
     }
 
-    /// Whether the thread has ended.
-    pub(crate) fn is_over(&self) -> bool {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Answers a request, from when its first token is there.
-    pub(crate) async fn send(&self, call: Call) -> Result<Reply, ProviderFault> {
-        let submitted = Instant::now();
-        let late = |_| {
-            ProviderFault::new(
-                FaultKind::Timeout,
-                format!("the model `{}` did not begin to answer in time", self.model.name),
-            )
-        };
-        let permit = self.admit(&call.request)?;
-        let frontend = match tokio::time::timeout_at(call.deadline, self.settled()).await.map_err(late)? {
-            Stage::Ready(frontend) => frontend,
-            Stage::Failed(reason) => return Err(ProviderFault::new(FaultKind::Unavailable, reason.to_string())),
-            Stage::Loading | Stage::Ended => return Err(unloading(&self.model.name)),
-        };
-        let deadline = call.deadline;
-        let body = match prepare(frontend, &call).await? {
-            Work::Generate(generation) => {
-                let (sender, events) = channel(self.bell.clone());
-                self.submit(Command::Generate {
-                    generation,
-                    sender,
-                    permit,
-                    submitted,
-                    deadline: deadline.into_std(),
-                })?;
-                let events = tokio::time::timeout_at(deadline, events.begin()).await.map_err(late)??;
-                ReplyBody::Events(Box::pin(events))
-            }
-            Work::Embed(embedding) => {
-                let (reply, vectors) = oneshot::channel();
-                let job =
-                    EmbedJob { embedding, reply, deadline: deadline.into_std(), _permit: permit, vectors: Vec::new() };
-                self.submit(Command::Embed(job))?;
-                let answer = tokio::time::timeout_at(deadline, vectors).await.map_err(late)?;
-                ReplyBody::Embeddings(answer.unwrap_or_else(|_| Err(unloading(&self.model.name)))?)
-            }
-        };
-        Ok(Reply { model: self.model.name.clone(), upstream_request_id: None, body })
-    }
-
-    fn admit(&self, request: &Request) -> Result<Permit, ProviderFault> {
+    /// Takes a place for a request, or says when there will be one.
+    pub(crate) fn admit(&self, request: &Request) -> Result<Ticket, ProviderFault> {
+        let (submitted, abandoned) = (Instant::now(), self.desk.open().abandoned);
         let wanted = sequences(request);
         let capacity = self.admission.capacity();
         if wanted > capacity {
@@ -208,7 +207,7 @@ impl Host {
             );
             return Err(ProviderFault::new(FaultKind::BadRequest, message));
         }
-        self.admission.take(wanted).ok_or_else(|| {
+        let permit = self.admission.take(wanted).ok_or_else(|| {
             let taken = self.admission.taken();
             let message = format!(
                 "the model `{}` has {taken} requests in work and in its queue, and takes no more; try again later",
@@ -216,20 +215,73 @@ impl Host {
             );
             let retry_after = Some(self.board.wait_for_room(taken));
             ProviderFault { retry_after, ..ProviderFault::new(FaultKind::Overloaded, message) }
-        })
+        })?;
+        Ok(Ticket { permit, submitted, abandoned })
     }
 
-    fn submit(&self, command: Command) -> Result<(), ProviderFault> {
-        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let sent = commands.is_some_and(|commands| commands.try_send(command).is_ok());
+    /// Checks and tokenises a request; `None` while the model was never loaded, since its tokenizer comes with it.
+    pub(crate) async fn prepare(&self, call: &Call) -> Option<Result<Work, ProviderFault>> {
+        let frontend = self.frontend.load_full()?;
+        if call.original.len() <= QUICK_BYTES {
+            return Some(frontend.prepare(&call.request, call.output_limit));
+        }
+        let (request, limit) = (call.request.clone(), call.output_limit);
+        let prepared = tokio::task::spawn_blocking(move || frontend.prepare(&request, limit)).await;
+        Some(prepared.unwrap_or_else(|error| {
+            Err(ProviderFault::new(FaultKind::Internal, format!("the prompt could not be read: {error}")))
+        }))
+    }
+
+    /// Answers a request that holds a lease, from when its first token is there.
+    pub(crate) async fn answer(
+        &self,
+        work: Work,
+        call: &Call,
+        ticket: Ticket,
+        lease: Lease,
+    ) -> Result<Reply, ProviderFault> {
+        let Ticket { mut permit, submitted, abandoned } = ticket;
+        permit.hold(lease);
+        let deadline = call.deadline;
+        let late = |_| late(&self.model.name);
+        let body = match work {
+            Work::Generate(generation) => {
+                let (sender, events) = channel(self.bell.clone());
+                let deadline_std = deadline.into_std();
+                let command = Command::Generate { generation, sender, permit, submitted, deadline: deadline_std };
+                self.submit(abandoned, command)?;
+                let events = tokio::time::timeout_at(deadline, events.begin()).await.map_err(late)??;
+                ReplyBody::Events(Box::pin(events))
+            }
+            Work::Embed(embedding) => {
+                let (reply, vectors) = oneshot::channel();
+                let job =
+                    EmbedJob { embedding, reply, deadline: deadline.into_std(), _permit: permit, vectors: Vec::new() };
+                self.submit(abandoned, Command::Embed(job))?;
+                let answer = tokio::time::timeout_at(deadline, vectors).await.map_err(late)?;
+                ReplyBody::Embeddings(answer.unwrap_or_else(|_| Err(unloading(&self.model.name)))?)
+            }
+        };
+        Ok(Reply { model: self.model.name.clone(), upstream_request_id: None, body })
+    }
+
+    fn submit(&self, abandoned: u64, command: Command) -> Result<(), ProviderFault> {
+        // Under the lock: either the thread finds it when it abandons what it has, or it is not let in.
+        let orders = self.desk.open();
+        let sent = match orders.abandoned == abandoned {
+            true => self.commands.try_send(command).map_err(mpsc::error::TrySendError::into_inner),
+            false => Err(command),
+        };
+        // A command that was not sent gives its lease back when it is dropped, which needs the manager's lock: not under this one.
+        drop(orders);
         self.bell.ring();
-        if sent { Ok(()) } else { Err(unloading(&self.model.name)) }
+        sent.map_err(|_| unloading(&self.model.name))
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.stop();
+        self.leave();
         self.join();
     }
 }
@@ -244,15 +296,8 @@ fn sequences(request: &Request) -> u32 {
     u32::try_from(prompts).unwrap_or(u32::MAX).saturating_mul(answers.max(1))
 }
 
-async fn prepare(frontend: Arc<Frontend>, call: &Call) -> Result<Work, ProviderFault> {
-    if call.original.len() <= QUICK_BYTES {
-        return frontend.prepare(&call.request, call.output_limit);
-    }
-    let (request, limit) = (call.request.clone(), call.output_limit);
-    let prepared = tokio::task::spawn_blocking(move || frontend.prepare(&request, limit)).await;
-    prepared.unwrap_or_else(|error| {
-        Err(ProviderFault::new(FaultKind::Internal, format!("the prompt could not be read: {error}")))
-    })
+pub(crate) fn late(model: &str) -> ProviderFault {
+    ProviderFault::new(FaultKind::Timeout, format!("the model `{model}` did not begin to answer in time"))
 }
 
 fn unloading(model: &str) -> ProviderFault {
@@ -262,87 +307,125 @@ fn unloading(model: &str) -> ProviderFault {
 /// What the engine thread owns.
 struct Seat {
     plan: LoadPlan,
-    stage: watch::Sender<Stage>,
+    frontend: Arc<ArcSwapOption<Frontend>>,
     worker: Worker,
     bell: Bell,
+    desk: Arc<Desk>,
+    report: Reporter,
+}
+
+/// How a round of serving ended.
+enum Served {
+    /// As told.
+    Unloaded { save: Duration },
+    /// The engine broke.
+    Crashed(String),
 }
 
 impl Seat {
     fn work(mut self) {
         self.bell.hang_here();
-        let name = self.plan.model.name.clone();
-        let mut crashes: Vec<Instant> = Vec::new();
-        while !self.stopped() {
-            match self.load_and_serve() {
-                Ok(None) => break,
-                Ok(Some(crash)) => {
-                    crashes.retain(|then| then.elapsed() < CRASH_WINDOW);
-                    crashes.push(Instant::now());
-                    if crashes.len() >= MOST_CRASHES {
-                        return self.give_up(&format!(
-                            "the engine of `{name}` crashed {MOST_CRASHES} times, the last time with: {crash}"
-                        ));
-                    }
-                    tracing::error!(model = name, reason = crash, "the engine crashed and is loaded again");
-                    self.stage.send_replace(Stage::Loading);
-                }
-                Err(_) if self.stopped() => break,
-                Err(LoadError(reason)) => return self.give_up(&reason),
+        while let Some(generation) = self.next_load() {
+            let report = self.load_and_serve(generation);
+            (self.report)(generation, report);
+        }
+        self.worker.close(&unloading(&self.plan.model.name));
+    }
+
+    /// Waits for the order to load, and looks after the requests that wait meanwhile; `None` is the order to leave.
+    fn next_load(&mut self) -> Option<u64> {
+        loop {
+            let until = self.worker.rest();
+            let mut orders = self.desk.open();
+            if let Some(fault) = orders.abandon.take() {
+                drop(orders);
+                self.worker.fail_all(&fault);
+                continue;
+            }
+            if orders.leave {
+                return None;
+            }
+            // Orders of the round that has ended mean nothing any more.
+            (orders.abort, orders.unload) = (false, false);
+            if let Some(generation) = orders.load.take() {
+                self.desk.interrupt.store(false, Ordering::Relaxed);
+                return Some(generation);
+            }
+            drop(orders);
+            match until {
+                None => std::thread::park(),
+                Some(until) => std::thread::park_timeout(until.saturating_duration_since(Instant::now())),
             }
         }
-        self.worker.fail_all(&unloading(&name));
-        self.stage.send_replace(Stage::Ended);
-        tracing::info!(model = name, "model unloaded");
     }
 
-    fn give_up(&mut self, reason: &str) {
-        let model = &self.plan.model;
-        let reason = format!("the model `{}` ({}) is not available: {reason}", model.name, model.path.display());
-        tracing::error!(model = model.name, reason, "model given up");
-        self.stage.send_replace(Stage::Failed(reason.as_str().into()));
-        self.worker.fail_all(&ProviderFault::new(FaultKind::Unavailable, reason));
-    }
-
-    /// Loads the model and serves until it is stopped (`None`) or has crashed (the reason).
-    fn load_and_serve(&mut self) -> Result<Option<String>, LoadError> {
-        let Self { plan, stage, worker, .. } = self;
-        let mut crash = None;
-        let began = Instant::now();
+    /// Loads the model and serves until it is told to stop or breaks. The engine is gone when this returns.
+    fn load_and_serve(&mut self, generation: u64) -> Report {
+        let Self { plan, frontend, worker, desk, report, .. } = self;
+        let name = &plan.model.name;
+        let mut ended = None;
+        let mut stopped = Instant::now();
+        let began = stopped;
         let mut serve = |tokenizer: Arc<dyn engine::Tokenizer>, engine: &mut dyn engine::Engine| {
-            let limits = engine.limits().clone();
-            tracing::info!(model = plan.model.name, ?limits, took = ?began.elapsed(), "model loaded");
-            stage.send_replace(Stage::Ready(Arc::new(Frontend::new(plan.model.clone(), tokenizer.clone(), limits))));
-            let mut model = Model { engine, tokenizer: &*tokenizer };
-            let served = catch_unwind(AssertUnwindSafe(|| serve_until_done(worker, &mut model, &plan.stop)));
-            crash = served.unwrap_or_else(|panic| Some(panic_text(&*panic)));
+            let load = began.elapsed();
+            let served = catch_unwind(AssertUnwindSafe(|| {
+                let warming = Instant::now();
+                engine.warm_up().map_err(|error| error.to_string())?;
+                let warm_up = warming.elapsed();
+                let limits = engine.limits().clone();
+                tracing::info!(model = name, ?limits, ?load, "model loaded");
+                frontend.store(Some(Arc::new(Frontend::new(plan.model.clone(), tokenizer.clone(), limits))));
+                desk.order(|orders| orders.abort = false);
+                report(generation, Report::Loaded { bytes: engine.memory(), load, warm_up });
+                let mut model = Model { engine, tokenizer: &*tokenizer };
+                serve_until_told(worker, &mut model, desk)
+            }));
+            let served = served.unwrap_or_else(|panic| Err(panic_text(&*panic)));
             // Samplers may refer to the engine: they go first.
-            match &crash {
-                Some(reason) => worker.fail_running(&crashed(&plan.model.name, reason)),
-                None => worker.fail_all(&unloading(&plan.model.name)),
-            }
+            let stopping = Instant::now();
+            let leaving = desk.open().leave;
+            ended = Some(match served {
+                Ok(()) if leaving => {
+                    worker.fail_all(&unloading(name));
+                    Served::Unloaded { save: Duration::ZERO }
+                }
+                Ok(()) => {
+                    worker.park();
+                    Served::Unloaded { save: stopping.elapsed() }
+                }
+                Err(reason) => {
+                    worker.fail_running(&crashed(name, &reason));
+                    Served::Crashed(reason)
+                }
+            });
+            stopped = Instant::now();
         };
         let loaded = catch_unwind(AssertUnwindSafe(|| engine::run(plan, &mut serve)));
-        loaded.unwrap_or_else(|panic| Err(LoadError(format!("loading panicked: {}", panic_text(&*panic)))))?;
-        Ok(crash)
-    }
-
-    fn stopped(&self) -> bool {
-        self.plan.stop.load(Ordering::Relaxed)
+        let loaded =
+            loaded.unwrap_or_else(|panic| Err(LoadError(format!("loading panicked: {}", panic_text(&*panic)))));
+        let named = |reason: &str| -> Arc<str> {
+            format!("the model `{name}` ({}) is not available: {reason}", plan.model.path.display()).into()
+        };
+        match (ended, loaded) {
+            (Some(Served::Unloaded { save }), _) => Report::Unloaded { save, free: stopped.elapsed() },
+            (Some(Served::Crashed(reason)), _) => Report::Crashed(named(&format!("its engine crashed: {reason}"))),
+            (None, Ok(())) => Report::LoadFailed(named("its engine did not begin to serve")),
+            (None, Err(LoadError(reason))) => Report::LoadFailed(named(&reason)),
+        }
     }
 }
 
-/// Turns the worker until it is over or stopped (`None`) or the engine is broken (the reason).
-fn serve_until_done(worker: &mut Worker, model: &mut Model<'_>, stop: &AtomicBool) -> Option<String> {
-    while !stop.load(Ordering::Relaxed) {
+/// Turns the worker until the thread is told something, or the engine is broken (the reason).
+fn serve_until_told(worker: &mut Worker, model: &mut Model<'_>, desk: &Desk) -> Result<(), String> {
+    while !desk.interrupted() {
         match worker.turn(model) {
             Ok(Turn::Worked) => {}
-            Ok(Turn::Over) => return None,
             Ok(Turn::Idle(None)) => std::thread::park(),
             Ok(Turn::Idle(Some(until))) => std::thread::park_timeout(until.saturating_duration_since(Instant::now())),
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Err(error.to_string()),
         }
     }
-    None
+    Ok(())
 }
 
 fn crashed(model: &str, reason: &str) -> ProviderFault {

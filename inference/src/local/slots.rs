@@ -27,6 +27,31 @@ pub(crate) struct Sequence {
     pub(crate) rules: Arc<Rules>,
 }
 
+/// What waits for a slot.
+pub(crate) enum Waiting {
+    /// A sequence that has not begun.
+    New(Sequence),
+    /// One that was running when the engine went; its prompt is now all that it has read and written.
+    Parked(Running),
+}
+
+impl Waiting {
+    pub(crate) fn sequence(&self) -> &Sequence {
+        match self {
+            Self::New(sequence) => sequence,
+            Self::Parked(running) => &running.sequence,
+        }
+    }
+
+    /// Tokens it will still read and write, if answers take `expected` tokens.
+    pub(crate) fn tokens(&self, expected: u32) -> u64 {
+        match self {
+            Self::New(sequence) => sequence.prompt.len() as u64 + u64::from(sequence.limit.min(expected)),
+            Self::Parked(running) => running.remaining(0, expected),
+        }
+    }
+}
+
 /// What holds for all sequences of an answer.
 pub(crate) struct Rules {
     pub(crate) sampling: Sampling,
@@ -47,6 +72,21 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Gets ready to wait for another engine, which will read again what this one has (`cached`).
+    pub(crate) fn park(mut self, cached: &[Token]) -> Waiting {
+        if let Some(next) = self.next.take() {
+            self.sequence.prompt = cached.iter().copied().chain([next]).collect();
+        }
+        self.sampler.leave_engine();
+        Waiting::Parked(self)
+    }
+
+    /// What it has written so far, if it was parked.
+    pub(crate) fn written(&self) -> &[Token] {
+        let prompt = &self.sequence.prompt;
+        &prompt[prompt.len().saturating_sub(self.generated as usize)..]
+    }
+
     /// Tokens still to be read or written, if the answer takes `expected` tokens.
     pub(crate) fn remaining(&self, cached: usize, expected: u32) -> u64 {
         let unread = self.sequence.prompt.len().saturating_sub(cached) as u64;

@@ -15,6 +15,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use schedule::SHORTEST_LOAD;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +219,11 @@ impl Model {
     /// Bytes set aside for it now.
     pub(crate) fn reserved(&self) -> u64 {
         if self.state == State::Absent { 0 } else { self.spec.bytes }
+    }
+
+    /// Why it is left alone for now.
+    pub(crate) fn failure(&self) -> Option<&Arc<str>> {
+        self.cooling.as_ref().map(|cooling| &cooling.reason)
     }
 
     /// Whether anybody needs it that has not got it.

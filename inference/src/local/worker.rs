@@ -13,7 +13,7 @@ use super::engine::{Engine, EngineError, Row, Tokenizer};
 use super::output::Output;
 use super::prepare::Generation;
 use super::sampler::{Sampler, logprob};
-use super::slots::{Rules, Running, Sequence, Slot, place};
+use super::slots::{Rules, Running, Sequence, Slot, Waiting, place};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,8 +45,6 @@ pub(crate) enum Turn {
     Worked,
     /// Nothing. Until a command comes, a client reads or leaves, or this moment comes, there is nothing to do.
     Idle(Option<Instant>),
-    /// Nothing, and there will never be: no command can come any more.
-    Over,
 }
 
 /// The state of the loop.
@@ -56,14 +54,13 @@ pub(crate) struct Worker {
     clock: Box<dyn Fn() -> Instant + Send>,
     answers: BTreeMap<u64, Answer>,
     next_answer: u64,
-    waiting: VecDeque<Sequence>,
+    waiting: VecDeque<Waiting>,
     slots: Vec<Slot>,
     embedder: Embedder,
     pace: Pace,
     ttft: Option<f64>,
     answer_tokens: Option<f64>,
     turns: u64,
-    closed: bool,
 }
 
 impl Worker {
@@ -85,7 +82,6 @@ impl Worker {
             ttft: None,
             answer_tokens: None,
             turns: 0,
-            closed: false,
         }
     }
 
@@ -105,16 +101,12 @@ impl Worker {
         // First the state, then the answer: who has read the end of an answer must not find it still running.
         self.publish(model);
         self.deliver();
-        Ok(match (wrote || embedded, self.closed && self.answers.is_empty() && self.embedder.is_empty()) {
-            (true, _) => Turn::Worked,
-            (false, true) => Turn::Over,
-            (false, false) => Turn::Idle(self.next_deadline()),
-        })
+        Ok(if wrote || embedded { Turn::Worked } else { Turn::Idle(self.next_deadline()) })
     }
 
     /// The engine is gone, with all KV: ends every answer that has begun. Those that only wait stay.
     pub(crate) fn fail_running(&mut self, fault: &ProviderFault) {
-        let waits = |id: u64| self.waiting.iter().filter(|sequence| sequence.answer == id).count();
+        let waits = |id: u64| self.waiting.iter().filter(|waiting| waiting.sequence().answer == id).count();
         let begun: Vec<u64> = self
             .answers
             .iter()
@@ -130,9 +122,31 @@ impl Worker {
         self.board.write(Reading::default());
     }
 
-    /// Ends everything, also what still comes in.
-    pub(crate) fn fail_all(&mut self, fault: &ProviderFault) {
+    /// The engine is to go, with all KV: what runs is set aside, first in the queue, and goes on with the next engine.
+    pub(crate) fn park(&mut self) {
+        let slots = std::mem::take(&mut self.slots).into_iter();
+        let mut parked: Vec<Waiting> = slots.filter_map(|slot| Some(slot.running?.park(&slot.cached))).collect();
+        parked.sort_by_key(|waiting| (waiting.sequence().answer, waiting.sequence().choice));
+        parked.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+        self.board.write(Reading::default());
+    }
+
+    /// A turn without an engine: takes what comes, and ends what is late or left. Returns when to look again at the latest.
+    pub(crate) fn rest(&mut self) -> Option<Instant> {
+        self.take_commands();
+        self.sweep();
+        self.deliver();
+        self.next_deadline()
+    }
+
+    /// Ends everything, and takes nothing more.
+    pub(crate) fn close(&mut self, fault: &ProviderFault) {
         self.commands.close();
+        self.fail_all(fault);
+    }
+
+    /// Ends everything that has come so far.
+    pub(crate) fn fail_all(&mut self, fault: &ProviderFault) {
         self.take_commands();
         let all: Vec<u64> = self.answers.keys().copied().collect();
         for id in all {
@@ -151,11 +165,7 @@ impl Worker {
                 Ok(Command::Generate { generation, sender, permit, submitted, deadline }) => {
                     self.enqueue(generation, sender, permit, submitted, deadline);
                 }
-                Err(mpsc::error::TryRecvError::Empty) => return,
-                Err(mpsc::error::TryRecvError::Disconnected) => {
-                    self.closed = true;
-                    return;
-                }
+                Err(_) => return,
             }
         }
     }
@@ -181,7 +191,7 @@ impl Worker {
         let mut choice = 0;
         for prompt in generation.prompts {
             for index in 0..answers {
-                self.waiting.push_back(Sequence {
+                self.waiting.push_back(Waiting::New(Sequence {
                     answer: id,
                     choice,
                     leads: index == 0,
@@ -189,7 +199,7 @@ impl Worker {
                     echo: prompt.echo.clone(),
                     limit: prompt.limit,
                     rules: rules.clone(),
-                });
+                }));
                 choice += 1;
             }
         }
@@ -229,7 +239,7 @@ impl Worker {
 
     /// Takes an answer's sequences out of the queue and the slots. The KV stays for later prompts.
     fn forget(&mut self, id: u64) {
-        self.waiting.retain(|sequence| sequence.answer != id);
+        self.waiting.retain(|waiting| waiting.sequence().answer != id);
         for slot in &mut self.slots {
             if slot.running.as_ref().is_some_and(|running| running.sequence.answer == id) {
                 slot.running = None;
@@ -249,7 +259,7 @@ impl Worker {
     fn fill_slots(&mut self, model: &mut Model<'_>) {
         let mut at = 0;
         while at < self.waiting.len() {
-            let Some(sequence) = self.waiting.get(at) else { return };
+            let Some(sequence) = self.waiting.get(at).map(Waiting::sequence) else { return };
             if self.slots.iter().all(|slot| slot.running.is_some()) {
                 return;
             }
@@ -257,8 +267,10 @@ impl Worker {
                 at += 1;
                 continue;
             }
-            if let Some(sequence) = self.waiting.remove(at) {
-                self.begin(sequence, model);
+            match self.waiting.remove(at) {
+                Some(Waiting::New(sequence)) => self.begin(sequence, model),
+                Some(Waiting::Parked(running)) => self.resume(running, model),
+                None => {}
             }
         }
     }
@@ -297,6 +309,24 @@ impl Worker {
         }
         let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, constraint);
         self.slots[slot].running = Some(Running { sequence, sampler, output, generated: 0, next: None });
+    }
+
+    /// Goes on with what was parked: all that was read and written is read again, and nothing is said twice.
+    fn resume(&mut self, mut running: Running, model: &mut Model<'_>) {
+        let id = running.sequence.answer;
+        let constraint =
+            running.sequence.rules.grammar.as_ref().map(|grammar| model.engine.constraint(grammar)).transpose();
+        let written = running.written().to_vec();
+        let joined = constraint.and_then(|constraint| {
+            running.sampler.join_engine(constraint, &written).map_err(|error| error.to_string())
+        });
+        if let Err(reason) = joined {
+            let message = format!("the answer could not go on after its model was swapped: {reason}");
+            return self.end_answer(id, ProviderFault::new(FaultKind::Internal, message));
+        }
+        if let Some((slot, _)) = place(&mut self.slots, &running.sequence.prompt, model.engine, self.turns) {
+            self.slots[slot].running = Some(running);
+        }
     }
 
     fn run_batch(&mut self, model: &mut Model<'_>) -> Result<bool, EngineError> {
@@ -424,11 +454,7 @@ impl Worker {
 
     fn publish(&self, model: &Model<'_>) {
         let expected = self.answer_tokens.unwrap_or(EXPECTED_ANSWER) as u32;
-        let waiting: u64 = self
-            .waiting
-            .iter()
-            .map(|sequence| sequence.prompt.len() as u64 + u64::from(sequence.limit.min(expected)))
-            .sum();
+        let waiting: u64 = self.waiting.iter().map(|waiting| waiting.tokens(expected)).sum();
         let running: u64 = self
             .slots
             .iter()

@@ -29,6 +29,9 @@ pub(crate) fn model(name: &str, engine: EngineKind, path: impl AsRef<Path>) -> L
         price: Price::free(),
         abilities: Abilities::default(),
         max_output: None,
+        kv: tollkeeper_config::KvType::F16,
+        fit: false,
+        residency: tollkeeper_config::Residency::default(),
     }
 }
 
@@ -37,7 +40,10 @@ pub(crate) fn echo(name: &str) -> LocalModel {
 }
 
 pub(crate) fn local(models: impl IntoIterator<Item = LocalModel>) -> Local {
-    Local { vram: None, models: models.into_iter().map(|model| (model.name.clone(), Arc::new(model))).collect() }
+    Local {
+        models: models.into_iter().map(|model| (model.name.clone(), Arc::new(model))).collect(),
+        ..Local::default()
+    }
 }
 
 pub(crate) async fn engines(models: impl IntoIterator<Item = LocalModel>) -> LocalEngines {

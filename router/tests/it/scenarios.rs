@@ -68,13 +68,23 @@ fn equals_share_by_load_and_then_by_lot() {
 }
 
 #[test]
-fn cooling_backends_come_last_and_loading_ones_keep_their_place() {
+fn cooling_backends_come_last_and_models_that_come_soon_keep_their_place() {
     let mut candidates = three();
     candidates[0].health = Health::Cooling { until_ms: 1 };
-    candidates[1].health = Health::Loading;
+    candidates[1].health = Health::Absent { ready_in_ms: 500 };
     let planned = plan(&chat(10, None), candidates.clone(), Strategy::Ordered, 0);
-    assert_eq!(whys(&planned), ["ordered;rank=1;loading", "ordered;rank=2", "ordered;rank=3;cooling"]);
+    assert_eq!(whys(&planned), ["ordered;rank=1;absent", "ordered;rank=2", "ordered;rank=3;cooling"]);
     assert_eq!(names(&planned), ["p/cheap", "toll-tiny", "p/dear"]);
+
+    let soon = |ready_in_ms| {
+        let mut candidates = three();
+        candidates[0].health = Health::Absent { ready_in_ms };
+        let rules = Rules { strategy: Strategy::Ordered, patience_ms: 3000 };
+        names(&plan(&chat(10, None), candidates, rules, 0))
+            .iter()
+            .position(|name| *name == names(&plan(&chat(10, None), three(), rules, 0))[0])
+    };
+    assert_eq!((soon(3000), soon(3001)), (Some(0), Some(2)), "who takes longer than the patience is asked last");
 
     candidates.iter_mut().for_each(|candidate| candidate.health = Health::Cooling { until_ms: 1 });
     let planned = plan(&chat(10, None), candidates, Strategy::Pyramid, 0);

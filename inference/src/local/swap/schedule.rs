@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 /// No load is expected to take less, or to be nearer to its end.
-const SHORTEST_LOAD: Duration = Duration::from_millis(50);
+pub(crate) const SHORTEST_LOAD: Duration = Duration::from_millis(50);
 
 impl Model {
     /// Ends all leases; their requests wait for the next load, behind all who wait now: else a long answer would bring its model
@@ -271,9 +271,19 @@ impl Machine {
     /// How long until this model can serve, by the loads so far; an estimate that assumes that all answers take their full time.
     pub(crate) fn ready_in(&self, now: Moment, key: ModelKey) -> Duration {
         let Some(model) = self.models.get(&key) else { return Duration::ZERO };
+        match (model.state, self.outlook(now, key)) {
+            (State::Ready { .. }, _) => Duration::ZERO,
+            (State::Loading { since, .. }, _) => model.load_left(now, since),
+            (_, (room_at, load)) => room_at - now + load,
+        }
+    }
+
+    /// When there is room for the model (or when its load began), and how long its load takes.
+    pub(crate) fn outlook(&self, now: Moment, key: ModelKey) -> (Moment, Duration) {
+        let Some(model) = self.models.get(&key) else { return (now, Duration::ZERO) };
         match model.state {
-            State::Ready { .. } => return Duration::ZERO,
-            State::Loading { since, .. } => return model.load_left(now, since),
+            State::Ready { .. } => return (now, Duration::ZERO),
+            State::Loading { since, .. } => return (since, model.spec.load_time),
             _ => {}
         }
         let cooling = model.cooling.as_ref().map_or(Duration::ZERO, |cooling| cooling.until.saturating_sub(now));
@@ -281,7 +291,7 @@ impl Machine {
             self.queue().into_iter().map(|(_, key)| key).take_while(|other| *other != key).collect();
         let wait = |key: &ModelKey| self.models.get(key).map_or(Duration::ZERO, |model| model.spec.load_time);
         let others: Duration = ahead.iter().map(|key| wait(key) + self.rules.min_residency).sum();
-        cooling + others + self.until_room(now, model.spec.bytes) + model.spec.load_time.max(SHORTEST_LOAD)
+        (now + cooling + others + self.until_room(now, model.spec.bytes), model.spec.load_time.max(SHORTEST_LOAD))
     }
 
     /// How long until so many bytes are free and no other load runs.

@@ -7,7 +7,6 @@ use crate::local::prepare::{Embedding, PromptTokens, Tools};
 use crate::local::scripted::{IM_END, Script, ScriptedEngine, ScriptedTokenizer};
 use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 use tollkeeper_protocol::chat::Sampling;
@@ -385,17 +384,40 @@ fn embeddings_take_turns_with_answers() {
 }
 
 #[test]
-fn when_no_command_can_come_any_more_the_worker_ends_after_its_answers() {
-    let mut bench = Bench::new(Script::default(), 100, 1);
-    let mut events = bench.ask(plain("a", 3));
-    let (other, _) = mpsc::channel(1);
-    drop(std::mem::replace(&mut bench.commands, other));
-    let turns = Cell::new(0);
-    while bench.turn().unwrap() != Turn::Over {
-        turns.set(turns.get() + 1);
-        assert!(turns.get() < 100);
+fn an_answer_goes_on_where_it_was_when_its_engine_is_swapped() {
+    let mut bench = Bench::new(Script::default(), 100, 2);
+    let mut writing = bench.ask(plain("hello", 20));
+    let mut twice = bench.ask(Ask { answers: 2, ..plain("hi", 20) });
+    let mut reading = bench.ask(plain(&"x".repeat(70), 9));
+    for _ in 0..7 {
+        bench.turn().unwrap();
     }
-    assert_eq!(usage(&drain(&mut events)).output, 3);
+    let mut before = drain(&mut writing);
+    assert!(!before.is_empty() && before.len() < 20, "it is in the middle");
+    bench.worker.park();
+    bench.engine = ScriptedEngine::new(Script::default(), 100, 2);
+    assert_eq!((bench.running(), bench.worker.rest().is_some()), (0, true));
+    bench.until_idle();
+    before.extend(drain(&mut writing));
+    assert_eq!(text(&before, 0), alphabet(5, 20));
+    assert_eq!((usage(&before).input, usage(&before).output), (5, 20));
+    let twice = drain(&mut twice);
+    assert_eq!((text(&twice, 0), text(&twice, 1)), (alphabet(2, 20), alphabet(2, 20)));
+    assert_eq!(text(&drain(&mut reading), 0), alphabet(70, 9));
+}
+
+#[test]
+fn what_is_parked_ends_in_its_time_without_an_engine() {
+    let mut bench = Bench::new(Script::default(), 100, 2);
+    let mut late = bench.ask(plain("a", 50));
+    let left = bench.ask(plain("b", 50));
+    bench.turn().unwrap();
+    bench.worker.park();
+    drop(left);
+    bench.millis.store(61_000, Ordering::Relaxed);
+    bench.worker.rest();
+    assert!(matches!(drain(&mut late).last(), Some(Err(fault)) if fault.kind == FaultKind::Timeout));
+    assert_eq!(bench.admission.taken(), 0);
 }
 
 #[derive(Debug, Clone)]
@@ -405,6 +427,7 @@ enum Act {
     Read(usize),
     Leave(usize),
     Break,
+    Swap,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -414,6 +437,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0usize..8).prop_map(Act::Read),
         1 => (0usize..8).prop_map(Act::Leave),
         1 => Just(Act::Break),
+        1 => Just(Act::Swap),
     ]
 }
 
@@ -436,6 +460,11 @@ proptest! {
                 Act::Turn(count) => for _ in 0..count { prop_assert!(bench.turn().is_ok()); },
                 Act::Read(which) => if let Some((events, seen, ..)) = asked.get_mut(which) { seen.extend(drain(events)); },
                 Act::Leave(which) => if which < asked.len() { asked.remove(which); },
+                Act::Swap => {
+                    bench.worker.park();
+                    bench.worker.rest();
+                    bench.engine = ScriptedEngine::new(Script { batch: Some(16), ..Script::default() }, 90, 3);
+                }
                 Act::Break => {
                     bench.worker.fail_running(&ProviderFault::new(FaultKind::Internal, "broken"));
                     bench.engine = ScriptedEngine::new(Script { batch: Some(16), ..Script::default() }, 90, 3);

@@ -1,0 +1,65 @@
+//! Which local models are in memory, and what bringing them in and out took.
+
+use super::Maker;
+use crate::app::App;
+use prometheus::{CounterVec, GaugeVec, IntCounterVec, Opts};
+use tollkeeper_inference::LocalStatus;
+
+/// The series.
+pub(super) struct Residency {
+    state: GaugeVec,
+    ready_in: GaugeVec,
+    bytes: GaugeVec,
+    memory: GaugeVec,
+    phases: IntCounterVec,
+    phase_seconds: CounterVec,
+    crashes: IntCounterVec,
+}
+
+impl Residency {
+    pub(super) fn new(make: &Maker) -> Self {
+        let phase = ["model", "phase"];
+        Self {
+            state: make.gauges("tollkeeper_local_model_state", "1 for the state a model is in.", &["model", "state"]),
+            ready_in: make.gauges(
+                "tollkeeper_local_ready_in_seconds",
+                "How long until a model could serve, by its loads so far.",
+                &["model"],
+            ),
+            bytes: make.gauges("tollkeeper_local_model_bytes", "Memory a model takes, or would take.", &["model"]),
+            memory: make.gauges("tollkeeper_local_memory_bytes", "Memory for local models.", &["kind"]),
+            phases: make.counters("tollkeeper_swap_phases_total", "Phases of swaps that have ended.", &phase),
+            phase_seconds: make
+                .add(CounterVec::new(Opts::new("tollkeeper_swap_phase_seconds_total", "What they took."), &phase)),
+            crashes: make.counters("tollkeeper_engine_crashes_total", "Engines that broke while serving.", &["model"]),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
+    pub(super) fn read(&self, app: &App) {
+        [&self.state, &self.ready_in, &self.bytes].into_iter().for_each(GaugeVec::reset);
+        for LocalStatus { name, state, ready_in, bytes, .. } in app.fleet.local_models() {
+            for known in LocalStatus::STATES {
+                self.state.with_label_values(&[&*name, known]).set(f64::from(u8::from(known == state)));
+            }
+            self.ready_in.with_label_values(&[&*name]).set(ready_in.as_secs_f64());
+            self.bytes.with_label_values(&[&*name]).set(bytes as f64);
+        }
+        let (budget, free) = app.fleet.local_memory();
+        for (kind, bytes) in [("budget", budget), ("free", free)] {
+            self.memory.with_label_values(&[kind]).set(bytes as f64);
+        }
+        let swaps = app.fleet.swaps();
+        for (model, phase, total) in &swaps.totals {
+            let labels = [model.as_str(), phase.name()];
+            let count = self.phases.with_label_values(&labels);
+            count.inc_by(total.count.saturating_sub(count.get()));
+            let seconds = self.phase_seconds.with_label_values(&labels);
+            seconds.inc_by((total.time.as_secs_f64() - seconds.get()).max(0.0));
+        }
+        for (model, crashes) in &swaps.crashes {
+            let count = self.crashes.with_label_values(&[model]);
+            count.inc_by(crashes.saturating_sub(count.get()));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a configured model will take of the memory there is, and how it is made to fit.
+
+use super::gguf::Header;
+use super::vram::{Estimate, Shape, fit, shown};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tollkeeper_config::{EngineKind, LocalModel};
+
+/// How fast a model is expected to come in before one was measured: a disk of NVMe and a bus of PCIe 4, with something to spare.
+const BYTES_A_SECOND: u64 = 1 << 30;
+const FIXED_LOAD: Duration = Duration::from_millis(300);
+/// What of the memory of a machine without a GPU may go to models, in percent.
+const SHARE_OF_RAM: u64 = 80;
+
+/// The model as it is to be loaded, and the bytes it takes then. It is only made smaller if it may be and does not fit otherwise. A file that
+/// cannot be read takes nothing: that it cannot be loaded is for the load to say.
+pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel>, u64) {
+    let model = configured.clone();
+    if let Some(bytes) = model.residency.memory {
+        return (model, bytes);
+    }
+    if model.engine == EngineKind::Scripted {
+        return (model, 0);
+    }
+    let Ok(header) = Header::read(&model.path) else {
+        let bytes = weigh(&model.path);
+        return (model, bytes);
+    };
+    let shape = Shape { context: model.context, slots: model.slots, kv: model.kv, layers: model.gpu_layers };
+    let offload = cfg!(any(feature = "cuda", feature = "vulkan"));
+    let fitted = model.fit.then(|| fit(&header, shape, budget, offload)).flatten();
+    let Some((shape, changes)) = fitted.filter(|(_, changes)| !changes.is_empty()) else {
+        let bytes = Estimate::of(&header, shape).total();
+        if bytes > budget {
+            let would: Vec<String> = fit(&header, shape, budget, offload)
+                .map(|(_, changes)| changes.iter().map(ToString::to_string).collect())
+                .unwrap_or_default();
+            tracing::warn!(
+                model = model.name,
+                needs = shown(bytes),
+                budget = shown(budget),
+                would_fit_with = would.join(", "),
+                "the model does not fit into the memory for local models"
+            );
+        }
+        return (model, bytes);
+    };
+    let bytes = Estimate::of(&header, shape).total();
+    let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    tracing::warn!(
+        model = model.name,
+        changes = changes.join(", "),
+        takes = shown(bytes),
+        "the model is loaded smaller than configured, to fit"
+    );
+    let Shape { context, slots, kv, layers } = shape;
+    (Arc::new(LocalModel { context, slots, kv, gpu_layers: layers, ..(*model).clone() }), bytes)
+}
+
+/// How long a model of so many bytes takes to come in, before one was measured.
+pub(crate) fn expected_load(bytes: u64) -> Duration {
+    FIXED_LOAD + Duration::from_millis(bytes * 1000 / BYTES_A_SECOND)
+}
+
+/// The memory for models when nobody said how much: a share of the machine's.
+pub(crate) fn of_machine() -> u64 {
+    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    total.map_or(u64::MAX, |kib| kib * 1024 / 100 * SHARE_OF_RAM)
+}
+
+/// The bytes of a file, or of the files of a folder.
+fn weigh(path: &Path) -> u64 {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    match std::fs::read_dir(path) {
+        Ok(files) => files.flatten().map(|file| length(&file.path())).sum(),
+        Err(_) => length(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollkeeper_config::{Abilities, KvType, Price, Residency};
+
+    fn shipped() -> LocalModel {
+        LocalModel {
+            name: "toll-tiny".into(),
+            path: Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/toll-tiny.gguf"),
+            engine: EngineKind::LlamaCpp,
+            context: 4096,
+            slots: 8,
+            queue: 8,
+            threads: None,
+            gpu_layers: None,
+            price: Price::free(),
+            abilities: Abilities::default(),
+            max_output: None,
+            kv: KvType::F16,
+            fit: false,
+            residency: Residency::default(),
+        }
+    }
+
+    #[test]
+    fn a_model_is_made_smaller_only_if_it_may_be() {
+        let asked = Arc::new(shipped());
+        let (model, bytes) = plan(&asked, u64::MAX);
+        assert_eq!((model, bytes > 1 << 20), (asked.clone(), true));
+        assert_eq!(plan(&asked, bytes - 1), (asked.clone(), bytes), "it may not");
+        let may = Arc::new(LocalModel { fit: true, ..shipped() });
+        assert_eq!(plan(&may, bytes).0, may, "it need not");
+        let (smaller, takes) = plan(&may, bytes - 1);
+        assert_eq!((smaller.kv, smaller.slots), (KvType::Q8_0, 8));
+        assert!(takes < bytes);
+    }
+
+    #[test]
+    fn what_somebody_said_counts_and_a_missing_file_weighs_nothing() {
+        let said = Residency { memory: Some(77), ..Residency::default() };
+        assert_eq!(plan(&Arc::new(LocalModel { residency: said, ..shipped() }), 10).1, 77);
+        assert_eq!(plan(&Arc::new(LocalModel { path: "/nowhere".into(), ..shipped() }), 10).1, 0);
+    }
+
+    #[test]
+    fn a_machine_has_memory() {
+        assert!(of_machine() > 1 << 28);
+    }
+}
