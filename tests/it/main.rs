@@ -16,4 +16,5 @@ mod models;
 mod money;
 mod passthrough;
 mod python;
+mod swap;
 mod tidy;
