@@ -7,7 +7,7 @@ use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineKind, KvType, LogFormat, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
-use crate::value::{AliasName, BaseUrl, BudgetStatus, ModelName, Origin, SecretRef, Size, Slug, Vram};
+use crate::value::{AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, SecretRef, Size, Slug, Vram};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -102,7 +102,7 @@ table! {
     RawLocal "[local]" {
         /// Memory for models; `"auto"` asks the device, and is the RAM on a machine without a GPU.
         vram: Vram = default("auto"),
-        /// A model that was loaded stays at least so long before another may take its place.
+        /// A model that was loaded stays at least so long before another may take its place, and at least half as long as its load took.
         min_residency: Duration = default("10s"),
         /// Answers that run when their model has to go get so long to end; then they are set aside and go on when it is back.
         drain: Duration = default("20s"),
@@ -111,6 +111,12 @@ table! {
         /// Longest wait for it when another target could answer: one that takes longer to come is asked last, and is loaded once what
         /// has to go for it is idle.
         patience: Duration = default("2s"),
+        /// Memory for the KV of conversations that lost their slot or whose model was swapped: they go on without reading everything again.
+        kv_memory: KeptBytes = default("1GiB"),
+        /// The same on disk, if there is a `kv_folder`.
+        kv_disk: KeptBytes = default("8GiB"),
+        /// Where on disk. Then conversations also go on after a restart. What was said can be told from these files.
+        kv_folder: PathBuf = optional,
         /// The models, each `[[local.models]]`.
         models: Vec<RawLocalModel> = default([]),
     }

@@ -24,8 +24,8 @@ pub use reference::reference;
 pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
-    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineKind, KvType, Local, LocalModel, Log,
-    LogFormat, Provider, Residency, Server, Store, Strategy, SwapRules, Tls, Window,
+    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineKind, KvCache, KvType, Local, LocalModel,
+    Log, LogFormat, Provider, Residency, Server, Store, Strategy, SwapRules, Tls, Window,
 };
 pub use units::{PicoUsd, Secret, Usd};
 

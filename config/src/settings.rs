@@ -115,14 +115,33 @@ pub struct Local {
     pub vram: Option<u64>,
     /// When one model makes room for another.
     pub swap: SwapRules,
+    /// What is kept of conversations that have no slot.
+    pub kv_cache: KvCache,
     /// Models by name, in the order of the file.
     pub models: IndexMap<String, Arc<LocalModel>>,
+}
+
+/// What is kept of the KV of conversations that have no slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvCache {
+    /// Bytes in memory; 0 keeps nothing there.
+    pub memory: u64,
+    /// Bytes on disk.
+    pub disk: u64,
+    /// Where on disk; without a folder nothing is written.
+    pub folder: Option<PathBuf>,
+}
+
+impl Default for KvCache {
+    fn default() -> Self {
+        Self { memory: 1 << 30, disk: 8 << 30, folder: None }
+    }
 }
 
 /// When one local model makes room for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SwapRules {
-    /// A model that was loaded stays at least so long (default 10 s).
+    /// A model that was loaded stays at least so long (default 10 s), and at least half as long as its load took.
     pub min_residency: Duration,
     /// Answers that run when their model has to go get so long to end (default 20 s).
     pub drain: Duration,

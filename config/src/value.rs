@@ -30,6 +30,10 @@ pub(crate) enum Vram {
     Bytes(u64),
 }
 
+/// How much may be kept, in bytes; 0 is "off".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeptBytes(pub(crate) u64);
+
 /// A number of bytes from 1 to `MAX`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size<const MAX: u64>(pub(crate) u64);
@@ -129,6 +133,11 @@ read_text! {
     Vram: "\"auto\" or a size such as \"24GiB\"", |text| match (text, parse_size(text)) {
         ("auto", _) => Ok(Self::Auto),
         (_, Some(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),
+        _ => Err(found(text)),
+    };
+    KeptBytes: "\"off\" or a size such as \"1GiB\"", |text| match (text, parse_size(text)) {
+        ("off", _) => Ok(Self(0)),
+        (_, Some(bytes)) => Ok(Self(bytes)),
         _ => Err(found(text)),
     };
     Usd: "an exact decimal in USD such as \"5.00\", with at most 9 decimals", |text|

@@ -16,7 +16,7 @@ pub use remote::{Peer, RemoteCounts};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
-pub use local::{LocalAction, LocalStatus, Phase, Swap, SwapReport};
+pub use local::{KvStoreReading, LocalAction, LocalStatus, Phase, Swap, SwapReport};
 
 use local::LocalEngines;
 use remote::Remote;
@@ -131,6 +131,11 @@ impl Fleet {
     /// What the swaps of local models took.
     pub fn swaps(&self) -> SwapReport {
         self.local.swaps()
+    }
+
+    /// What is kept of local conversations that have no slot.
+    pub fn kept_kv(&self) -> KvStoreReading {
+        self.local.kept_kv()
     }
 
     /// Bytes that local models may take, and those of them that none has.

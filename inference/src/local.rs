@@ -9,6 +9,7 @@ pub mod engine;
 mod gguf;
 mod host;
 mod journal;
+mod kv_store;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
 #[cfg(feature = "llama-cpp")]
@@ -35,6 +36,8 @@ use crate::backend::{BackendHealth, BackendState};
 use crate::reply::{Call, Reply};
 use host::Host;
 pub use journal::{Phase, Swap, SwapReport};
+pub use kv_store::KvStoreReading;
+use kv_store::{Budget, KvStore};
 use manager::{Manager, Status, fault};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +45,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use swap::{ModelKey, Refusal, Rules, Spec, State, Want};
 use tokio::time::Instant;
-use tollkeeper_config::{Local, LocalModel, SwapRules};
+use tollkeeper_config::{KvCache, Local, LocalModel, SwapRules};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
@@ -108,7 +111,7 @@ impl LocalEngines {
     /// called inside a runtime.
     pub fn start(config: &Local) -> Self {
         let engines = Self {
-            manager: Manager::start(rules(config)),
+            manager: Manager::start(rules(config), KvStore::new(kept(config))),
             models: RwLock::default(),
             max_wait: RwLock::new(config.swap.max_wait),
             settled: AtomicBool::new(false),
@@ -275,6 +278,11 @@ impl LocalEngines {
         self.manager.swaps()
     }
 
+    /// What is kept of conversations that have no slot.
+    pub fn kept_kv(&self) -> KvStoreReading {
+        self.manager.store().reading()
+    }
+
     /// Whether models are still being loaded for the first time since the start.
     pub fn preloading(&self) -> bool {
         let first = !self.settled.load(Ordering::Relaxed);
@@ -304,7 +312,11 @@ impl LocalEngines {
     pub async fn shutdown(&self) {
         std::mem::take(&mut *self.models.write().unwrap_or_else(PoisonError::into_inner));
         let hosts = self.manager.stop();
-        let joined = tokio::task::spawn_blocking(move || hosts.iter().for_each(|host| host.join()));
+        let store = self.manager.store().clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            hosts.iter().for_each(|host| host.join());
+            store.flush();
+        });
         if joined.await.is_err() {
             tracing::error!("the engine threads could not be waited for");
         }
@@ -324,6 +336,11 @@ impl Drop for LocalEngines {
 fn rules(config: &Local) -> Rules {
     let SwapRules { min_residency, drain, .. } = config.swap;
     Rules { budget: config.vram.unwrap_or_else(size::of_machine), min_residency, drain }
+}
+
+fn kept(config: &Local) -> Budget {
+    let KvCache { memory, disk, folder } = config.kv_cache.clone();
+    Budget { memory, disk, folder }
 }
 
 fn state_name(status: &Status) -> &'static str {

@@ -3,7 +3,7 @@
 use super::server::small;
 use super::{Check, is_first};
 use crate::file::{RawLocal, RawLocalModel};
-use crate::settings::{Local, LocalModel, Residency, SwapRules};
+use crate::settings::{KvCache, Local, LocalModel, Residency, SwapRules};
 use crate::value::Vram;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +31,11 @@ impl Check<'_> {
                 drain: raw.drain.value,
                 max_wait: raw.max_wait.value,
                 patience: raw.patience.value,
+            },
+            kv_cache: KvCache {
+                memory: raw.kv_memory.value.0,
+                disk: raw.kv_disk.value.0,
+                folder: raw.kv_folder.at.map(|folder| self.path(&folder.value)),
             },
             models: by_name,
         };

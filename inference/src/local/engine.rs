@@ -94,6 +94,19 @@ pub trait Engine {
     /// Makes the empty sequence `to` begin with the first `length` tokens of `from`. Needs [`Limits::rewinds`].
     fn share(&mut self, from: u32, to: u32, length: u32);
 
+    /// The KV of a whole sequence as bytes that [`Engine::restore`] of the same model understands; `None` if it cannot.
+    fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
+        let _ = sequence;
+        None
+    }
+
+    /// Fills an empty sequence with `length` tokens of KV from [`Engine::save`]. Returns whether it could; the sequence is empty
+    /// if not.
+    fn restore(&mut self, sequence: u32, state: &[u8], length: u32) -> bool {
+        let _ = (sequence, state, length);
+        false
+    }
+
     /// A filter that lets only text of this grammar through. It must not be used after the engine is gone.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use super::answer::{Admission, Bell, Permit, channel};
 use super::board::{Board, Reading};
 use super::embedder::EmbedJob;
 use super::engine::{self, LoadError, LoadPlan};
+use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
 use super::prepare::{Frontend, Work};
 use super::worker::{Command, Model, Turn, Worker};
@@ -100,6 +101,7 @@ impl Desk {
 pub(crate) struct Host {
     model: Arc<LocalModel>,
     frontend: Arc<ArcSwapOption<Frontend>>,
+    shelf: Arc<ArcSwapOption<Shelf>>,
     commands: mpsc::Sender<Command>,
     admission: Arc<Admission>,
     board: Arc<Board>,
@@ -113,23 +115,26 @@ impl Host {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub(crate) fn start(model: Arc<LocalModel>, report: Reporter) -> std::io::Result<Self> {
+    pub(crate) fn start(model: Arc<LocalModel>, store: Arc<KvStore>, report: Reporter) -> std::io::Result<Self> {
         let admission = Admission::new(model.slots.saturating_add(model.queue));
         let (commands, receiver) = mpsc::channel(admission.capacity().max(1) as usize);
         let board = Arc::new(Board::default());
         let bell = Bell::default();
         let desk = Arc::new(Desk::default());
         let frontend = Arc::new(ArcSwapOption::empty());
+        let shelf = Arc::new(ArcSwapOption::empty());
         let seat = Seat {
             plan: LoadPlan { model: model.clone(), stop: desk.interrupt.clone() },
             frontend: frontend.clone(),
+            store,
+            shelf: shelf.clone(),
             worker: Worker::new(receiver, board.clone(), Box::new(Instant::now)),
             bell: bell.clone(),
             desk: desk.clone(),
             report,
         };
         let thread = std::thread::Builder::new().name(format!("llm-{}", model.name)).spawn(move || seat.work())?;
-        Ok(Self { model, frontend, commands, admission, board, bell, desk, thread: Mutex::new(Some(thread)) })
+        Ok(Self { model, frontend, shelf, commands, admission, board, bell, desk, thread: Mutex::new(Some(thread)) })
     }
 
     /// The configuration it runs.
@@ -246,6 +251,11 @@ impl Host {
         let late = |_| late(&self.model.name);
         let body = match work {
             Work::Generate(generation) => {
+                if let Some(shelf) = self.shelf.load_full() {
+                    for prompt in &generation.prompts {
+                        shelf.fetch(&prompt.tokens).await;
+                    }
+                }
                 let (sender, events) = channel(self.bell.clone());
                 let deadline_std = deadline.into_std();
                 let command = Command::Generate { generation, sender, permit, submitted, deadline: deadline_std };
@@ -308,6 +318,8 @@ fn unloading(model: &str) -> ProviderFault {
 struct Seat {
     plan: LoadPlan,
     frontend: Arc<ArcSwapOption<Frontend>>,
+    store: Arc<KvStore>,
+    shelf: Arc<ArcSwapOption<Shelf>>,
     worker: Worker,
     bell: Bell,
     desk: Arc<Desk>,
@@ -359,9 +371,19 @@ impl Seat {
         }
     }
 
+    /// Finds the place for the model's KV, once; without one nothing is kept.
+    fn find_shelf(&self) {
+        if self.shelf.load().is_none()
+            && let Ok(model) = kv_store::fingerprint(&self.plan.model)
+        {
+            self.shelf.store(Some(Arc::new(self.store.shelf(model))));
+        }
+    }
+
     /// Loads the model and serves until it is told to stop or breaks. The engine is gone when this returns.
     fn load_and_serve(&mut self, generation: u64) -> Report {
-        let Self { plan, frontend, worker, desk, report, .. } = self;
+        self.find_shelf();
+        let Self { plan, frontend, shelf, worker, desk, report, .. } = self;
         let name = &plan.model.name;
         let mut ended = None;
         let mut stopped = Instant::now();
@@ -376,23 +398,22 @@ impl Seat {
                 tracing::info!(model = name, ?limits, ?load, "model loaded");
                 frontend.store(Some(Arc::new(Frontend::new(plan.model.clone(), tokenizer.clone(), limits))));
                 desk.order(|orders| orders.abort = false);
-                report(generation, Report::Loaded { bytes: engine.memory(), load, warm_up });
-                let mut model = Model { engine, tokenizer: &*tokenizer };
-                serve_until_told(worker, &mut model, desk)
+                // What the operator says that it takes counts.
+                let bytes = engine.memory().filter(|_| plan.model.residency.memory.is_none());
+                report(generation, Report::Loaded { bytes, load, warm_up });
+                worker.keep_kv(shelf.load_full().map(|shelf| (*shelf).clone()));
+                serve_until_told(worker, &mut Model { engine: &mut *engine, tokenizer: &*tokenizer }, desk)?;
+                let saving = Instant::now();
+                if desk.open().leave && !shelf.load().as_ref().is_some_and(|shelf| shelf.lasts()) {
+                    worker.keep_kv(None);
+                }
+                worker.park(engine);
+                Ok(saving.elapsed())
             }));
             let served = served.unwrap_or_else(|panic| Err(panic_text(&*panic)));
             // Samplers may refer to the engine: they go first.
-            let stopping = Instant::now();
-            let leaving = desk.open().leave;
             ended = Some(match served {
-                Ok(()) if leaving => {
-                    worker.fail_all(&unloading(name));
-                    Served::Unloaded { save: Duration::ZERO }
-                }
-                Ok(()) => {
-                    worker.park();
-                    Served::Unloaded { save: stopping.elapsed() }
-                }
+                Ok(save) => Served::Unloaded { save },
                 Err(reason) => {
                     worker.fail_running(&crashed(name, &reason));
                     Served::Crashed(reason)

@@ -11,7 +11,8 @@ use super::engine::{
 };
 use super::{load_log, schema};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -29,7 +30,10 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use tollkeeper_config::KvType;
 
+/// Tokens of the first decode.
+const CANARY: u32 = 8;
 /// Rows of a batch; also what one call computes at a time, so that a cancelled answer stops after at most so many tokens.
 const BATCH: u32 = 512;
 /// Inputs embedded in one call.
@@ -46,11 +50,11 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     let path = &plan.model.path;
     let bytes = check_file(path)?;
     let backend = backend()?;
-    let vocabulary = load(path, "reading its vocabulary", || {
+    let (vocabulary, _) = load(path, "reading its vocabulary", || {
         LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_vocab_only(true))
     })?;
     let tokenizer = Arc::new(Vocabulary::of(vocabulary)?);
-    let model = load(path, "loading it", || {
+    let (model, weights) = load(path, "loading it", || {
         let stop = plan.stop.clone();
         let gpu = backend.supports_gpu_offload();
         let mut params = LlamaModelParams::default().with_use_mmap(!gpu);
@@ -64,7 +68,9 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
         )
     })?;
     let threads = plan.model.threads.unwrap_or_else(|| default_threads(bytes));
-    let mut engine = load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads))?;
+    let (mut engine, buffers) =
+        load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads))?;
+    engine.memory = Some(weights + buffers).filter(|bytes| *bytes > 0);
     serve(tokenizer, &mut engine);
     Ok(())
 }
@@ -103,14 +109,16 @@ fn default_threads(bytes: u64) -> u32 {
     if bytes < ONE_THREAD_BYTES { 1 } else { u32::try_from(cores).unwrap_or(1) }
 }
 
-/// Runs a step of loading; a failure tells what llama.cpp logged.
+/// Runs a step of loading, and gives back the bytes that llama.cpp took for it; a failure tells what it logged.
 fn load<T, E: std::fmt::Display>(
     path: &Path,
     doing: &str,
     step: impl FnOnce() -> Result<T, E>,
-) -> Result<T, LoadError> {
-    let (result, mut lines) = load_log::capture(step);
-    result.map_err(|error| {
+) -> Result<(T, u64), LoadError> {
+    let (result, said) = load_log::capture(step);
+    let memory = said.memory().unwrap_or(0);
+    let mut lines = said.complaints;
+    result.map(|loaded| (loaded, memory)).map_err(|error| {
         tracing::debug!(?path, ?lines, "llama.cpp failed");
         lines.retain(|line| !line.contains("failed to load model"));
         lines.dedup();
@@ -223,6 +231,9 @@ struct LlamaEngine<'m> {
     limits: Limits,
     pooling: LlamaPoolingType,
     threads: i32,
+    kv: KvCacheType,
+    /// Bytes of weights, KV and buffers, as llama.cpp logged them.
+    memory: Option<u64>,
 }
 
 impl<'m> LlamaEngine<'m> {
@@ -271,6 +282,12 @@ impl<'m> LlamaEngine<'m> {
             outputs: Vec::new(),
             pooling: if made_for_embeddings { LlamaPoolingType::Unspecified } else { LlamaPoolingType::Mean },
             threads: i32::try_from(threads.max(1)).unwrap_or(1),
+            kv: match wanted.kv {
+                KvType::F16 => KvCacheType::F16,
+                KvType::Q8_0 => KvCacheType::Q8_0,
+                KvType::Q4_0 => KvCacheType::Q4_0,
+            },
+            memory: None,
             limits,
         };
         if !embeds_only {
@@ -288,6 +305,8 @@ impl<'m> LlamaEngine<'m> {
             .with_n_ubatch(batch)
             .with_n_seq_max(sequences)
             .with_kv_unified(true)
+            .with_type_k(self.kv)
+            .with_type_v(self.kv)
             .with_n_threads(self.threads)
             .with_n_threads_batch(self.threads)
     }
@@ -311,9 +330,10 @@ impl<'m> LlamaEngine<'m> {
             None => {
                 let params =
                     self.params(room, room, EMBEDDING_SEQUENCES).with_embeddings(true).with_pooling_type(self.pooling);
-                let (context, lines) = load_log::capture(|| self.model.new_context(self.backend, params));
-                let context = context
-                    .map_err(|error| broken(format!("no context for embeddings: {error} {}", lines.join("; "))))?;
+                let (context, said) = load_log::capture(|| self.model.new_context(self.backend, params));
+                let context = context.map_err(|error| {
+                    broken(format!("no context for embeddings: {error} {}", said.complaints.join("; ")))
+                })?;
                 self.embedder.insert((context, LlamaBatch::new(room as usize, 1)))
             }
         };
@@ -375,6 +395,54 @@ impl Engine for LlamaEngine<'_> {
         if let Some(context) = &mut self.context {
             let copied = context.copy_kv_cache_seq(from as i32, to as i32, Some(0), Some(length));
             debug_assert!(copied.is_ok(), "positions fit an i32");
+        }
+    }
+
+    #[expect(unsafe_code, reason = "llama.cpp writes into a buffer; it is as long as llama.cpp says that the state is")]
+    fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
+        let context = self.context.as_ref()?;
+        let flags = LlamaStateSeqFlags::empty();
+        let mut state = vec![0; context.state_seq_get_size_ext(sequence as i32, flags)];
+        // SAFETY: the buffer has the length that llama.cpp asks for.
+        let written = unsafe { context.state_seq_get_data_ext(state.as_mut_ptr(), sequence as i32, flags) };
+        (written == state.len() && written > 0).then_some(state)
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "llama.cpp reads a state; it is one that it wrote, for this model and with these settings"
+    )]
+    fn restore(&mut self, sequence: u32, state: &[u8], length: u32) -> bool {
+        let Some(context) = &mut self.context else { return false };
+        // SAFETY: the store gives back only what `save` of a model with this fingerprint made, whole and unchanged; and llama.cpp
+        // checks layers, types and lengths itself.
+        let read = unsafe { context.state_seq_set_data_ext(state, sequence as i32, LlamaStateSeqFlags::empty()) };
+        let whole = read && context.kv_cache_seq_pos_max(sequence as i32) == length as i32 - 1;
+        if !whole {
+            self.truncate(sequence, 0);
+        }
+        whole
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.memory
+    }
+
+    /// A few fixed tokens: a model whose probabilities are not numbers, or not the ones of its first load, is not used.
+    fn warm_up(&mut self) -> Result<(), EngineError> {
+        if self.context.is_none() {
+            return Ok(());
+        }
+        let last = self.limits.vocabulary.min(CANARY).min(self.limits.context);
+        let rows: Vec<Row> =
+            (0..last).map(|at| Row { token: at, position: at, sequence: 0, output: at + 1 == last }).collect();
+        self.decode(&rows)?;
+        let sound = self.logits(rows.len() - 1).iter().all(|logit| logit.is_finite());
+        self.truncate(0, 0);
+        if sound {
+            Ok(())
+        } else {
+            Err(broken("its probabilities are not numbers: the file or the memory is damaged".into()))
         }
     }
 

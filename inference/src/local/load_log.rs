@@ -1,4 +1,4 @@
-//! What llama.cpp logs while it loads: the only place where it says why loading failed.
+//! What llama.cpp logs while it loads: the only place where it says why loading failed, and how large its buffers are.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,21 +12,56 @@ const TARGET: &str = "llama-cpp-2";
 /// Lines kept, so that a chatty failure stays readable.
 const MOST_LINES: usize = 40;
 
-/// Runs `load` on this thread and gives back the warnings and errors that llama.cpp logged meanwhile. The thread's own subscriber
+/// What was logged.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// Warnings and errors.
+    pub(crate) complaints: Vec<String>,
+    /// Buffers: the device, and bytes.
+    buffers: Vec<(String, u64)>,
+}
+
+impl Said {
+    /// Bytes on the devices; those of the CPU count where there is nothing else.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let sum = |of_host: bool| -> u64 {
+            let of = |device: &str| device.starts_with("CPU") || device.ends_with("_Host");
+            self.buffers.iter().filter(|(device, _)| of(device) == of_host).map(|(_, bytes)| bytes).sum()
+        };
+        [sum(false), sum(true)].into_iter().find(|bytes| *bytes > 0)
+    }
+
+    fn note(&mut self, line: &str, serious: bool) {
+        self.buffers.extend(buffer(line));
+        if serious && self.complaints.len() < MOST_LINES {
+            self.complaints.push(line.trim().to_owned());
+        }
+    }
+}
+
+/// A line such as `CUDA0 KV buffer size =  448.00 MiB`, with or without the name of a function before it.
+fn buffer(line: &str) -> Option<(String, u64)> {
+    let (before, after) = line.split_once(" buffer size = ")?;
+    let device = before.rsplit(": ").next()?.split_whitespace().next()?;
+    let mebibytes: f64 = after.trim().strip_suffix("MiB")?.trim().parse().ok()?;
+    Some((device.to_owned(), (mebibytes * f64::from(1 << 20)) as u64))
+}
+
+/// Runs `load` on this thread and gives back what llama.cpp logged meanwhile. The thread's own subscriber
 /// sees llama.cpp's lines (some hundred a load) only if it wants that target at the debug level, and all else as ever.
-pub(crate) fn capture<T>(load: impl FnOnce() -> T) -> (T, Vec<String>) {
-    let lines = Arc::new(Mutex::new(Vec::new()));
+pub(crate) fn capture<T>(load: impl FnOnce() -> T) -> (T, Said) {
+    let said = Arc::new(Mutex::new(Said::default()));
     let chatty = tracing::enabled!(target: "llama-cpp-2", Level::DEBUG);
     let parent = tracing::dispatcher::get_default(Clone::clone);
-    let capture = Dispatch::new(Capture { parent, lines: lines.clone(), chatty });
+    let capture = Dispatch::new(Capture { parent, said: said.clone(), chatty });
     let result = tracing::dispatcher::with_default(&capture, load);
-    let lines = std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner));
-    (result, lines)
+    let said = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
+    (result, said)
 }
 
 struct Capture {
     parent: Dispatch,
-    lines: Arc<Mutex<Vec<String>>>,
+    said: Arc<Mutex<Said>>,
     chatty: bool,
 }
 
@@ -58,14 +93,11 @@ impl Subscriber for Capture {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let serious = *metadata.level() <= Level::WARN;
-        if metadata.target() == TARGET && serious {
+        if metadata.target() == TARGET && *metadata.level() <= Level::INFO {
             let mut message = Message::default();
             event.record(&mut message);
-            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-            if lines.len() < MOST_LINES {
-                lines.push(message.0.trim().to_owned());
-            }
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.note(&message.0, *metadata.level() <= Level::WARN);
         }
         if (metadata.target() != TARGET || self.chatty) && self.parent.enabled(metadata) {
             self.parent.event(event);
@@ -98,5 +130,29 @@ impl Subscriber for Capture {
 
     fn try_close(&self, id: Id) -> bool {
         self.parent.try_close(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_summed_by_where_they_are() {
+        let mut said = Said::default();
+        for line in [
+            "load_tensors:   CPU_Mapped model buffer size =   100.00 MiB",
+            "       CPU KV buffer size =   20.50 MiB",
+            "llama_context:        CPU  output buffer size =     0.50 MiB",
+            "llama_context: n_ctx = 4096",
+        ] {
+            said.note(line, false);
+        }
+        assert_eq!(said.memory(), Some(121 << 20));
+        said.note("load_tensors:        CUDA0 model buffer size =  6000.00 MiB", false);
+        said.note("sched_reserve:  CUDA_Host compute buffer size =    16.00 MiB", false);
+        assert_eq!(said.memory(), Some(6000 << 20));
+        assert!(said.complaints.is_empty());
+        assert_eq!(Said::default().memory(), None);
     }
 }

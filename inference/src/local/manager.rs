@@ -6,6 +6,7 @@
 
 use super::host::{Host, Report};
 use super::journal::{Journal, Phase, SwapReport};
+use super::kv_store::KvStore;
 use super::prefetch;
 use super::swap::{
     Effect, Event, Machine, ModelKey, Moment, Refusal, RequestId, Rules, SHORTEST_LOAD, Spec, State, Want,
@@ -24,6 +25,7 @@ use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 pub(crate) struct Manager {
     floor: Mutex<Floor>,
     start: Instant,
+    store: Arc<KvStore>,
     wake: watch::Sender<Option<Moment>>,
     /// Where every model is; replaced when one moved.
     statuses: ArcSwap<BTreeMap<ModelKey, Status>>,
@@ -89,7 +91,7 @@ impl Drop for Lease {
 
 impl Manager {
     /// A manager of so much memory. Must be called inside a runtime: its timer is a task there.
-    pub(crate) fn start(rules: Rules) -> Arc<Self> {
+    pub(crate) fn start(rules: Rules, store: Arc<KvStore>) -> Arc<Self> {
         let (wake, alarm) = watch::channel(None);
         let manager = Arc::new(Self {
             floor: Mutex::new(Floor {
@@ -101,6 +103,7 @@ impl Manager {
                 journal: Journal::default(),
             }),
             start: Instant::now(),
+            store,
             wake,
             statuses: ArcSwap::default(),
             moves: watch::channel(0).0,
@@ -230,6 +233,7 @@ impl Manager {
         let name = model.name.clone();
         let host = Host::start(
             model,
+            self.store.clone(),
             Box::new(move |generation, report| {
                 if let Some(manager) = manager.upgrade() {
                     manager.report(key, &name, generation, report);
@@ -337,6 +341,11 @@ impl Manager {
         let bytes = rules.budget;
         floor.machine.rules = rules;
         self.step(&mut floor, Event::Budget { bytes });
+    }
+
+    /// Where the KV of all models is kept.
+    pub(crate) fn store(&self) -> &Arc<KvStore> {
+        &self.store
     }
 
     /// What happened so far.

@@ -226,6 +226,20 @@ impl Engine for ScriptedEngine {
         self.sequences[to as usize] = self.sequences[from as usize][..length as usize].to_vec();
     }
 
+    fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
+        Some(self.sequences[sequence as usize].iter().flat_map(|token| token.to_le_bytes()).collect())
+    }
+
+    fn restore(&mut self, sequence: u32, state: &[u8], length: u32) -> bool {
+        let tokens = state.chunks_exact(4).map(|word| Token::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        let tokens: Vec<Token> = tokens.collect();
+        let whole = tokens.len() == length as usize;
+        if whole {
+            self.sequences[sequence as usize] = tokens;
+        }
+        whole
+    }
+
     fn constraint(&self, _grammar: &Grammar) -> Result<Box<dyn Constraint>, String> {
         Err("the scripted engine has no grammars".into())
     }

@@ -82,11 +82,11 @@ fn weigh(path: &Path) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use tollkeeper_config::{Abilities, KvType, Price, Residency};
 
-    fn shipped() -> LocalModel {
+    pub(crate) fn shipped() -> LocalModel {
         LocalModel {
             name: "toll-tiny".into(),
             path: Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/toll-tiny.gguf"),

@@ -5,6 +5,7 @@
 
 use super::batch::Demand;
 use super::engine::{Engine, Token};
+use super::kv_store::{SHORTEST, Shelf};
 use super::output::Output;
 use super::prepare::Tools;
 use super::sampler::Sampler;
@@ -134,9 +135,26 @@ impl Slot {
     }
 }
 
-/// Finds a free slot for a prompt, keeps or copies the longest beginning that some slot has read already, and forgets the rest.
-/// At least one token is left to read. Returns the slot and the number of tokens reused; `None` if no slot is free.
-pub(crate) fn place(slots: &mut [Slot], prompt: &[Token], engine: &mut dyn Engine, now: u64) -> Option<(usize, usize)> {
+/// Keeps what a sequence has read, if it is worth it and not kept yet.
+pub(crate) fn keep(shelf: &Shelf, slot: &Slot, sequence: u32, engine: &mut dyn Engine) {
+    if slot.cached.len() >= SHORTEST
+        && !shelf.holds(&slot.cached)
+        && let Some(state) = engine.save(sequence)
+    {
+        shelf.put(&slot.cached, state);
+    }
+}
+
+/// Finds a free slot for a prompt, keeps, copies or brings back the longest beginning that was read before, and forgets the rest; what is
+/// forgotten goes to the shelf. At least one token is left to read. Returns the slot and the number of tokens reused; `None` if no
+/// slot is free.
+pub(crate) fn place(
+    slots: &mut [Slot],
+    prompt: &[Token],
+    engine: &mut dyn Engine,
+    shelf: Option<&Shelf>,
+    now: u64,
+) -> Option<(usize, usize)> {
     let rewinds = engine.limits().rewinds;
     let most = prompt.len().saturating_sub(1);
     let reuse = |slot: &Slot| if rewinds { slot.shared_prefix(prompt).min(most) } else { 0 };
@@ -149,15 +167,23 @@ pub(crate) fn place(slots: &mut [Slot], prompt: &[Token], engine: &mut dyn Engin
     // A slot that would lose more than half of what it has read is copied from instead.
     let keeps = free(&slots[best]) && reused > 0 && reused * 2 >= slots[best].cached.len();
     let target = if keeps { best } else { oldest };
-    let reused = if target == best && engine.truncate(target as u32, reused as u32) {
-        reused
-    } else {
-        engine.truncate(target as u32, 0);
-        if target != best && reused > 0 {
-            engine.share(best as u32, target as u32, reused as u32);
-            reused
-        } else {
-            0
+    if let Some(shelf) = shelf
+        && slots[target].cached.len() >= if target == best { reused + SHORTEST } else { SHORTEST }
+    {
+        keep(shelf, &slots[target], target as u32, engine);
+    }
+    let restored = shelf.and_then(|shelf| restore(shelf, prompt, reused, target as u32, engine));
+    let reused = match restored {
+        Some(restored) => restored,
+        None if target == best && engine.truncate(target as u32, reused as u32) => reused,
+        None => {
+            engine.truncate(target as u32, 0);
+            if target != best && reused > 0 {
+                engine.share(best as u32, target as u32, reused as u32);
+                reused
+            } else {
+                0
+            }
         }
     };
     let slot = &mut slots[target];
@@ -165,4 +191,28 @@ pub(crate) fn place(slots: &mut [Slot], prompt: &[Token], engine: &mut dyn Engin
     slot.cached.extend_from_slice(&prompt[..reused]);
     slot.used = now;
     Some((target, reused))
+}
+
+/// Brings back what the shelf has of a prompt, if that is worth more than what a slot has (`reused`). Returns the number of tokens that
+/// the sequence has then; `None` if it was not touched.
+fn restore(shelf: &Shelf, prompt: &[Token], reused: usize, sequence: u32, engine: &mut dyn Engine) -> Option<usize> {
+    let most = prompt.len().saturating_sub(1);
+    let found = shelf.find(prompt)?;
+    let wanted = found.common.min(most);
+    let whole = wanted == found.length;
+    if wanted < reused + SHORTEST || !(whole || engine.limits().rewinds) {
+        return None;
+    }
+    let state = shelf.take(found)?;
+    engine.truncate(sequence, 0);
+    if !engine.restore(sequence, &state, found.length as u32) {
+        shelf.refuse(found);
+        return Some(0);
+    }
+    if !whole && !engine.truncate(sequence, wanted as u32) {
+        engine.truncate(sequence, 0);
+        return Some(0);
+    }
+    shelf.restored(wanted - reused);
+    Some(wanted)
 }

@@ -10,10 +10,11 @@ use super::batch::{Demand, Pace, share, smooth};
 use super::board::{Board, Reading};
 use super::embedder::{EmbedJob, Embedder};
 use super::engine::{Engine, EngineError, Row, Tokenizer};
+use super::kv_store::Shelf;
 use super::output::Output;
 use super::prepare::Generation;
 use super::sampler::{Sampler, logprob};
-use super::slots::{Rules, Running, Sequence, Slot, Waiting, place};
+use super::slots::{Rules, Running, Sequence, Slot, Waiting, keep, place};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub(crate) struct Worker {
     waiting: VecDeque<Waiting>,
     slots: Vec<Slot>,
     embedder: Embedder,
+    /// Where KV is kept that has no slot; each model has its own.
+    shelf: Option<Shelf>,
     pace: Pace,
     ttft: Option<f64>,
     answer_tokens: Option<f64>,
@@ -78,11 +81,17 @@ impl Worker {
             waiting: VecDeque::new(),
             slots: Vec::new(),
             embedder: Embedder::default(),
+            shelf: None,
             pace: Pace::default(),
             ttft: None,
             answer_tokens: None,
             turns: 0,
         }
+    }
+
+    /// Where the KV of the model that is loaded now is kept.
+    pub(crate) fn keep_kv(&mut self, shelf: Option<Shelf>) {
+        self.shelf = shelf;
     }
 
     /// One step of the loop.
@@ -123,7 +132,12 @@ impl Worker {
     }
 
     /// The engine is to go, with all KV: what runs is set aside, first in the queue, and goes on with the next engine.
-    pub(crate) fn park(&mut self) {
+    pub(crate) fn park(&mut self, engine: &mut dyn Engine) {
+        if let Some(shelf) = &self.shelf {
+            for (sequence, slot) in (0..).zip(&self.slots) {
+                keep(shelf, slot, sequence, engine);
+            }
+        }
         let slots = std::mem::take(&mut self.slots).into_iter();
         let mut parked: Vec<Waiting> = slots.filter_map(|slot| Some(slot.running?.park(&slot.cached))).collect();
         parked.sort_by_key(|waiting| (waiting.sequence().answer, waiting.sequence().choice));
@@ -303,7 +317,10 @@ impl Worker {
             output.finish(FinishReason::Length, 0, &mut |event| answer.say(event));
             return answer.close_one();
         }
-        let Some((slot, reused)) = place(&mut self.slots, &sequence.prompt, model.engine, self.turns) else { return };
+        let shelf = self.shelf.as_ref();
+        let Some((slot, reused)) = place(&mut self.slots, &sequence.prompt, model.engine, shelf, self.turns) else {
+            return;
+        };
         if sequence.leads {
             answer.usage.cached_input += reused as u64;
         }
@@ -324,7 +341,8 @@ impl Worker {
             let message = format!("the answer could not go on after its model was swapped: {reason}");
             return self.end_answer(id, ProviderFault::new(FaultKind::Internal, message));
         }
-        if let Some((slot, _)) = place(&mut self.slots, &running.sequence.prompt, model.engine, self.turns) {
+        let prompt = &running.sequence.prompt;
+        if let Some((slot, _)) = place(&mut self.slots, prompt, model.engine, self.shelf.as_ref(), self.turns) {
             self.slots[slot].running = Some(running);
         }
     }

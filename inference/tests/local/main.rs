@@ -9,4 +9,6 @@ mod loading;
 mod model;
 mod serving;
 #[cfg(feature = "llama-cpp")]
+mod swap;
+#[cfg(feature = "llama-cpp")]
 mod toll_tiny;

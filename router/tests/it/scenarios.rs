@@ -6,7 +6,7 @@ use tollkeeper_config::{Abilities, BackendId, Price, Strategy, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_router::estimate::{EXPECTED_OUTPUT, UNKNOWN_OUTPUT};
-use tollkeeper_router::{Ask, Candidate, CostEstimate, Health, Plan, Reason, plan};
+use tollkeeper_router::{Ask, Candidate, CostEstimate, Health, Plan, Reason, Rules, plan};
 
 fn names(plan: &Plan) -> Vec<String> {
     plan.attempts.iter().map(|attempt| attempt.id.to_string()).collect()

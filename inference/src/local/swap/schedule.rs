@@ -40,6 +40,8 @@ impl Model {
 
     /// From when on it may be taken out of memory for another; `None` is not in sight.
     fn evictable(&self, power: Want, residency: Duration) -> Option<Moment> {
+        // Whatever the rules say, loading must not become all that is done.
+        let residency = residency.max(self.spec.load_time / 2);
         match (self.state, power) {
             (State::Ready { .. }, _) if self.spec.pinned => None,
             (State::Ready { since }, Want::Operator) => Some(since + residency),

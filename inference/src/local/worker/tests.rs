@@ -394,7 +394,7 @@ fn an_answer_goes_on_where_it_was_when_its_engine_is_swapped() {
     }
     let mut before = drain(&mut writing);
     assert!(!before.is_empty() && before.len() < 20, "it is in the middle");
-    bench.worker.park();
+    bench.worker.park(&mut bench.engine);
     bench.engine = ScriptedEngine::new(Script::default(), 100, 2);
     assert_eq!((bench.running(), bench.worker.rest().is_some()), (0, true));
     bench.until_idle();
@@ -412,7 +412,7 @@ fn what_is_parked_ends_in_its_time_without_an_engine() {
     let mut late = bench.ask(plain("a", 50));
     let left = bench.ask(plain("b", 50));
     bench.turn().unwrap();
-    bench.worker.park();
+    bench.worker.park(&mut bench.engine);
     drop(left);
     bench.millis.store(61_000, Ordering::Relaxed);
     bench.worker.rest();
@@ -461,7 +461,7 @@ proptest! {
                 Act::Read(which) => if let Some((events, seen, ..)) = asked.get_mut(which) { seen.extend(drain(events)); },
                 Act::Leave(which) => if which < asked.len() { asked.remove(which); },
                 Act::Swap => {
-                    bench.worker.park();
+                    bench.worker.park(&mut bench.engine);
                     bench.worker.rest();
                     bench.engine = ScriptedEngine::new(Script { batch: Some(16), ..Script::default() }, 90, 3);
                 }

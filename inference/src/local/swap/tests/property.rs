@@ -109,8 +109,8 @@ proptest! {
             world.request(secs(at * 3), *model, secs(2), secs(3600));
         }
         world.run();
-        // Two others go first at most, each with its load, its residency, its drain and its unload; then comes one's own load.
-        let turn = secs(load) + secs(10) + secs(5) + secs(1);
+        // Two others go first at most, each with its load, its residency (half a load at least), its drain and its unload; then comes one's own load.
+        let turn = secs(load) + secs(load / 2).max(secs(10)) + secs(5) + secs(1);
         for id in world.requests.keys() {
             prop_assert_eq!(world.end_of(*id), &End::Served);
             prop_assert!(world.waited(*id) <= turn * 3, "waited {:?}", world.waited(*id));
