@@ -45,7 +45,7 @@ impl Estimate {
             None => first == 0,
         };
         let weights = header.tensors.iter().filter(|(name, _)| on_device(name)).map(|(_, bytes)| bytes).sum();
-        let share = |bytes: u64| if layers == 0 { bytes } else { bytes / layers * loaded };
+        let share = |bytes: u64| bytes.checked_div(layers).map_or(bytes, |each| each * loaded);
         Self { weights, kv: share(kv(header, layers, shape)), compute: compute(header) }
     }
 

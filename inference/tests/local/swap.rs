@@ -16,7 +16,8 @@ const MIB: u64 = 1 << 20;
 fn either(folder: &Folder, kv: KvCache) -> Local {
     write_model(&folder.path("other.gguf"), 2, |_| {});
     let half = Residency { memory: Some(8 * MIB), ..Residency::default() };
-    let model = |name| LocalModel { slots: 2, context: 512, residency: half, ..folder.named(name) };
+    // One slot: in a batch with another, a token may differ that was nearly a tie.
+    let model = |name| LocalModel { slots: 1, queue: 16, context: 512, residency: half, ..folder.named(name) };
     Local {
         // The engine's own report of what these small models take is below what is said here.
         vram: Some(9 * MIB),
@@ -64,7 +65,10 @@ async fn answers_under_swaps_are_the_answers_without() {
     for answer in answers {
         got.push(answer.await.unwrap());
     }
-    assert_eq!(got, expected);
+    for (number, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let same = got.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
+        assert!(got == expected, "answer {number} differs from byte {same} of {}", expected.len());
+    }
     let unloads = engines
         .swaps()
         .totals

@@ -147,7 +147,7 @@ impl Machine {
             }
             // Whoever comes later may take what the first do not count on.
             let coming = self.sum(Model::is_going) + self.sum(|model| model.evictable(power, Duration::ZERO).is_some());
-            let held = if promised > coming { promised - coming } else { 0 };
+            let held = promised.saturating_sub(coming);
             if !self.is_loading() && need + held <= self.free() {
                 self.load(now, key, effects);
                 continue;
