@@ -136,7 +136,7 @@ impl Machine {
             return;
         }
         // Bytes that those who come first, but cannot be loaded yet, are still to get.
-        let mut promised = 0;
+        let mut promised = 0u64;
         let mut first = true;
         for (power, key) in self.queue() {
             let need = self.models.get(&key).map_or(0, |model| model.spec.bytes);
