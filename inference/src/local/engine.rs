@@ -107,25 +107,12 @@ pub trait Engine {
         false
     }
 
-    /// A filter that lets only text of this grammar through. It must not be used after the engine is gone.
-    ///
-    /// # Errors
-    /// What is wrong with the grammar, or that this engine has no grammars.
-    fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, String>;
-
     /// One vector of [`Limits::embedding_width`] numbers for each input, not normalised. No input is empty or longer than
     /// [`Limits::embedding_context`], and all of them together are not longer either.
     ///
     /// # Errors
     /// [`EngineError::Broken`].
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError>;
-}
-
-/// The form an answer must have.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Grammar {
-    /// JSON by this schema, as JSON text.
-    JsonSchema(String),
 }
 
 /// Follows one answer and says which tokens may come next.

@@ -9,7 +9,7 @@ use super::embedder::EmbedJob;
 use super::engine::{self, LoadError, LoadPlan};
 use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
-use super::prepare::{Frontend, Work};
+use super::prepare::{Frontend, Work, needs_grammar};
 use super::worker::{Command, Model, Turn, Worker};
 use crate::reply::{Call, Reply, ReplyBody};
 use arc_swap::ArcSwapOption;
@@ -227,7 +227,7 @@ impl Host {
     /// Checks and tokenises a request; `None` while the model was never loaded, since its tokenizer comes with it.
     pub(crate) async fn prepare(&self, call: &Call) -> Option<Result<Work, ProviderFault>> {
         let frontend = self.frontend.load_full()?;
-        if call.original.len() <= QUICK_BYTES {
+        if call.original.len() <= QUICK_BYTES && !needs_grammar(&call.request) {
             return Some(frontend.prepare(&call.request, call.output_limit));
         }
         let (request, limit) = (call.request.clone(), call.output_limit);

@@ -2,14 +2,15 @@
 //!
 //! The binding is safe Rust over C++ that aborts the process when it is misused. What aborts, or is undefined, is checked before
 //! the call: a batch larger than the context's, more sequence ids than a batch row has room for (always one here), token ids outside
-//! the vocabulary, partial copies in a cache that is not unified (it always is here), a model without a tokenizer, and an end
-//! token fed to a grammar. Sampling is ours, so llama.cpp's samplers (whose `sample` already accepts) serve for grammars only.
+//! the vocabulary, partial copies in a cache that is not unified (it always is here), and a model without a tokenizer. Sampling is
+//! ours, and so are grammars.
 //! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
 
 use super::engine::{
-    Constraint, ControlToken, Engine, EngineError, Grammar, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
+    ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
 };
-use super::{load_log, schema};
+use super::formats::Format;
+use super::load_log;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
@@ -17,10 +18,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::token::data::LlamaTokenData;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_2::{DecodeError, LogOptions};
 use std::collections::HashMap;
@@ -42,8 +40,6 @@ const EMBEDDING_SEQUENCES: u32 = 32;
 const CHAT_MODEL_EMBEDDING: u32 = 2048;
 /// Files below this size run on one thread: the others would wait for each other longer than they compute.
 const ONE_THREAD_BYTES: u64 = 64 << 20;
-/// Tokens that llama.cpp may hide as control tokens, but whose text is part of an answer.
-const SPOKEN: [&str; 4] = ["<tool_call>", "</tool_call>", "<think>", "</think>"];
 
 /// Loads the model and serves.
 pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
@@ -144,9 +140,11 @@ impl Vocabulary {
         }
         let size = u32::try_from(model.n_vocab()).unwrap_or(0);
         let control = control_tokens(&model);
-        let spoken = control.iter().filter(|token| SPOKEN.contains(&token.name.as_str()));
-        let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
         let template = model.chat_template(None).ok().and_then(|template| template.to_string().ok());
+        // llama.cpp hides control tokens, but some of them are marks in the text of an answer.
+        let marks = Format::of(template.as_deref().unwrap_or_default()).spoken();
+        let spoken = control.iter().filter(|token| marks.contains(&token.name.as_str()));
+        let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
         Ok(Self { model, size, control, spoken, template })
     }
 
@@ -446,16 +444,6 @@ impl Engine for LlamaEngine<'_> {
         }
     }
 
-    fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>, String> {
-        let Grammar::JsonSchema(schema) = grammar;
-        schema::check(schema, &supports_pattern)?;
-        let rules = llama_cpp_2::json_schema_to_grammar(schema)
-            .map_err(|_| "the JSON schema cannot be turned into a grammar")?;
-        let sampler = LlamaSampler::grammar(self.model, &rules, "root");
-        let sampler = sampler.map_err(|_| "the JSON schema is too complex, or refers to itself without end")?;
-        Ok(Box::new(LlamaGrammar(sampler)))
-    }
-
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {
         let fits = |input: &&[Token]| !input.is_empty() && input.iter().all(|token| *token < self.limits.vocabulary);
         let total: usize = inputs.iter().map(|input| input.len()).sum();
@@ -467,42 +455,5 @@ impl Engine for LlamaEngine<'_> {
             vectors.extend(self.embed_some(some)?);
         }
         Ok(vectors)
-    }
-}
-
-/// Whether llama.cpp enforces this pattern. It takes any text for one that it does not understand, and complains on stderr; not
-/// being anchored is the most common reason, and is seen here before.
-fn supports_pattern(pattern: &str) -> bool {
-    let rules =
-        || llama_cpp_2::json_schema_to_grammar(&serde_json::json!({"type": "string", "pattern": pattern}).to_string());
-    pattern.starts_with('^')
-        && pattern.ends_with('$')
-        && rules().is_ok_and(|rules| !rules.lines().any(|rule| rule.trim() == "root ::= string"))
-}
-
-/// A grammar as llama.cpp follows it.
-struct LlamaGrammar(LlamaSampler);
-
-impl LlamaGrammar {
-    fn apply(&mut self, candidates: &[(Token, f32)]) -> Vec<LlamaTokenData> {
-        let data = candidates.iter().map(|(token, logit)| LlamaTokenData::new(llama(*token), *logit, 0.0));
-        let mut array = LlamaTokenDataArray::from_iter(data, false);
-        self.0.apply(&mut array);
-        array.data
-    }
-}
-
-impl Constraint for LlamaGrammar {
-    fn allows(&mut self, token: Token) -> bool {
-        self.apply(&[(token, 0.0)]).first().is_some_and(|data| data.logit().is_finite())
-    }
-
-    fn filter(&mut self, candidates: &mut Vec<(Token, f32)>) {
-        let left = self.apply(candidates).into_iter().filter(|data| data.logit().is_finite());
-        *candidates = left.filter_map(|data| Some((u32::try_from(data.id().0).ok()?, data.logit()))).collect();
-    }
-
-    fn accept(&mut self, token: Token) -> Result<(), String> {
-        self.0.try_accept(llama(token)).map_err(|error| error.to_string())
     }
 }

@@ -1,10 +1,10 @@
-//! What one answer says to the client: tokens become bytes, whole characters, text up to a stop text, and tool calls.
+//! What one answer says to the client: tokens become bytes, whole characters, text up to a stop text, reasoning, and tool calls.
 
-use super::prepare::Tools;
+use super::formats::{Piece, Reader};
+use super::prepare::{Layout, Tools};
 use super::sampler::{SplitMix, random_seed};
 use super::stop::Stop;
 use super::text::Utf8;
-use super::tool_calls::{Piece, ToolCalls};
 use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::event::{ChatEvent, TokenLogprob};
 
@@ -16,7 +16,7 @@ pub(crate) struct Output {
     choice: u32,
     utf8: Utf8,
     stop: Stop,
-    tools: Option<ToolCalls>,
+    reader: Reader,
     one_call: bool,
     calls: u32,
     /// A stop text was reached, or the only call is made: what is held back is not shown.
@@ -25,13 +25,16 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(choice: u32, stop: &[String], tools: Tools) -> Self {
+    /// Without a layout all is text.
+    pub(crate) fn new(choice: u32, stop: &[String], layout: Option<Layout>) -> Self {
         Self {
             choice,
             utf8: Utf8::default(),
             stop: Stop::new(stop),
-            tools: (tools != Tools::Off).then(ToolCalls::default),
-            one_call: tools == Tools::One,
+            reader: layout.map_or_else(Reader::plain, |layout| {
+                Reader::new(&layout.format, layout.thinking, layout.tools != Tools::Off)
+            }),
+            one_call: layout.is_some_and(|layout| layout.tools == Tools::One),
             calls: 0,
             closed: false,
             ids: SplitMix(random_seed()),
@@ -49,13 +52,9 @@ impl Output {
     pub(crate) fn token(&mut self, piece: &[u8], logprobs: Vec<TokenLogprob>, say: Say<'_>) -> bool {
         let text = self.utf8.push(piece);
         let (text, stopped) = self.stop.push(&text);
-        let mut pieces = match &mut self.tools {
-            Some(tools) => tools.push(&text),
-            None => vec![Piece::Text(text)],
-        };
+        let mut pieces = self.reader.push(&text);
         self.closed = stopped;
-        if let (true, Some(call)) = (self.one_call, pieces.iter().position(|piece| matches!(piece, Piece::Call { .. })))
-        {
+        if let (true, Some(call)) = (self.one_call, pieces.iter().position(|piece| *piece == Piece::CallEnd)) {
             pieces.truncate(call + 1);
             self.closed = true;
         }
@@ -82,16 +81,11 @@ impl Output {
                 text.push_str(&self.stop.finish());
             }
         }
-        let mut pieces = match &mut self.tools {
-            Some(_) if self.one_call && self.calls > 0 => Vec::new(),
-            Some(tools) => {
-                let mut pieces = tools.push(&text);
-                pieces.extend(tools.finish());
-                pieces
-            }
-            None => vec![Piece::Text(text)],
-        };
-        pieces.retain(|piece| *piece != Piece::Text(String::new()));
+        if self.one_call && self.closed && self.calls > 0 {
+            return Vec::new();
+        }
+        let mut pieces = self.reader.push(&text);
+        pieces.extend(self.reader.finish());
         pieces
     }
 
@@ -104,11 +98,18 @@ impl Output {
             let (choice, tokens, logprobs) = (self.choice, std::mem::take(&mut tokens), std::mem::take(&mut logprobs));
             say(match piece {
                 Piece::Text(text) => ChatEvent::Text { choice, text, tokens, logprobs },
-                Piece::Call { name, arguments } => {
+                Piece::Reasoning(text) => ChatEvent::Reasoning { choice, text, tokens },
+                Piece::Call(name) => {
                     self.calls += 1;
                     let id = Some(format!("call_{:016x}", self.ids.bits()));
-                    ChatEvent::ToolCall { choice, index: self.calls - 1, id, name: Some(name), arguments, tokens }
+                    let (index, arguments) = (self.calls - 1, String::new());
+                    ChatEvent::ToolCall { choice, index, id, name: Some(name), arguments, tokens }
                 }
+                Piece::Arguments(arguments) => {
+                    let index = self.calls.saturating_sub(1);
+                    ChatEvent::ToolCall { choice, index, id: None, name: None, arguments, tokens }
+                }
+                Piece::CallEnd => continue,
             });
         }
     }
@@ -117,12 +118,18 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::formats::Format;
     use proptest::prelude::*;
+
+    fn layout(tools: Tools) -> Option<Layout> {
+        let format = Format::of("{{ tools }} <tool_call> arguments");
+        (tools != Tools::Off).then_some(Layout { format, thinking: false, tools })
+    }
 
     /// All events of an answer of these pieces.
     fn events(pieces: &[&[u8]], stop: &[&str], tools: Tools) -> Vec<ChatEvent> {
         let stop: Vec<String> = stop.iter().map(ToString::to_string).collect();
-        let mut output = Output::new(3, &stop, tools);
+        let mut output = Output::new(3, &stop, layout(tools));
         let mut events = Vec::new();
         let mut say = |event| events.push(event);
         let ended = pieces.iter().any(|piece| output.token(piece, Vec::new(), &mut say));
@@ -158,7 +165,7 @@ mod tests {
             &events[..],
             [
                 ..,
-                ChatEvent::ToolCall { index: 0, .. },
+                ChatEvent::ToolCall { index: 0, id: None, name: None, .. },
                 ChatEvent::Finish { choice: 3, reason: FinishReason::ToolCalls }
             ]
         ));
@@ -172,7 +179,7 @@ mod tests {
         let calls: Vec<_> = events
             .iter()
             .filter_map(|event| {
-                if let ChatEvent::ToolCall { index, id, .. } = event { Some((*index, id.clone())) } else { None }
+                if let ChatEvent::ToolCall { index, id: Some(id), .. } = event { Some((*index, id.clone())) } else { None }
             })
             .collect();
         assert_eq!((calls[0].0, calls[1].0), (0, 1));

@@ -1,11 +1,16 @@
 //! A neutral request becomes work for one model: tokens, limits and the rules of drawing, or a refusal that says why.
 
-use super::engine::{Grammar, Limits, Token, Tokenizer};
-use super::template::{Template, TemplateError};
+use super::engine::{Limits, Token, Tokenizer};
+use super::form::{Form, wanted};
+use super::formats::Format;
+use super::formats::grammar::{Answer, Function, Offer};
+use super::guide::{Guide, Guides};
+use super::template::{Rendered, Template, TemplateError};
+use serde_json::Value;
 use std::sync::Arc;
 use tollkeeper_config::LocalModel;
 use tollkeeper_protocol::Request;
-use tollkeeper_protocol::chat::{ChatRequest, Part, ResponseFormat, Sampling, ToolChoice};
+use tollkeeper_protocol::chat::{ChatRequest, Part, ResponseFormat, Sampling, Tool, ToolChoice};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::EmbeddingRequest;
 use tollkeeper_protocol::fault::{FaultDetail, FaultKind, ProviderFault};
@@ -27,8 +32,10 @@ pub(crate) struct Generation {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: Option<u8>,
-    pub(crate) tools: Tools,
-    pub(crate) grammar: Option<Grammar>,
+    /// How the answer is taken apart; `None` is plain text.
+    pub(crate) layout: Option<Layout>,
+    /// The grammar that the answer must follow.
+    pub(crate) guide: Option<Guide>,
 }
 
 /// A prompt as the model reads it.
@@ -51,6 +58,15 @@ pub(crate) enum Tools {
     One,
 }
 
+/// How an answer is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) format: Format,
+    /// Whether the prompt left the model in the middle of its reasoning.
+    pub(crate) thinking: bool,
+    pub(crate) tools: Tools,
+}
+
 /// Inputs to embed.
 pub(crate) struct Embedding {
     pub(crate) inputs: Vec<Vec<Token>>,
@@ -63,6 +79,7 @@ pub(crate) struct Frontend {
     model: Arc<LocalModel>,
     tokenizer: Arc<dyn Tokenizer>,
     template: Template,
+    guides: Guides,
     limits: Limits,
 }
 
@@ -76,13 +93,15 @@ impl Frontend {
                 "the model's chat template does not compile; chat requests will fail"
             );
         }
-        Self { model, tokenizer, template, limits }
+        tracing::debug!(model = model.name, format = template.format().name(), "the format of the model's answers");
+        let guides = Guides::new(tokenizer.clone());
+        Self { model, tokenizer, template, guides, limits }
     }
 
     /// The number of prompt tokens, or nothing if the request would be refused.
     pub(crate) fn count(&self, request: &Request) -> Option<u64> {
         let tokens = match request {
-            Request::Chat(request) => self.chat_prompt(request).ok()?.len(),
+            Request::Chat(request) => self.chat_prompt(request).ok()?.tokens.len(),
             Request::Completion(request) => self.prompts(&request.prompts).ok()?.iter().map(Vec::len).sum(),
             Request::Embedding(request) => self.prompts(&request.inputs).ok()?.iter().map(Vec::len).sum(),
         };
@@ -99,39 +118,87 @@ impl Frontend {
     }
 
     fn chat(&self, request: &ChatRequest, output_limit: Option<u64>) -> Result<Generation, ProviderFault> {
-        let grammar = match &request.response_format {
-            ResponseFormat::Text => None,
-            ResponseFormat::JsonObject => Some(Grammar::JsonSchema(r#"{"type":"object"}"#.into())),
-            ResponseFormat::JsonSchema(format) => {
-                let schema = format.get("schema").map_or_else(|| "{}".into(), ToString::to_string);
-                Some(Grammar::JsonSchema(schema))
-            }
-        };
-        if grammar.is_some() && offers_tools(request) {
-            return Err(refuse(
-                "response_format",
-                "`response_format` together with `tools` is not supported by this engine yet",
-            ));
-        }
+        let form = wanted(&request.response_format, &request.extra).map_err(|(field, what)| refuse(field, &what))?;
         self.check_sampling(&request.sampling)?;
-        let tokens = self.chat_prompt(request)?;
+        let Rendered { tokens, thinking } = self.chat_prompt(request)?;
         let limit = self.limit(tokens.len(), request.max_tokens, output_limit)?;
+        let format = *self.template.format();
+        let tools = match (offers_tools(request), request.parallel_tool_calls) {
+            (false, _) => Tools::Off,
+            (true, Some(false)) => Tools::One,
+            (true, _) => Tools::Many,
+        };
         Ok(Generation {
             prompts: vec![PromptTokens { tokens: tokens.into(), echo: None, limit }],
             answers: request.n.max(1),
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
             top_logprobs: request.top_logprobs,
-            tools: match (offers_tools(request), request.parallel_tool_calls) {
-                (false, _) => Tools::Off,
-                (true, Some(false)) => Tools::One,
-                (true, _) => Tools::Many,
-            },
-            grammar,
+            layout: (tools != Tools::Off || format.thinks()).then_some(Layout { format, thinking, tools }),
+            guide: self.guide(request, &format, thinking, form.as_ref(), tools)?,
         })
     }
 
-    fn chat_prompt(&self, request: &ChatRequest) -> Result<Vec<Token>, ProviderFault> {
+    /// The grammar of a chat answer, if it has to follow one: the asked form, and the calls of the offered tools.
+    fn guide(
+        &self,
+        request: &ChatRequest,
+        format: &Format,
+        thinking: bool,
+        form: Option<&Form>,
+        tools: Tools,
+    ) -> Result<Option<Guide>, ProviderFault> {
+        if form.is_none() && tools == Tools::Off {
+            return Ok(None);
+        }
+        if let (Some(form), true) = (form, tools != Tools::Off && format.calls_look_like_json()) {
+            let message = format!(
+                "`{}` together with `tools` cannot be followed with this model: it writes calls as plain JSON; send one of the two",
+                form.field
+            );
+            return Err(refuse(form.field, &message));
+        }
+        let compile = |offer: Option<&Offer<'_>>| {
+            let (text, rules) = form.map_or((None, ""), |form| (Some(form.rule.as_str()), form.rules.as_str()));
+            self.guides.compile(&Answer { format, thinking, text, rules, offer }.grammar())
+        };
+        if let Some(form) = form {
+            // Alone first, so that what is wrong with it is not taken for something that is wrong with a tool.
+            let guide = compile(None)
+                .map_err(|reason| refuse(form.field, &format!("`{}` cannot be used: {reason}", form.field)))?;
+            if tools == Tools::Off {
+                return Ok(Some(guide));
+            }
+        }
+        let mut offer = offer(request, tools)?;
+        if let Ok(guide) = compile(Some(&offer)) {
+            return Ok(Some(guide));
+        }
+        let grammar = |function: Function<'_>| {
+            let alone = Offer { functions: vec![function], required: true, several: false };
+            Answer { format, thinking: false, text: None, rules: "", offer: Some(&alone) }.grammar()
+        };
+        for (index, tool) in offered(request).enumerate() {
+            let function = Function { name: &tool.name, arguments: offer.functions[index].arguments.clone() };
+            let Err(reason) = self.guides.compile(&grammar(function)) else { continue };
+            if tool.strict == Some(true) {
+                let message = format!("the `parameters` of the tool `{}` cannot be enforced: {reason}", tool.name);
+                return Err(refuse("tools", &message));
+            }
+            // Without `strict`, a schema that cannot be enforced is a description for the model.
+            offer.functions[index].arguments = any_object();
+        }
+        let guide = compile(Some(&offer)).or_else(|reason| {
+            if offered(request).any(|tool| tool.strict == Some(true)) {
+                return Err(refuse("tools", &format!("the tools together cannot be enforced: {reason}")));
+            }
+            offer.functions.iter_mut().for_each(|function| function.arguments = any_object());
+            compile(Some(&offer)).map_err(|reason| refuse("tools", &format!("the tools cannot be offered: {reason}")))
+        });
+        guide.map(Some)
+    }
+
+    fn chat_prompt(&self, request: &ChatRequest) -> Result<Rendered, ProviderFault> {
         for part in request.messages.iter().flat_map(|message| &message.content) {
             match part {
                 Part::Text(_) => {}
@@ -140,11 +207,6 @@ impl Frontend {
                 }
                 Part::Other(_) => return Err(refuse("messages", "only text content is supported by this engine")),
             }
-        }
-        if let ToolChoice::Required | ToolChoice::Named(_) = request.tool_choice {
-            let message =
-                "a required or named `tool_choice` is not supported by this engine yet; use \"auto\" or \"none\"";
-            return Err(refuse("tool_choice", message));
         }
         self.template.prompt(request, offers_tools(request), &*self.tokenizer).map_err(|error| match error {
             TemplateError::Refused(_) => refuse("messages", &error.to_string()),
@@ -159,6 +221,13 @@ impl Frontend {
         if request.echo && request.logprobs.is_some() {
             return Err(refuse("echo", "`echo` together with `logprobs` is not supported by this engine yet"));
         }
+        let form = wanted(&ResponseFormat::Text, &request.extra).map_err(|(field, what)| refuse(field, &what))?;
+        let guide = form.map(|form| {
+            let grammar = format!("start: {}\n{}", form.rule, form.rules);
+            let guide = self.guides.compile(&grammar);
+            guide.map_err(|reason| refuse(form.field, &format!("`{}` cannot be used: {reason}", form.field)))
+        });
+        let guide = guide.transpose()?;
         self.check_sampling(&request.sampling)?;
         let prompts = self.prompts(&request.prompts)?;
         let prompts = prompts.into_iter().map(|tokens| {
@@ -174,8 +243,8 @@ impl Frontend {
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
             top_logprobs: request.logprobs,
-            tools: Tools::Off,
-            grammar: None,
+            layout: None,
+            guide,
         })
     }
 
@@ -252,8 +321,56 @@ impl Frontend {
     }
 }
 
+/// Whether preparing a request takes longer than reading it: grammars are compiled on a thread that may take its time.
+pub(crate) fn needs_grammar(request: &Request) -> bool {
+    match request {
+        Request::Chat(request) => {
+            offers_tools(request) || !matches!(wanted(&request.response_format, &request.extra), Ok(None))
+        }
+        Request::Completion(request) => !matches!(wanted(&ResponseFormat::Text, &request.extra), Ok(None)),
+        Request::Embedding(_) => false,
+    }
+}
+
 fn offers_tools(request: &ChatRequest) -> bool {
     !request.tools.is_empty() && request.tool_choice != ToolChoice::None
+}
+
+/// The tools that the choice leaves.
+fn offered(request: &ChatRequest) -> impl Iterator<Item = &Tool> {
+    request.tools.iter().filter(|tool| match &request.tool_choice {
+        ToolChoice::Named(name) => tool.name == *name,
+        ToolChoice::Auto | ToolChoice::None | ToolChoice::Required => true,
+    })
+}
+
+fn offer(request: &ChatRequest, tools: Tools) -> Result<Offer<'_>, ProviderFault> {
+    let functions: Vec<Function<'_>> =
+        offered(request).map(|tool| Function { name: &tool.name, arguments: arguments(tool) }).collect();
+    if let (ToolChoice::Named(name), true) = (&request.tool_choice, functions.is_empty()) {
+        return Err(refuse("tool_choice", &format!("`tool_choice` names `{name}`, which is not among the `tools`")));
+    }
+    Ok(Offer {
+        functions,
+        required: matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_)),
+        several: tools == Tools::Many && !matches!(request.tool_choice, ToolChoice::Named(_)),
+    })
+}
+
+/// The schema of a tool's arguments, which are an object whatever the tool says.
+fn arguments(tool: &Tool) -> Value {
+    match &tool.parameters {
+        Some(Value::Object(schema)) => {
+            let mut schema = schema.clone();
+            schema.entry("type").or_insert_with(|| "object".into());
+            Value::Object(schema)
+        }
+        _ => any_object(),
+    }
+}
+
+fn any_object() -> Value {
+    serde_json::json!({"type": "object"})
 }
 
 fn too_long(tokens: usize, model: &str, context: u32, what: &str) -> ProviderFault {

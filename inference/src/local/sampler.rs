@@ -62,24 +62,6 @@ impl Sampler {
         }
     }
 
-    /// Lets go of what belongs to the engine.
-    pub(crate) fn leave_engine(&mut self) {
-        self.constraint = None;
-    }
-
-    /// Goes on with another engine, whose constraint has to learn first what was written so far.
-    pub(crate) fn join_engine(
-        &mut self,
-        constraint: Option<Box<dyn Constraint>>,
-        written: &[Token],
-    ) -> Result<(), NoCandidate> {
-        self.constraint = constraint;
-        if let Some(constraint) = &mut self.constraint {
-            written.iter().try_for_each(|token| constraint.accept(*token)).map_err(|_| NoCandidate)?;
-        }
-        Ok(())
-    }
-
     /// Draws the next token. `is_end` tells end tokens, which a grammar does not follow.
     pub(crate) fn draw(&mut self, logits: &[f32], is_end: impl Fn(Token) -> bool) -> Result<Token, NoCandidate> {
         let mut adjusted = std::mem::take(&mut self.adjusted);

@@ -5,7 +5,7 @@
 //! llama.cpp: a gap in the positions, a row too many or a wrong sequence breaks it.
 
 use super::engine::{
-    Constraint, ControlToken, Engine, EngineError, Grammar, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
+    ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -238,10 +238,6 @@ impl Engine for ScriptedEngine {
             self.sequences[sequence as usize] = tokens;
         }
         whole
-    }
-
-    fn constraint(&self, _grammar: &Grammar) -> Result<Box<dyn Constraint>, String> {
-        Err("the scripted engine has no grammars".into())
     }
 
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {

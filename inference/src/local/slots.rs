@@ -5,9 +5,10 @@
 
 use super::batch::Demand;
 use super::engine::{Engine, Token};
+use super::guide::Guide;
 use super::kv_store::{SHORTEST, Shelf};
 use super::output::Output;
-use super::prepare::Tools;
+use super::prepare::Layout;
 use super::sampler::Sampler;
 use std::sync::Arc;
 use tollkeeper_protocol::chat::Sampling;
@@ -58,8 +59,8 @@ pub(crate) struct Rules {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: Option<u8>,
-    pub(crate) tools: Tools,
-    pub(crate) grammar: Option<super::engine::Grammar>,
+    pub(crate) layout: Option<Layout>,
+    pub(crate) guide: Option<Guide>,
 }
 
 /// A sequence that has a slot.
@@ -78,14 +79,7 @@ impl Running {
         if let Some(next) = self.next.take() {
             self.sequence.prompt = cached.iter().copied().chain([next]).collect();
         }
-        self.sampler.leave_engine();
         Waiting::Parked(self)
-    }
-
-    /// What it has written so far, if it was parked.
-    pub(crate) fn written(&self) -> &[Token] {
-        let prompt = &self.sequence.prompt;
-        &prompt[prompt.len().saturating_sub(self.generated as usize)..]
     }
 
     /// Tokens still to be read or written, if the answer takes `expected` tokens.

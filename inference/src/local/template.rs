@@ -5,6 +5,8 @@
 
 use super::control::ControlTokens;
 use super::engine::{Token, Tokenizer};
+use super::formats::Format;
+use super::teach;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use serde::Serialize;
@@ -30,9 +32,29 @@ pub(crate) enum TemplateError {
 #[error("{0}")]
 struct Raised(String);
 
+/// A prompt.
+pub(crate) struct Rendered {
+    pub(crate) tokens: Vec<Token>,
+    /// Whether it leaves the model in the middle of its reasoning.
+    pub(crate) thinking: bool,
+}
+
+/// What templates disagree about: how they want to be given a call.
+#[derive(Debug, Clone, Copy)]
+struct Habits {
+    /// Whether the content of a message that only calls is null, not empty.
+    null_content: bool,
+    /// Whether the arguments are JSON text, not an object.
+    text_arguments: bool,
+}
+
 /// A model's chat template, compiled.
 pub(crate) struct Template {
     environment: Result<Environment<'static>, String>,
+    format: Format,
+    habits: Habits,
+    /// Whether it looks for the tools in the system message.
+    tools_in_message: bool,
     control: ControlTokens,
     edges: (String, String),
 }
@@ -41,7 +63,14 @@ impl Template {
     /// The template of a model, or ChatML. A template that does not compile fails each time it is used.
     pub(crate) fn of(tokenizer: &dyn Tokenizer) -> Self {
         let source = tokenizer.chat_template().unwrap_or_else(|| CHATML.to_owned());
+        let asks_for_null = ["content'] is none", "content'] is not none", "content is none", "content is not none"];
         Self {
+            format: Format::of(&source),
+            habits: Habits {
+                null_content: asks_for_null.iter().any(|words| source.contains(words)),
+                text_arguments: false,
+            },
+            tools_in_message: source.contains("'tools' in message"),
             environment: compile(source),
             control: ControlTokens::new(tokenizer.control_tokens()),
             edges: tokenizer.edge_names(),
@@ -59,24 +88,59 @@ impl Template {
         request: &ChatRequest,
         tools: bool,
         tokenizer: &dyn Tokenizer,
-    ) -> Result<Vec<Token>, TemplateError> {
-        Ok(self.control.encode(&self.render(request, tools)?, tokenizer))
+    ) -> Result<Rendered, TemplateError> {
+        let text = self.render(request, tools)?;
+        let thinking = self.format.begins_thinking(&text);
+        Ok(Rendered { tokens: self.control.encode(&text, tokenizer), thinking })
+    }
+
+    /// How the model writes reasoning and calls.
+    pub(crate) fn format(&self) -> &Format {
+        &self.format
     }
 
     fn render(&self, request: &ChatRequest, tools: bool) -> Result<String, TemplateError> {
         let environment = self.environment.as_ref().map_err(|reason| TemplateError::Broken(reason.clone()))?;
         let template = environment.get_template("chat").map_err(explain)?;
-        template.render(Value::from_serialize(self.context(request, tools))).map_err(explain)
+        let render = |request: &ChatRequest, habits: Habits| {
+            let context = self.context(request, tools && !self.format.taught(), habits);
+            template.render(Value::from_serialize(context)).map_err(explain)
+        };
+        // A template that adds the arguments to its text wants them as text; what it does with them shows only when it is used.
+        let either = |request: &ChatRequest| match render(request, self.habits) {
+            Err(TemplateError::Broken(_)) if request.messages.iter().any(|message| !message.tool_calls.is_empty()) => {
+                render(request, Habits { text_arguments: true, ..self.habits })
+            }
+            result => result,
+        };
+        if !self.format.taught() || !teach::concerns(request, tools) {
+            return either(request);
+        }
+        let taught = teach::tools(request, tools);
+        match either(&taught) {
+            // The template may know no system message.
+            Err(TemplateError::Refused(_)) => either(&teach::without_system(taught)),
+            result => result,
+        }
     }
 
-    fn context(&self, request: &ChatRequest, tools: bool) -> Map<String, serde_json::Value> {
+    fn context(&self, request: &ChatRequest, tools: bool, habits: Habits) -> Map<String, serde_json::Value> {
         let mut context = match request.extra.get("chat_template_kwargs") {
             Some(serde_json::Value::Object(extra)) => extra.clone(),
             _ => Map::new(),
         };
-        let offered = tools.then(|| request.tools.iter().map(tool_json).collect::<Vec<_>>());
-        context.insert("messages".into(), request.messages.iter().map(message_json).collect());
-        context.insert("tools".into(), json!(offered.filter(|tools| !tools.is_empty())));
+        let offered: Vec<serde_json::Value> =
+            if tools { request.tools.iter().map(tool_json).collect() } else { Vec::new() };
+        let mut messages: Vec<serde_json::Value> =
+            request.messages.iter().map(|message| message_json(message, habits)).collect();
+        if self.tools_in_message && !offered.is_empty() {
+            if !request.messages.first().is_some_and(|first| is_system(first.role)) {
+                messages.insert(0, json!({"role": "system", "content": ""}));
+            }
+            messages[0]["tools"] = json!(serde_json::Value::from(offered.clone()).to_string());
+        }
+        context.insert("messages".into(), json!(messages));
+        context.insert("tools".into(), json!(Some(offered).filter(|tools| !tools.is_empty())));
         context.insert("documents".into(), json!(null));
         context.insert("add_generation_prompt".into(), json!(true));
         context.values_mut().for_each(|value| self.disarm(value));
@@ -175,7 +239,11 @@ fn full_text(error: &Error) -> String {
     )
 }
 
-fn message_json(message: &Message) -> serde_json::Value {
+pub(super) fn is_system(role: Role) -> bool {
+    matches!(role, Role::System | Role::Developer)
+}
+
+fn message_json(message: &Message, habits: Habits) -> serde_json::Value {
     let role = match message.role {
         Role::System | Role::Developer => "system",
         Role::User => "user",
@@ -184,7 +252,9 @@ fn message_json(message: &Message) -> serde_json::Value {
     };
     let mut fields = Map::new();
     fields.insert("role".into(), json!(role));
-    fields.insert("content".into(), json!(content_text(&message.content)));
+    let only_calls = message.content.is_empty() && !message.tool_calls.is_empty();
+    let content = (!only_calls || !habits.null_content).then(|| content_text(&message.content));
+    fields.insert("content".into(), json!(content));
     if let Some(name) = &message.name {
         fields.insert("name".into(), json!(name));
     }
@@ -192,7 +262,7 @@ fn message_json(message: &Message) -> serde_json::Value {
         fields.insert("reasoning_content".into(), json!(reasoning));
     }
     if !message.tool_calls.is_empty() {
-        fields.insert("tool_calls".into(), message.tool_calls.iter().map(call_json).collect());
+        fields.insert("tool_calls".into(), message.tool_calls.iter().map(|call| call_json(call, habits)).collect());
     }
     if let Some(id) = &message.tool_call_id {
         fields.insert("tool_call_id".into(), json!(id));
@@ -201,7 +271,7 @@ fn message_json(message: &Message) -> serde_json::Value {
 }
 
 /// The text parts, each on its own line. Other parts were refused before.
-fn content_text(parts: &[Part]) -> String {
+pub(super) fn content_text(parts: &[Part]) -> String {
     let texts: Vec<&str> = parts
         .iter()
         .filter_map(|part| match part {
@@ -213,15 +283,15 @@ fn content_text(parts: &[Part]) -> String {
 }
 
 /// Templates want arguments as an object; what is no JSON object stays text.
-fn call_json(call: &ToolCall) -> serde_json::Value {
+fn call_json(call: &ToolCall, habits: Habits) -> serde_json::Value {
     let arguments = match serde_json::from_str(&call.arguments) {
-        Ok(object @ serde_json::Value::Object(_)) => object,
+        Ok(object @ serde_json::Value::Object(_)) if !habits.text_arguments => object,
         _ => json!(call.arguments),
     };
     json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
 }
 
-fn tool_json(tool: &Tool) -> serde_json::Value {
+pub(super) fn tool_json(tool: &Tool) -> serde_json::Value {
     let mut function = Map::new();
     function.insert("name".into(), json!(tool.name));
     if let Some(description) = &tool.description {
@@ -239,7 +309,7 @@ mod tests {
     use crate::local::engine::ControlToken;
     use crate::local::scripted::ScriptedTokenizer;
 
-    /// The scripted tokenizer with a template.
+    /// The scripted tokenizer with a template, which knows tools.
     struct With(Option<&'static str>);
 
     impl Tokenizer for With {
@@ -262,7 +332,7 @@ mod tests {
             Some(7)
         }
         fn chat_template(&self) -> Option<String> {
-            self.0.map(str::to_owned)
+            self.0.map(|template| format!("{template}{{# <tool_call> arguments tools #}}"))
         }
         fn edge_names(&self) -> (String, String) {
             ("<s>".into(), "</s>".into())
@@ -383,7 +453,7 @@ mod tests {
         request.tools[0].description = Some(evil.into());
         request.tools[0].parameters = Some(json!({"properties": {evil: {"enum": [evil]}}}));
         let tokenizer = With(None);
-        let tokens = Template::of(&tokenizer).prompt(&request, true, &tokenizer).unwrap();
+        let tokens = Template::of(&tokenizer).prompt(&request, true, &tokenizer).unwrap().tokens;
         let ends = tokens.iter().filter(|token| tokenizer.is_end(**token)).count();
         assert_eq!(ends, 4, "one for each message");
         assert_eq!(tokens[0], 7, "the token every prompt begins with");

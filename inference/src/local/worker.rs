@@ -10,6 +10,7 @@ use super::batch::{Demand, Pace, share, smooth};
 use super::board::{Board, Reading};
 use super::embedder::{EmbedJob, Embedder};
 use super::engine::{Engine, EngineError, Row, Tokenizer};
+use super::guide::Guide;
 use super::kv_store::Shelf;
 use super::output::Output;
 use super::prepare::Generation;
@@ -199,8 +200,8 @@ impl Worker {
             sampling: generation.sampling,
             stop: generation.stop,
             top_logprobs: generation.top_logprobs,
-            tools: generation.tools,
-            grammar: generation.grammar,
+            layout: generation.layout,
+            guide: generation.guide,
         });
         let mut choice = 0;
         for prompt in generation.prompts {
@@ -300,15 +301,8 @@ impl Worker {
 
     fn begin(&mut self, mut sequence: Sequence, model: &mut Model<'_>) {
         let rules = sequence.rules.clone();
-        let constraint = match rules.grammar.as_ref().map(|grammar| model.engine.constraint(grammar)).transpose() {
-            Ok(constraint) => constraint,
-            Err(reason) => {
-                let message = format!("`response_format` cannot be used: {reason}");
-                return self.end_answer(sequence.answer, ProviderFault::new(FaultKind::BadRequest, message));
-            }
-        };
         let Some(answer) = self.answers.get_mut(&sequence.answer) else { return };
-        let mut output = Output::new(sequence.choice, &rules.stop, rules.tools);
+        let mut output = Output::new(sequence.choice, &rules.stop, rules.layout);
         output.echo(sequence.echo.take().unwrap_or_default(), &mut |event| answer.say(event));
         if sequence.leads {
             answer.usage.input += sequence.prompt.len() as u64;
@@ -324,25 +318,15 @@ impl Worker {
         if sequence.leads {
             answer.usage.cached_input += reused as u64;
         }
+        let constraint = rules.guide.as_ref().map(Guide::start);
         let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, constraint);
         self.slots[slot].running = Some(Running { sequence, sampler, output, generated: 0, next: None });
     }
 
-    /// Goes on with what was parked: all that was read and written is read again, and nothing is said twice.
-    fn resume(&mut self, mut running: Running, model: &mut Model<'_>) {
-        let id = running.sequence.answer;
-        let constraint =
-            running.sequence.rules.grammar.as_ref().map(|grammar| model.engine.constraint(grammar)).transpose();
-        let written = running.written().to_vec();
-        let joined = constraint.and_then(|constraint| {
-            running.sampler.join_engine(constraint, &written).map_err(|error| error.to_string())
-        });
-        if let Err(reason) = joined {
-            let message = format!("the answer could not go on after its model was swapped: {reason}");
-            return self.end_answer(id, ProviderFault::new(FaultKind::Internal, message));
-        }
-        let prompt = &running.sequence.prompt;
-        if let Some((slot, _)) = place(&mut self.slots, prompt, model.engine, self.shelf.as_ref(), self.turns) {
+    /// Goes on with what was parked: all that was read and written is read again, and nothing is said twice. Its sampler and its
+    /// grammar know no engine, and have stayed where they were.
+    fn resume(&mut self, running: Running, model: &mut Model<'_>) {
+        if let Some((slot, _)) = place(&mut self.slots, &running.sequence.prompt, model.engine, self.shelf.as_ref(), self.turns) {
             self.slots[slot].running = Some(running);
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::local::answer::{Admission, Bell, Event, Events, channel};
 use crate::local::engine::Token;
-use crate::local::prepare::{Embedding, PromptTokens, Tools};
+use crate::local::prepare::{Embedding, PromptTokens};
 use crate::local::scripted::{IM_END, Script, ScriptedEngine, ScriptedTokenizer};
 use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
@@ -56,8 +56,8 @@ impl Bench {
             sampling: Sampling { temperature: Some(0.0), ..Sampling::default() },
             stop: ask.stop.clone(),
             top_logprobs: None,
-            tools: Tools::Off,
-            grammar: None,
+            layout: None,
+            guide: None,
         };
         let permit = self.admission.take(ask.answers * ask.prompts.len() as u32).unwrap();
         let command = Command::Generate {

@@ -1,0 +1,364 @@
+//! How families of models write reasoning and tool calls: a table of them, found by the chat template.
+//!
+//! A format says three things: which marks must be visible in the text although they are control tokens ([`Format::spoken`]),
+//! how an answer is read ([`Reader`]), and what an answer may look like, as a grammar ([`grammar`]). A template that shows no tools to
+//! the model, or in a way that is not in the table, gets the [`Format::taught`] one: the tools are explained in the system message.
+
+mod calls;
+pub(crate) mod grammar;
+mod harmony;
+mod reasoning;
+mod scan;
+
+use calls::Calls;
+use harmony::Harmony;
+use reasoning::{Reasoning, Silence};
+
+/// A part of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Text for the client.
+    Text(String),
+    /// What the model thinks before it answers.
+    Reasoning(String),
+    /// A call of this function begins.
+    Call(String),
+    /// The next part of the JSON text of the arguments of the latest call.
+    Arguments(String),
+    /// The latest call is complete.
+    CallEnd,
+}
+
+/// How a model writes what is not plain text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Format {
+    family: &'static Family,
+    /// The marks around reasoning.
+    reasoning: Option<(&'static str, &'static str)>,
+}
+
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    /// A template of the family has all of these,
+    marks: &'static [&'static str],
+    /// and none of these.
+    never: &'static [&'static str],
+    shape: Shape,
+    /// Marks that mean nothing to the client.
+    silent: &'static [&'static str],
+}
+
+#[derive(Debug)]
+enum Shape {
+    Tagged(Tagged),
+    /// gpt-oss: every part of the answer names its channel.
+    Harmony,
+}
+
+/// Calls between an opening and a closing mark.
+#[derive(Debug)]
+struct Tagged {
+    open: &'static str,
+    /// Whether the mark may be missing when the answer begins with a call.
+    bare: bool,
+    wrap: Wrap,
+    item: Item,
+    /// Empty where the end of the answer closes.
+    close: &'static str,
+}
+
+/// How many calls are between the marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrap {
+    One,
+    /// A JSON array.
+    List,
+    /// One behind the other.
+    Many,
+}
+
+/// How one call is written.
+#[derive(Debug)]
+enum Item {
+    /// A JSON object with these keys; `first` and `last` are keys with an id that models of the family write too.
+    Json { first: Option<&'static str>, name: &'static str, arguments: &'static str, last: Option<&'static str> },
+    /// The name between marks, then the JSON of the arguments. `id` may follow the name.
+    Named { before: &'static str, id: Option<&'static str>, between: &'static str, after: &'static str },
+}
+
+const NAME_ARGUMENTS: Item = Item::Json { first: None, name: "name", arguments: "arguments", last: None };
+
+const fn tagged(open: &'static str, wrap: Wrap, item: Item, close: &'static str) -> Shape {
+    Shape::Tagged(Tagged { open, bare: false, wrap, item, close })
+}
+
+/// In order: the first whose marks are in the template. The last one fits every model.
+static FAMILIES: [Family; 12] = [
+    Family { name: "harmony", marks: &["<|channel|>", "to=functions."], never: &[], shape: Shape::Harmony, silent: &[] },
+    Family {
+        name: "deepseek-v3.1",
+        marks: &["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"],
+        never: &["```json"],
+        shape: tagged(
+            "<｜tool▁calls▁begin｜>",
+            Wrap::Many,
+            Item::Named { before: "<｜tool▁call▁begin｜>", id: None, between: "<｜tool▁sep｜>", after: "<｜tool▁call▁end｜>" },
+            "<｜tool▁calls▁end｜>",
+        ),
+        silent: &[],
+    },
+    Family {
+        name: "deepseek-v3",
+        marks: &["<｜tool▁calls▁begin｜>", "```json"],
+        never: &[],
+        shape: tagged(
+            "<｜tool▁calls▁begin｜>",
+            Wrap::Many,
+            Item::Named {
+                before: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+                id: None,
+                between: "\n```json\n",
+                after: "\n```<｜tool▁call▁end｜>",
+            },
+            "<｜tool▁calls▁end｜>",
+        ),
+        silent: &[],
+    },
+    Family {
+        name: "mistral",
+        marks: &["[TOOL_CALLS]", "[ARGS]"],
+        never: &[],
+        shape: tagged(
+            "[TOOL_CALLS]",
+            Wrap::One,
+            Item::Named { before: "", id: Some("[CALL_ID]"), between: "[ARGS]", after: "" },
+            "",
+        ),
+        silent: &[],
+    },
+    Family {
+        name: "mistral-list",
+        marks: &["[TOOL_CALLS]", "\"id\""],
+        never: &[],
+        shape: tagged(
+            "[TOOL_CALLS]",
+            Wrap::List,
+            Item::Json { first: None, name: "name", arguments: "arguments", last: Some("id") },
+            "",
+        ),
+        silent: &[],
+    },
+    Family {
+        name: "command-r7b",
+        marks: &["<|START_ACTION|>", "tool_name"],
+        never: &[],
+        shape: tagged(
+            "<|START_ACTION|>",
+            Wrap::List,
+            Item::Json { first: Some("tool_call_id"), name: "tool_name", arguments: "parameters", last: None },
+            "<|END_ACTION|>",
+        ),
+        silent: &["<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"],
+    },
+    Family {
+        name: "command-r",
+        marks: &["Action:", "```json", "tool_name"],
+        never: &[],
+        shape: tagged(
+            "Action: ```json",
+            Wrap::List,
+            Item::Json { first: None, name: "tool_name", arguments: "parameters", last: None },
+            "```",
+        ),
+        silent: &[],
+    },
+    Family {
+        name: "phi-4",
+        marks: &["<|tool_call|>", "<|/tool_call|>"],
+        never: &[],
+        shape: tagged("<|tool_call|>", Wrap::List, NAME_ARGUMENTS, "<|/tool_call|>"),
+        silent: &[],
+    },
+    Family {
+        name: "granite",
+        marks: &["<|tool_call|>", "tools"],
+        never: &["<|/tool_call|>"],
+        shape: tagged("<|tool_call|>", Wrap::List, NAME_ARGUMENTS, ""),
+        silent: &[],
+    },
+    Family {
+        name: "llama",
+        marks: &["<|start_header_id|>", "\"parameters\": ", "tools"],
+        never: &["<tool_call>", "functools["],
+        shape: Shape::Tagged(Tagged {
+            open: "<|python_tag|>",
+            bare: true,
+            wrap: Wrap::One,
+            item: Item::Json { first: None, name: "name", arguments: "parameters", last: None },
+            close: "",
+        }),
+        silent: &[],
+    },
+    Family {
+        name: "hermes",
+        marks: &["<tool_call>", "arguments", "tools"],
+        never: &["<function=", "<arg_key>", "<parameter", "<arg "],
+        shape: tagged("<tool_call>", Wrap::One, NAME_ARGUMENTS, "</tool_call>"),
+        silent: &[],
+    },
+    Family {
+        name: "taught",
+        marks: &[],
+        never: &[],
+        shape: tagged("<tool_call>", Wrap::One, NAME_ARGUMENTS, "</tool_call>"),
+        silent: &[],
+    },
+];
+
+/// The marks around reasoning: a template that has the closing one is for a model that writes it.
+const REASONING: [(&str, &str); 3] =
+    [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>")];
+
+impl Format {
+    /// The format of a model with this chat template.
+    pub(crate) fn of(template: &str) -> Self {
+        let has = |mark: &&str| template.contains(*mark);
+        let fits = |family: &&Family| family.marks.iter().all(has) && !family.never.iter().any(has);
+        let family = FAMILIES.iter().find(fits).unwrap_or(&FAMILIES[FAMILIES.len() - 1]);
+        let reasoning = match family.shape {
+            Shape::Harmony => None,
+            Shape::Tagged(_) => REASONING.into_iter().find(|(_, close)| template.contains(close)),
+        };
+        Self { family, reasoning }
+    }
+
+    /// Its name, for logs and tests.
+    pub(crate) fn name(&self) -> &'static str {
+        self.family.name
+    }
+
+    /// Whether the tools must be explained to the model, because its template does not.
+    pub(crate) fn taught(&self) -> bool {
+        self.family.marks.is_empty()
+    }
+
+    /// Whether an answer is anything but plain text when no tools are offered.
+    pub(crate) fn thinks(&self) -> bool {
+        self.reasoning.is_some() || !self.family.silent.is_empty() || matches!(self.family.shape, Shape::Harmony)
+    }
+
+    /// Whether a call cannot be told from a JSON answer by how it begins.
+    pub(crate) fn calls_look_like_json(&self) -> bool {
+        matches!(self.family.shape, Shape::Tagged(Tagged { bare: true, .. }))
+    }
+
+    /// Marks that are part of the text although a vocabulary may have them as control tokens.
+    pub(crate) fn spoken(&self) -> Vec<&'static str> {
+        let mut spoken = self.family.silent.to_vec();
+        spoken.extend(self.reasoning.into_iter().flat_map(|(open, close)| [open, close]));
+        match &self.family.shape {
+            Shape::Harmony => spoken.extend(harmony::MARKS),
+            Shape::Tagged(Tagged { open, close, item, .. }) => {
+                spoken.extend([*open, *close]);
+                if let Item::Named { before, id, between, after } = item {
+                    // A mark of the table may be several tokens of the vocabulary; each of them ends with its bracket.
+                    spoken.extend([*before, id.unwrap_or(""), *between, *after].into_iter().flat_map(marks_in));
+                }
+            }
+        }
+        spoken.retain(|mark| !mark.is_empty());
+        spoken
+    }
+
+    /// Whether a prompt leaves the model in the middle of its reasoning.
+    pub(crate) fn begins_thinking(&self, prompt: &str) -> bool {
+        self.reasoning.is_some_and(|(open, _)| prompt.trim_end().ends_with(open))
+    }
+}
+
+/// The bracketed names in a mark: `<a>function<b>` has two.
+fn marks_in(mark: &'static str) -> Vec<&'static str> {
+    let starts: Vec<usize> = mark.match_indices(['<', '[']).map(|(at, _)| at).collect();
+    starts.into_iter().filter_map(|at| mark[at..].find(['>', ']']).map(|end| &mark[at..=at + end])).collect()
+}
+
+/// Takes an answer apart while it comes. The result does not depend on how the answer is cut.
+#[derive(Debug)]
+pub(crate) struct Reader(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Plain,
+    Tagged { reasoning: Reasoning, silence: Silence, calls: Option<Calls> },
+    Harmony(Harmony),
+}
+
+impl Reader {
+    /// A reader of text only.
+    pub(crate) fn plain() -> Self {
+        Self(Kind::Plain)
+    }
+
+    /// A reader of answers in this format; `thinking` is [`Format::begins_thinking`], `calls` says whether calls are looked for.
+    pub(crate) fn new(format: &Format, thinking: bool, calls: bool) -> Self {
+        Self(match &format.family.shape {
+            Shape::Harmony => Kind::Harmony(Harmony::new(calls)),
+            Shape::Tagged(tagged) => Kind::Tagged {
+                reasoning: Reasoning::new(format.reasoning, thinking),
+                silence: Silence::new(format.family.silent),
+                calls: calls.then(|| Calls::new(tagged)),
+            },
+        })
+    }
+
+    /// Takes the next text and gives back all that is decided.
+    pub(crate) fn push(&mut self, text: &str) -> Vec<Piece> {
+        match &mut self.0 {
+            Kind::Plain => text_piece(text).into_iter().collect(),
+            Kind::Harmony(harmony) => harmony.push(text),
+            Kind::Tagged { reasoning, silence, calls } => {
+                let pieces = reasoning.push(text);
+                pass(pieces, |text| pass(silence.push(text), |text| look_for_calls(calls, text)))
+            }
+        }
+    }
+
+    /// What is left at the end.
+    pub(crate) fn finish(&mut self) -> Vec<Piece> {
+        match &mut self.0 {
+            Kind::Plain => Vec::new(),
+            Kind::Harmony(harmony) => harmony.finish(),
+            Kind::Tagged { reasoning, silence, calls } => {
+                let mut pieces =
+                    pass(reasoning.finish(), |text| pass(silence.push(text), |text| look_for_calls(calls, text)));
+                pieces.extend(pass(silence.finish(), |text| look_for_calls(calls, text)));
+                pieces.extend(calls.as_mut().map(Calls::finish).unwrap_or_default());
+                pieces
+            }
+        }
+    }
+}
+
+fn look_for_calls(calls: &mut Option<Calls>, text: &str) -> Vec<Piece> {
+    calls.as_mut().map_or_else(|| text_piece(text).into_iter().collect(), |calls| calls.push(text))
+}
+
+/// Hands the texts among the pieces to the next stage.
+fn pass(pieces: Vec<Piece>, mut next: impl FnMut(&str) -> Vec<Piece>) -> Vec<Piece> {
+    let mut passed = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => passed.extend(next(&text)),
+            piece => passed.push(piece),
+        }
+    }
+    passed
+}
+
+fn text_piece(text: &str) -> Option<Piece> {
+    (!text.is_empty()).then(|| Piece::Text(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
