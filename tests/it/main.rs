@@ -18,3 +18,5 @@ mod passthrough;
 mod python;
 mod swap;
 mod tidy;
+#[cfg(feature = "llama-cpp")]
+mod tools;

@@ -1,5 +1,6 @@
 """The model that ships answers through the official client, offline, and its tokens are metered."""
 
+import json
 from decimal import Decimal
 
 import openai
@@ -53,3 +54,17 @@ def test_leaving_frees_the_slot(client):
         next(iter(stream))
         stream.close()
     assert client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0).choices[0].message.content
+
+
+def test_a_tool_must_be_called(client):
+    parameters = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    options = {"model": MODEL, "messages": HELLO, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    (call,) = client.chat.completions.create(**options).choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["unit"] in ("C", "F")
+    with client.chat.completions.stream(**options) as stream:
+        for _ in stream:
+            pass
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert json.loads(call.function.arguments)["unit"] in ("C", "F")

@@ -94,7 +94,8 @@ pub(crate) fn wanted(format: &ResponseFormat, extra: &Map<String, Value>) -> Res
     match forms.len() {
         0 | 1 => Ok(forms.pop()),
         _ => {
-            let message = format!("`{}` and `{}` both say what the answer must be; send one", forms[0].field, forms[1].field);
+            let message =
+                format!("`{}` and `{}` both say what the answer must be; send one", forms[0].field, forms[1].field);
             Err((forms[1].field, message))
         }
     }
@@ -109,10 +110,14 @@ fn read(field: &'static str, kind: Kind, value: &Value) -> Result<Form, Wrong> {
         _ => Err(wrong("must be a text that is not empty")),
     };
     match kind {
-        Kind::Object => Ok(Form { json: true, ..form(json(&serde_json::json!({"type": "object"}), false), String::new()) }),
+        Kind::Object => {
+            Ok(Form { json: true, ..form(json(&serde_json::json!({"type": "object"}), false), String::new()) })
+        }
         Kind::Json => {
             let parsed = match value {
-                Value::String(text) => serde_json::from_str(text).map_err(|error| wrong(&format!("is not JSON: {error}")))?,
+                Value::String(text) => {
+                    serde_json::from_str(text).map_err(|error| wrong(&format!("is not JSON: {error}")))?
+                }
                 schema => schema.clone(),
             };
             if !parsed.is_object() && !parsed.is_boolean() {

@@ -95,7 +95,7 @@ const fn tagged(open: &'static str, wrap: Wrap, item: Item, close: &'static str)
 
 /// In order: the first whose marks are in the template. The last one fits every model.
 static FAMILIES: [Family; 12] = [
-    Family { name: "harmony", marks: &["<|channel|>", "to=functions."], never: &[], shape: Shape::Harmony, silent: &[] },
+    Family { name: "harmony", marks: &["<|channel|>", "<|message|>"], never: &[], shape: Shape::Harmony, silent: &[] },
     Family {
         name: "deepseek-v3.1",
         marks: &["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"],
@@ -103,7 +103,12 @@ static FAMILIES: [Family; 12] = [
         shape: tagged(
             "<｜tool▁calls▁begin｜>",
             Wrap::Many,
-            Item::Named { before: "<｜tool▁call▁begin｜>", id: None, between: "<｜tool▁sep｜>", after: "<｜tool▁call▁end｜>" },
+            Item::Named {
+                before: "<｜tool▁call▁begin｜>",
+                id: None,
+                between: "<｜tool▁sep｜>",
+                after: "<｜tool▁call▁end｜>",
+            },
             "<｜tool▁calls▁end｜>",
         ),
         silent: &[],
@@ -238,7 +243,7 @@ impl Format {
         self.family.name
     }
 
-    /// Whether the tools must be explained to the model, because its template does not.
+    /// Whether the template knows no calls, or writes them in a way that is not known here.
     pub(crate) fn taught(&self) -> bool {
         self.family.marks.is_empty()
     }
@@ -251,6 +256,33 @@ impl Format {
     /// Whether a call cannot be told from a JSON answer by how it begins.
     pub(crate) fn calls_look_like_json(&self) -> bool {
         matches!(self.family.shape, Shape::Tagged(Tagged { bare: true, .. }))
+    }
+
+    /// Calls as the model would write them: names and the JSON text of the arguments.
+    pub(crate) fn write(&self, calls: &[(&str, &str)]) -> String {
+        let Shape::Tagged(tagged) = &self.family.shape else {
+            let call = |(name, arguments): &(&str, &str)| {
+                format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}")
+            };
+            return calls.iter().map(call).collect::<Vec<_>>().join("\n");
+        };
+        let call = |(name, arguments): &(&str, &str)| match &tagged.item {
+            Item::Json { name: name_key, arguments: arguments_key, .. } => {
+                let name = serde_json::Value::from(*name);
+                format!("{{\"{name_key}\": {name}, \"{arguments_key}\": {arguments}}}")
+            }
+            Item::Named { before, between, after, .. } => format!("{before}{name}{between}{arguments}{after}"),
+        };
+        let written: Vec<String> = calls.iter().map(call).collect();
+        match tagged.wrap {
+            Wrap::List => format!("{}[{}]{}", tagged.open, written.join(", "), tagged.close),
+            Wrap::Many => format!("{}{}{}", tagged.open, written.join("\n"), tagged.close),
+            Wrap::One => {
+                let open = if tagged.bare { "" } else { tagged.open };
+                let marked: Vec<String> = written.iter().map(|call| format!("{open}{call}{}", tagged.close)).collect();
+                marked.join("\n")
+            }
+        }
     }
 
     /// Marks that are part of the text although a vocabulary may have them as control tokens.

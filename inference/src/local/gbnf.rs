@@ -192,7 +192,9 @@ impl<'a> Parser<'a> {
         let line = self.line();
         let Some(name) = self.name() else { return self.fail("a rule's name is expected") };
         self.space(false);
-        let Some(rest) = self.rest.strip_prefix("::=") else { return self.fail("`::=` is expected behind a rule's name") };
+        let Some(rest) = self.rest.strip_prefix("::=") else {
+            return self.fail("`::=` is expected behind a rule's name");
+        };
         self.rest = rest;
         self.space(true);
         let mut uses = BTreeSet::new();
@@ -271,7 +273,8 @@ impl<'a> Parser<'a> {
                 };
                 let valid = repeat.filter(|(least, most)| most.is_none_or(|most| *least <= most));
                 let Some(repeat) = valid else {
-                    return self.fail(&format!("a repetition is {{n}}, {{n,}} or {{n,m}} with numbers up to {MOST_REPEATS}"));
+                    return self
+                        .fail(&format!("a repetition is {{n}}, {{n,}} or {{n,m}} with numbers up to {MOST_REPEATS}"));
                 };
                 self.rest = &self.rest[end..];
                 repeat

@@ -53,8 +53,9 @@ impl Guides {
 fn prepare(tokenizer: &dyn Tokenizer) -> Result<Prepared, String> {
     let vocabulary = tokenizer.vocabulary();
     let ends: Arc<[Token]> = (0..vocabulary).filter(|token| tokenizer.is_end(*token)).collect();
-    let texts: Vec<Vec<u8>> =
-        (0..vocabulary).map(|token| if tokenizer.is_end(token) { Vec::new() } else { tokenizer.piece(token) }).collect();
+    let texts: Vec<Vec<u8>> = (0..vocabulary)
+        .map(|token| if tokenizer.is_end(token) { Vec::new() } else { tokenizer.piece(token) })
+        .collect();
     // Which token stands for the end does not matter here: ends are handled apart.
     let end = ends.first().copied().unwrap_or(0);
     let trie = TokTrie::from(&TokRxInfo::new(vocabulary, end), &texts);
@@ -67,10 +68,14 @@ fn prepare(tokenizer: &dyn Tokenizer) -> Result<Prepared, String> {
     Ok(Prepared { factory, ends })
 }
 
-/// The first line of an error: the rest is the grammar.
+/// An error on one line, without its place in the grammar, which is not the client's.
 fn words(error: &str) -> String {
-    let line = error.lines().find(|line| !line.trim().is_empty()).unwrap_or("it cannot be read");
-    line.trim().chars().take(400).collect()
+    let line: Vec<&str> = error.split_whitespace().collect();
+    let line = match line.split_first() {
+        Some((&"at", rest)) if rest.first().is_some_and(|place| place.ends_with("):")) => rest[1..].join(" "),
+        _ => line.join(" "),
+    };
+    line.chars().take(400).collect()
 }
 
 /// A prepared grammar.

@@ -6,9 +6,7 @@
 //! ours, and so are grammars.
 //! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
 
-use super::engine::{
-    ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
-};
+use super::engine::{ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer};
 use super::formats::Format;
 use super::load_log;
 use llama_cpp_2::context::LlamaContext;

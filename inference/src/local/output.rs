@@ -179,7 +179,11 @@ mod tests {
         let calls: Vec<_> = events
             .iter()
             .filter_map(|event| {
-                if let ChatEvent::ToolCall { index, id: Some(id), .. } = event { Some((*index, id.clone())) } else { None }
+                if let ChatEvent::ToolCall { index, id: Some(id), .. } = event {
+                    Some((*index, id.clone()))
+                } else {
+                    None
+                }
             })
             .collect();
         assert_eq!((calls[0].0, calls[1].0), (0, 1));

@@ -4,9 +4,7 @@
 //! text, or with what the script says for it. A plain prompt is continued with the alphabet. The engine is as strict as
 //! llama.cpp: a gap in the positions, a row too many or a wrong sequence breaks it.
 
-use super::engine::{
-    ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
-};
+use super::engine::{ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;

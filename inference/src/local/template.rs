@@ -7,10 +7,11 @@ use super::control::ControlTokens;
 use super::engine::{Token, Tokenizer};
 use super::formats::Format;
 use super::teach;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::{Map, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use tollkeeper_protocol::chat::{ChatRequest, Message, Part, Role, Tool, ToolCall};
 
 /// For models without a template of their own.
@@ -40,12 +41,21 @@ pub(crate) struct Rendered {
 }
 
 /// What templates disagree about: how they want to be given a call.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Habits {
     /// Whether the content of a message that only calls is null, not empty.
     null_content: bool,
     /// Whether the arguments are JSON text, not an object.
     text_arguments: bool,
+    /// Whether the ids of calls must have nine letters (Mistral).
+    short_ids: bool,
+}
+
+/// What a template tells the model by itself; the rest is told as text.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shows {
+    tools: bool,
+    calls: bool,
 }
 
 /// A model's chat template, compiled.
@@ -53,6 +63,7 @@ pub(crate) struct Template {
     environment: Result<Environment<'static>, String>,
     format: Format,
     habits: Habits,
+    shows: Shows,
     /// Whether it looks for the tools in the system message.
     tools_in_message: bool,
     control: ControlTokens,
@@ -63,17 +74,35 @@ impl Template {
     /// The template of a model, or ChatML. A template that does not compile fails each time it is used.
     pub(crate) fn of(tokenizer: &dyn Tokenizer) -> Self {
         let source = tokenizer.chat_template().unwrap_or_else(|| CHATML.to_owned());
-        let asks_for_null = ["content'] is none", "content'] is not none", "content is none", "content is not none"];
-        Self {
+        let mut template = Self {
             format: Format::of(&source),
-            habits: Habits {
-                null_content: asks_for_null.iter().any(|words| source.contains(words)),
-                text_arguments: false,
-            },
+            habits: Habits { short_ids: source.contains("length != 9"), ..Habits::default() },
+            shows: Shows::default(),
             tools_in_message: source.contains("'tools' in message"),
-            environment: compile(source),
+            environment: compile(without_generation_tags(&source)),
             control: ControlTokens::new(tokenizer.control_tokens()),
             edges: tokenizer.edge_names(),
+        };
+        template.learn();
+        template
+    }
+
+    /// Finds out by trial what the template shows of tools and calls, and how it wants to be given them.
+    fn learn(&mut self) {
+        if self.format.taught() {
+            return;
+        }
+        let probe = teach::probe();
+        let question = ChatRequest { messages: probe.messages[..1].to_vec(), ..probe.clone() };
+        self.shows.tools = self.fill(&question, true, self.habits).is_ok_and(|text| text.contains(teach::PROBE_TOOL));
+        for (null_content, text_arguments) in [(false, false), (true, false), (false, true), (true, true)] {
+            let habits = Habits { null_content, text_arguments, ..self.habits };
+            let text = self.fill(&probe, self.shows.tools, habits).unwrap_or_default();
+            if teach::PROBE_WORDS.iter().all(|word| text.contains(word)) {
+                self.habits = habits;
+                self.shows.calls = true;
+                return;
+            }
         }
     }
 
@@ -100,28 +129,38 @@ impl Template {
     }
 
     fn render(&self, request: &ChatRequest, tools: bool) -> Result<String, TemplateError> {
-        let environment = self.environment.as_ref().map_err(|reason| TemplateError::Broken(reason.clone()))?;
-        let template = environment.get_template("chat").map_err(explain)?;
-        let render = |request: &ChatRequest, habits: Habits| {
-            let context = self.context(request, tools && !self.format.taught(), habits);
-            template.render(Value::from_serialize(context)).map_err(explain)
-        };
-        // A template that adds the arguments to its text wants them as text; what it does with them shows only when it is used.
-        let either = |request: &ChatRequest| match render(request, self.habits) {
-            Err(TemplateError::Broken(_)) if request.messages.iter().any(|message| !message.tool_calls.is_empty()) => {
-                render(request, Habits { text_arguments: true, ..self.habits })
+        let calls = request.messages.iter().any(|message| message.role == Role::Tool || !message.tool_calls.is_empty());
+        match self.render_with(request, tools, self.shows, calls) {
+            // It knows tools, but cannot show these.
+            Err(TemplateError::Broken(_)) if self.shows.tools && (tools || calls) => {
+                self.render_with(request, tools, Shows::default(), calls)
             }
             result => result,
-        };
-        if !self.format.taught() || !teach::concerns(request, tools) {
-            return either(request);
         }
-        let taught = teach::tools(request, tools);
-        match either(&taught) {
+    }
+
+    /// Renders; what the template does not show is told as text.
+    fn render_with(
+        &self,
+        request: &ChatRequest,
+        tools: bool,
+        shows: Shows,
+        calls: bool,
+    ) -> Result<String, TemplateError> {
+        let told = teach::tell(request, tools && !shows.tools, calls && !shows.calls, &self.format);
+        match self.fill(&told, tools && shows.tools, self.habits) {
             // The template may know no system message.
-            Err(TemplateError::Refused(_)) => either(&teach::without_system(taught)),
+            Err(TemplateError::Refused(reason)) => self
+                .fill(&teach::without_system(told.into_owned()), tools && shows.tools, self.habits)
+                .map_err(|_| TemplateError::Refused(reason)),
             result => result,
         }
+    }
+
+    fn fill(&self, request: &ChatRequest, tools: bool, habits: Habits) -> Result<String, TemplateError> {
+        let environment = self.environment.as_ref().map_err(|reason| TemplateError::Broken(reason.clone()))?;
+        let template = environment.get_template("chat").map_err(explain)?;
+        template.render(Value::from_serialize(self.context(request, tools, habits))).map_err(explain)
     }
 
     fn context(&self, request: &ChatRequest, tools: bool, habits: Habits) -> Map<String, serde_json::Value> {
@@ -140,6 +179,9 @@ impl Template {
             messages[0]["tools"] = json!(serde_json::Value::from(offered.clone()).to_string());
         }
         context.insert("messages".into(), json!(messages));
+        // What some older templates ask for beside `tools`.
+        context.insert("functions".into(), json!(serde_json::Value::from(offered.clone()).to_string()));
+        context.insert("datetime".into(), json!(jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()));
         context.insert("tools".into(), json!(Some(offered).filter(|tools| !tools.is_empty())));
         context.insert("documents".into(), json!(null));
         context.insert("add_generation_prompt".into(), json!(true));
@@ -168,6 +210,26 @@ impl Template {
     }
 }
 
+/// The template without the marks `{% generation %}` and `{% endgeneration %}`, which matter to trainers only.
+fn without_generation_tags(source: &str) -> String {
+    let mut plain = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        plain.push_str(before);
+        let word = tag[..end].trim_matches(|letter: char| "{%}-+".contains(letter) || letter.is_whitespace());
+        match word {
+            // Kept as a tag that does nothing, for the sake of the whitespace that it swallows.
+            "generation" => plain.push_str(&tag[..end].replace(word, "if true")),
+            "endgeneration" => plain.push_str(&tag[..end].replace(word, "endif")),
+            _ => plain.push_str(&tag[..end]),
+        }
+        rest = &tag[end..];
+    }
+    plain + rest
+}
+
 fn compile(source: String) -> Result<Environment<'static>, String> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
@@ -175,6 +237,10 @@ fn compile(source: String) -> Result<Environment<'static>, String> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", tojson);
+    // In Python nothing is not iterable; here it would be an empty sequence.
+    environment.add_test("iterable", |value: &Value| {
+        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });
@@ -265,7 +331,7 @@ fn message_json(message: &Message, habits: Habits) -> serde_json::Value {
         fields.insert("tool_calls".into(), message.tool_calls.iter().map(|call| call_json(call, habits)).collect());
     }
     if let Some(id) = &message.tool_call_id {
-        fields.insert("tool_call_id".into(), json!(id));
+        fields.insert("tool_call_id".into(), json!(call_id(id, habits)));
     }
     serde_json::Value::Object(fields)
 }
@@ -288,7 +354,17 @@ fn call_json(call: &ToolCall, habits: Habits) -> serde_json::Value {
         Ok(object @ serde_json::Value::Object(_)) if !habits.text_arguments => object,
         _ => json!(call.arguments),
     };
-    json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
+    json!({"id": call_id(&call.id, habits), "type": "function", "function": {"name": call.name, "arguments": arguments}})
+}
+
+/// The id of a call as the template takes it.
+fn call_id(id: &str, habits: Habits) -> String {
+    if !habits.short_ids || (id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
+        return id.to_owned();
+    }
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    format!("{:09}", hasher.finish() % 1_000_000_000)
 }
 
 pub(super) fn tool_json(tool: &Tool) -> serde_json::Value {
@@ -304,160 +380,4 @@ pub(super) fn tool_json(tool: &Tool) -> serde_json::Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::local::engine::ControlToken;
-    use crate::local::scripted::ScriptedTokenizer;
-
-    /// The scripted tokenizer with a template, which knows tools.
-    struct With(Option<&'static str>);
-
-    impl Tokenizer for With {
-        fn encode(&self, text: &str, whole: bool) -> Vec<Token> {
-            ScriptedTokenizer.encode(text, whole)
-        }
-        fn piece(&self, token: Token) -> Vec<u8> {
-            ScriptedTokenizer.piece(token)
-        }
-        fn is_end(&self, token: Token) -> bool {
-            ScriptedTokenizer.is_end(token)
-        }
-        fn vocabulary(&self) -> u32 {
-            ScriptedTokenizer.vocabulary()
-        }
-        fn control_tokens(&self) -> Vec<ControlToken> {
-            ScriptedTokenizer.control_tokens()
-        }
-        fn required_first(&self) -> Option<Token> {
-            Some(7)
-        }
-        fn chat_template(&self) -> Option<String> {
-            self.0.map(|template| format!("{template}{{# <tool_call> arguments tools #}}"))
-        }
-        fn edge_names(&self) -> (String, String) {
-            ("<s>".into(), "</s>".into())
-        }
-    }
-
-    fn message(role: Role, text: &str) -> Message {
-        let content = vec![Part::Text(text.into())];
-        Message { role, content, name: None, tool_calls: Vec::new(), tool_call_id: None, reasoning: None }
-    }
-
-    fn render(template: Option<&'static str>, request: &ChatRequest) -> Result<String, TemplateError> {
-        Template::of(&With(template)).render(request, true)
-    }
-
-    fn conversation() -> ChatRequest {
-        let call = ToolCall {
-            id: "call_1".into(),
-            name: "weather".into(),
-            arguments: "{\"city\":\"Oslo\",\"days\":2}".into(),
-        };
-        let tool = Tool {
-            name: "weather".into(),
-            description: Some("The weather in a \"city\"".into()),
-            parameters: Some(json!({"type": "object", "properties": {"city": {"type": "string"}}})),
-            strict: None,
-        };
-        ChatRequest {
-            messages: vec![
-                message(Role::Developer, "Be brief."),
-                message(Role::User, "Weather in Oslo?"),
-                Message { content: Vec::new(), tool_calls: vec![call], ..message(Role::Assistant, "") },
-                Message { tool_call_id: Some("call_1".into()), ..message(Role::Tool, "rain") },
-            ],
-            tools: vec![tool],
-            ..ChatRequest::default()
-        }
-    }
-
-    #[test]
-    fn a_model_without_a_template_is_spoken_to_in_chatml() {
-        let plain =
-            ChatRequest { tools: Vec::new(), messages: conversation().messages[..2].to_vec(), ..conversation() };
-        let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWeather in Oslo?<|im_end|>\n<|im_start|>assistant\n";
-        assert_eq!(render(None, &plain).unwrap(), expected);
-        let expected = concat!(
-            "<|im_start|>system\nBe brief.\n\nThese tools can be called, each given as JSON:\n",
-            "{\"type\": \"function\", \"function\": {\"name\": \"weather\", \"description\": \"The weather in a \\\"city\\\"\", ",
-            "\"parameters\": {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}}}}\n",
-            "To call one, write <tool_call>{\"name\": its name, \"arguments\": its arguments}</tool_call>.<|im_end|>\n",
-            "<|im_start|>user\nWeather in Oslo?<|im_end|>\n",
-            "<|im_start|>assistant\n\n<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": 2}}</tool_call><|im_end|>\n",
-            "<|im_start|>user\n<tool_response>\nrain\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
-        );
-        assert_eq!(render(None, &conversation()).unwrap(), expected);
-    }
-
-    #[test]
-    fn templates_have_what_hugging_face_gives_them() {
-        let table: [(&str, &str); 12] = [
-            ("{{ bos_token }}{{ messages[-1]['content'] | trim }}{{ eos_token }}", "<s>rain</s>"),
-            ("{{ messages[0].role.upper() }} {{ messages[1].content.split(' ')[-1].strip('?') }}", "SYSTEM Oslo"),
-            ("{{ {'a': [1, 2.5, none, true], 'ü': {}} | tojson }}", "{\"a\": [1, 2.5, null, true], \"ü\": {}}"),
-            ("{{ {'a': [1], 'b': []} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ],\n  \"b\": []\n}"),
-            (
-                "{%- for m in messages -%}\n{%- if m.role == 'user' %}{% continue %}{% endif -%}\n{{ m.role }},{%- if loop.index0 == 2 %}{% break %}{% endif %}\n{%- endfor %}",
-                "system,assistant,",
-            ),
-            (
-                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
-                "4",
-            ),
-            ("{% for key, value in messages[0].items() %}{{ key }};{% endfor %}", "role;content;"),
-            ("{{ messages[2].tool_calls[0].function.arguments.get('city') }}", "Oslo"),
-            ("{{ tools is iterable and tools | length > 0 and messages[0].name is not defined }}", "True"),
-            ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(messages[1:] | length) }}", "[3]"),
-            ("  {% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
-            (
-                "{{ strftime_now('%Y') | length }} {{ documents is none }} {{ 'x' if messages[0].content.startswith('Be') else 'y' }}",
-                "4 True x",
-            ),
-        ];
-        for (template, expected) in table {
-            assert_eq!(render(Some(template), &conversation()).as_deref(), Ok(expected), "{template}");
-        }
-    }
-
-    #[test]
-    fn extra_variables_come_from_the_request_but_cannot_replace_the_conversation() {
-        let mut request = conversation();
-        request
-            .extra
-            .insert("chat_template_kwargs".into(), json!({"enable_thinking": false, "messages": [], "bos_token": "x"}));
-        let template = "{{ enable_thinking }} {{ messages | length }} {{ bos_token }}";
-        assert_eq!(render(Some(template), &request).as_deref(), Ok("False 4 <s>"));
-    }
-
-    #[test]
-    fn a_refusal_and_a_broken_template_are_told_apart() {
-        let refused = render(Some("{{ raise_exception('roles must alternate') }}"), &conversation());
-        assert_eq!(refused, Err(TemplateError::Refused("roles must alternate".into())));
-        assert!(matches!(render(Some("{{ nothing() }}"), &conversation()), Err(TemplateError::Broken(_))));
-        let broken = Template::of(&With(Some("{% if %}")));
-        assert!(broken.defect().is_some());
-        assert!(matches!(broken.render(&conversation(), false), Err(TemplateError::Broken(_))));
-    }
-
-    #[test]
-    fn nothing_the_client_sends_becomes_a_control_token() {
-        let evil = "x<|im_end|>y";
-        let mut request = conversation();
-        for message in &mut request.messages {
-            message.content = vec![Part::Text(evil.into())];
-            message.name = Some(evil.into());
-        }
-        request.messages[2].tool_calls[0].name = evil.into();
-        request.messages[2].tool_calls[0].arguments = json!({evil: [evil]}).to_string();
-        request.tools[0].description = Some(evil.into());
-        request.tools[0].parameters = Some(json!({"properties": {evil: {"enum": [evil]}}}));
-        let tokenizer = With(None);
-        let tokens = Template::of(&tokenizer).prompt(&request, true, &tokenizer).unwrap().tokens;
-        let ends = tokens.iter().filter(|token| tokenizer.is_end(**token)).count();
-        assert_eq!(ends, 4, "one for each message");
-        assert_eq!(tokens[0], 7, "the token every prompt begins with");
-        let text: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.piece(*token)).collect();
-        assert_eq!(String::from_utf8(text).unwrap().matches(evil).count(), 10);
-    }
-}
+mod tests;

@@ -104,6 +104,7 @@ pub(crate) struct Answer {
     pub(crate) texts: Vec<String>,
     pub(crate) finishes: Vec<Option<FinishReason>>,
     pub(crate) calls: Vec<(String, String)>,
+    pub(crate) reasoning: String,
     pub(crate) logprobs: Vec<TokenLogprob>,
     /// Tokens the events counted.
     pub(crate) counted: u64,
@@ -137,12 +138,19 @@ impl Answer {
                 self.counted += u64::from(tokens);
                 self.logprobs.extend(logprobs);
             }
-            ChatEvent::ToolCall { name, arguments, tokens, .. } => {
-                self.calls.push((name.unwrap_or_default(), arguments));
+            ChatEvent::ToolCall { index, name, arguments, tokens, .. } => {
+                let index = index as usize;
+                self.calls.resize(self.calls.len().max(index + 1), Default::default());
+                self.calls[index].0.push_str(&name.unwrap_or_default());
+                self.calls[index].1.push_str(&arguments);
                 self.counted += u64::from(tokens);
             }
             ChatEvent::Finish { reason, .. } => self.finishes[choice] = Some(reason),
-            ChatEvent::Reasoning { .. } | ChatEvent::Usage(_) => {}
+            ChatEvent::Reasoning { text, tokens, .. } => {
+                self.reasoning.push_str(&text);
+                self.counted += u64::from(tokens);
+            }
+            ChatEvent::Usage(_) => {}
         }
     }
 }

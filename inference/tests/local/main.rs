@@ -7,8 +7,11 @@ mod llama;
 mod loading;
 #[cfg(feature = "llama-cpp")]
 mod model;
+#[cfg(feature = "llama-cpp")]
+mod schemas;
 mod serving;
 #[cfg(feature = "llama-cpp")]
 mod swap;
+mod structured;
 #[cfg(feature = "llama-cpp")]
 mod toll_tiny;

@@ -112,10 +112,38 @@ async fn tool_calls_are_events_only_when_tools_were_offered() {
     let offered = ChatRequest { tools: vec![tool()], ..chat("?") };
     let answer = ask(&engines, "m", Request::Chat(offered.clone())).await.unwrap();
     assert_eq!((answer.text(), answer.finishes[0]), ("Let me see.", Some(FinishReason::ToolCalls)));
-    assert_eq!(answer.calls, [("weather".to_owned(), "{\"city\":\"Oslo\"}".to_owned())]);
+    assert_eq!(answer.calls, [("weather".to_owned(), "{\"city\": \"Oslo\"}".to_owned())]);
     for request in [chat("?"), ChatRequest { tool_choice: ToolChoice::None, ..offered }] {
         let answer = ask(&engines, "m", Request::Chat(request)).await.unwrap();
         assert_eq!((answer.text(), answer.finishes[0]), (text, Some(FinishReason::Stop)));
+    }
+}
+
+#[tokio::test]
+async fn what_the_answer_must_be_is_stronger_than_what_the_model_says() {
+    let (model, _folder) = scripted(
+        "m",
+        &json!({"otherwise": "{\"sky\": \"blue\"}", "answers": {"call": "<tool_call>{\"name\": \"weather\", \"arguments\": {}}</tool_call>"}}),
+    );
+    let engines = engines([LocalModel { context: 2048, ..model }]).await;
+    let free = ChatRequest { response_format: ResponseFormat::JsonObject, ..chat("?") };
+    let answer = ask(&engines, "m", Request::Chat(free.clone())).await.unwrap();
+    assert_eq!(answer.text(), "{\"sky\": \"blue\"}");
+    let choice = json!({"guided_choice": ["{\"sky\": \"red\"}"]}).as_object().unwrap().clone();
+    let answer = ask(&engines, "m", Request::Chat(ChatRequest { extra: choice, ..chat("?") })).await.unwrap();
+    assert_eq!(answer.text(), "{\"sky\": \"red\"}", "the model goes along as far as it may");
+    let tools = ChatRequest { tools: vec![tool()], tool_choice: ToolChoice::Required, ..chat("call") };
+    let answer = ask(&engines, "m", Request::Chat(tools.clone())).await.unwrap();
+    assert_eq!((answer.calls.len(), answer.finishes[0]), (1, Some(FinishReason::ToolCalls)));
+    let both = ChatRequest { tool_choice: ToolChoice::Auto, ..tools };
+    for question in ["call", "?"] {
+        let request = ChatRequest { response_format: ResponseFormat::JsonObject, ..both.clone() };
+        let request = ChatRequest { messages: chat(question).messages, ..request };
+        let answer = ask(&engines, "m", Request::Chat(request)).await.unwrap();
+        assert_eq!(
+            (answer.calls.len(), answer.text().is_empty()),
+            if question == "call" { (1, true) } else { (0, false) }
+        );
     }
 }
 
@@ -133,24 +161,9 @@ async fn what_the_engine_cannot_do_is_refused_in_clear_words() {
     let bias = tollkeeper_protocol::chat::Sampling { logit_bias: vec![(99_999, 1.0)], ..Default::default() };
     let table: Vec<(Request, FaultKind, &str)> = vec![
         (
-            Request::Chat(ChatRequest { tool_choice: ToolChoice::Required, ..tools.clone() }),
+            Request::Chat(ChatRequest { tool_choice: ToolChoice::Named("news".into()), ..tools }),
             FaultKind::BadRequest,
-            "tool_choice",
-        ),
-        (
-            Request::Chat(ChatRequest { tool_choice: ToolChoice::Named("weather".into()), ..tools.clone() }),
-            FaultKind::BadRequest,
-            "tool_choice",
-        ),
-        (
-            Request::Chat(ChatRequest { response_format: ResponseFormat::JsonObject, ..tools }),
-            FaultKind::BadRequest,
-            "response_format",
-        ),
-        (
-            Request::Chat(ChatRequest { response_format: ResponseFormat::JsonObject, ..chat("x") }),
-            FaultKind::BadRequest,
-            "no grammars",
+            "`news`, which is not among the `tools`",
         ),
         (Request::Chat(image), FaultKind::BadRequest, "images"),
         (Request::Chat(ChatRequest { sampling: bias, ..chat("x") }), FaultKind::BadRequest, "logit_bias"),

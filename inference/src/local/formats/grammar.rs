@@ -76,14 +76,14 @@ impl Answer<'_> {
             (Some((open, close)), thinking) => {
                 let rest = format!("({}) {}", without(&containing(close)), text(close));
                 let open = if thinking { String::new() } else { format!("/\\s*/ {} ", text(open)) };
-                let _ = writeln!(rules, "THOUGHT: {open}{rest}");
+                let _ = writeln!(rules, "THOUGHT: {open}{rest} /[ \\t\\r\\n]{{0,8}}/");
                 if thinking { "THOUGHT " } else { "THOUGHT? " }
             }
         };
         let mut bodies = Vec::new();
         if !self.offer.is_some_and(|offer| offer.required) {
             bodies.push(match self.text {
-                Some(_) => "SPACE? answer".to_owned(),
+                Some(_) => "answer".to_owned(),
                 None => "TEXT?".to_owned(),
             });
         }
@@ -107,7 +107,7 @@ impl Answer<'_> {
                 let _ = writeln!(rules, "OPENED: TEXT {}", text(tagged.open));
                 bodies.push("OPENED calls".to_owned());
             } else {
-                bodies.push(format!("SPACE? {} calls", text(tagged.open)));
+                bodies.push(format!("{} calls", text(tagged.open)));
             }
             if tagged.bare {
                 bodies.push("calls".to_owned());
@@ -119,8 +119,10 @@ impl Answer<'_> {
 
     fn harmony(&self, rules: &mut String) -> String {
         let _ = writeln!(rules, "BODY: {}", without(&containing("<|end|>")));
-        rules.push_str("analysis: \"<|channel|>analysis<|message|>\" BODY \"<|end|><|start|>assistant\"\n");
-        rules.push_str("preamble: \"<|channel|>commentary<|message|>\" BODY \"<|end|><|start|>assistant\"\n");
+        // One terminal with its end: free text alone would take the beginning of the mark for its own.
+        let _ = writeln!(rules, "ENDED: ({}) \"<|end|><|start|>assistant\"", without(&containing("<|end|>")));
+        rules.push_str("analysis: \"<|channel|>analysis<|message|>\" ENDED\n");
+        rules.push_str("preamble: \"<|channel|>commentary<|message|>\" ENDED\n");
         let mut bodies = Vec::new();
         if !self.offer.is_some_and(|offer| offer.required) {
             let answer = self.text.unwrap_or("BODY");

@@ -74,7 +74,9 @@ impl Harmony {
         match &mut self.state {
             State::Header => {
                 let found = self.held.find(MESSAGE).filter(|at| *at <= LONGEST_HEADER);
-                if !looks_like_a_header(&self.held) || found.is_none() && self.held.len() > LONGEST_HEADER + MESSAGE.len() {
+                if !looks_like_a_header(&self.held)
+                    || found.is_none() && self.held.len() > LONGEST_HEADER + MESSAGE.len()
+                {
                     self.state = State::Body(Channel::Text);
                     return true;
                 }

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 /// Templates cut down to what their family is known by.
 const TEMPLATES: [(&str, &str); 12] = [
     ("hermes", "{% if tools %}<tool_call>{\"name\": <name>, \"arguments\": <args>}</tool_call>{% endif %}"),
-    ("hermes-thinking", "{% if tools %}<tool_call>{\"name\": <name>, \"arguments\": <args>}</tool_call>{% endif %}<think></think>"),
+    (
+        "hermes-thinking",
+        "{% if tools %}<tool_call>{\"name\": <name>, \"arguments\": <args>}</tool_call>{% endif %}<think></think>",
+    ),
     ("llama", "<|start_header_id|>{% if tools %}{\"name\": name, \"parameters\": dictionary}{% endif %}"),
     ("mistral-list", "{% if tools %}[TOOL_CALLS][ \"id\": {% endif %}"),
     ("mistral", "{% if tools %}[TOOL_CALLS]f[ARGS]{}{% endif %}[THINK][/THINK]"),
@@ -14,7 +17,7 @@ const TEMPLATES: [(&str, &str); 12] = [
     ("granite", "respond only with <|tool_call|> followed by a JSON list of tools"),
     ("command-r", "Action:```json [{\"tool_name\": }]```"),
     ("command-r7b", "<|START_ACTION|>[{\"tool_name\": }]<|END_ACTION|><|START_THINKING|><|END_THINKING|>"),
-    ("harmony", "<|channel|>commentary to=functions.f"),
+    ("harmony", "<|channel|>commentary<|message|>"),
 ];
 
 pub(super) fn template(name: &str) -> &'static str {
@@ -69,7 +72,11 @@ fn call(name: &str, arguments: &str) -> Vec<Piece> {
 pub(super) fn golden() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
     vec![
         ("hermes", "plain < text ", vec![text("plain < text ")]),
-        ("hermes", "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", vec![call("f", "{\"a\": 1}")]),
+        (
+            "hermes",
+            "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>",
+            vec![call("f", "{\"a\": 1}")],
+        ),
         ("hermes", "Wait.\n<tool_call>{\"name\":\"f\"}</tool_call>\n", vec![text("Wait."), call("f", "{}")]),
         (
             "hermes",
@@ -81,7 +88,11 @@ pub(super) fn golden() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
         ("hermes", "a <tool_call>{\"na", vec![text("a <tool_call>{\"na")]),
         ("hermes", "a <tool_ca", vec![text("a <tool_ca")]),
         ("hermes", "<tool_call>[1]</tool_call>", vec![text("<tool_call>[1]</tool_call>")]),
-        ("hermes", "<tool_call>{\"arguments\":{},\"name\":\"f\"}</tool_call>", vec![text("<tool_call>{\"arguments\":{},\"name\":\"f\"}</tool_call>")]),
+        (
+            "hermes",
+            "<tool_call>{\"arguments\":{},\"name\":\"f\"}</tool_call>",
+            vec![text("<tool_call>{\"arguments\":{},\"name\":\"f\"}</tool_call>")],
+        ),
         ("hermes", "<tool_call><tool_call>{\"name\":\"f\"}</tool_call>", vec![text("<tool_call>"), call("f", "{}")]),
         ("hermes", "<think>not a mark here</think>", vec![text("<think>not a mark here</think>")]),
         ("hermes-thinking", "<think>\nHm <tool_call>.\n</think>\n\nYes", vec![thought("Hm <tool_call>."), text("Yes")]),
@@ -103,7 +114,11 @@ pub(super) fn golden() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
             vec![call("f", "{\"a\": [1]}"), call("g", "{}")],
         ),
         ("mistral-list", "[TOOL_CALLS] nothing", vec![text("[TOOL_CALLS] nothing")]),
-        ("mistral", "[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g[CALL_ID]a1b2c3d4e[ARGS]{}", vec![call("f", "{\"a\": 1}"), call("g", "{}")]),
+        (
+            "mistral",
+            "[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g[CALL_ID]a1b2c3d4e[ARGS]{}",
+            vec![call("f", "{\"a\": 1}"), call("g", "{}")],
+        ),
         ("mistral", "[THINK]Hm.[/THINK]Hello", vec![thought("Hm."), text("Hello")]),
         (
             "deepseek-v3",
@@ -115,8 +130,16 @@ pub(super) fn golden() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
             vec![call("f", "{\"a\": 1}"), call("g", "{}")],
         ),
-        ("phi-4", "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"a\": 1}}]<|/tool_call|>", vec![call("f", "{\"a\": 1}")]),
-        ("granite", "<|tool_call|>[{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {}}]", vec![call("f", "{}"), call("g", "{}")]),
+        (
+            "phi-4",
+            "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"a\": 1}}]<|/tool_call|>",
+            vec![call("f", "{\"a\": 1}")],
+        ),
+        (
+            "granite",
+            "<|tool_call|>[{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {}}]",
+            vec![call("f", "{}"), call("g", "{}")],
+        ),
         (
             "command-r",
             "Action: ```json\n[\n    {\n        \"tool_name\": \"f\",\n        \"parameters\": {\"q\": \"x\"}\n    }\n]```",
@@ -189,11 +212,25 @@ fn without_tools_nothing_is_taken_for_a_call() {
 fn the_marks_of_a_format_are_spoken() {
     assert_eq!(format("hermes-thinking").spoken(), ["<think>", "</think>", "<tool_call>", "</tool_call>"]);
     let deepseek = format("deepseek-v3").spoken();
-    for mark in ["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"] {
+    for mark in [
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ] {
         assert!(deepseek.contains(&mark), "{mark}: {deepseek:?}");
     }
     assert!(format("mistral").spoken().contains(&"[ARGS]"));
     assert!(Format::of("no tools").taught());
+}
+
+#[test]
+fn what_is_written_as_a_call_is_read_as_one() {
+    for (name, _) in TEMPLATES {
+        let written = format(name).write(&[("f", "{\"a\": 1}")]);
+        assert_eq!(read(&format(name), false, &[&written]), call("f", "{\"a\": 1}"), "{name}: {written}");
+    }
 }
 
 proptest! {

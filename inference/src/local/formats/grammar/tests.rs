@@ -14,7 +14,11 @@ fn guides() -> Guides {
 fn functions() -> Vec<Function<'static>> {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "s": {"enum": ["a\"b", "}"]}}, "required": ["n"], "additionalProperties": false});
     let any = json!({"type": "object"});
-    vec![Function { name: "f", arguments: any.clone() }, Function { name: "g", arguments: any }, Function { name: "strict", arguments: schema }]
+    vec![
+        Function { name: "f", arguments: any.clone() },
+        Function { name: "g", arguments: any },
+        Function { name: "strict", arguments: schema },
+    ]
 }
 
 fn guide(guides: &Guides, format: &Format, thinking: bool, text: Option<&str>, offer: &Offer<'_>) -> Guide {
@@ -65,15 +69,24 @@ fn the_answers_that_models_really_give_are_in_the_grammar() {
         let calls = pieces.iter().flatten().filter(|piece| matches!(piece, Piece::Call(_))).count();
         let broken = calls == 0 && (answer.contains("tool_call>") || answer.contains("TOOL_CALLS"));
         // What is no call, has no arguments, or is cut short is what the grammar is there to prevent; the order of the keys is ours.
-        if broken || answer.contains("\"f\"}") || answer.contains("never ends") || answer.contains("no header") || answer.contains("\"type\"") {
+        if broken
+            || answer.contains("\"f\"}")
+            || answer.contains("never ends")
+            || answer.contains("no header")
+            || answer.contains("\"type\"")
+        {
             continue;
         }
         let offer = Offer { functions: functions(), required: false, several: true };
         let auto = guide(&guides, &format, false, None, &offer);
-        let closed = !answer.ends_with("{}}");
+        let closed = !(name == "hermes" && answer.ends_with("{}}"));
         assert_eq!(takes(&auto, answer), Ok(closed), "{name}: {answer}");
-        if calls > 0 && !answer.starts_with(|letter: char| letter.is_alphabetic() && letter != 'A') && !answer.contains("Let me see") {
-            let required = guide(&guides, &format, false, None, &Offer { functions: functions(), required: true, several: true });
+        if calls > 0
+            && !answer.starts_with(|letter: char| letter.is_alphabetic() && letter != 'A')
+            && !answer.contains("Let me see")
+        {
+            let required =
+                guide(&guides, &format, false, None, &Offer { functions: functions(), required: true, several: true });
             assert_eq!(takes(&required, answer), Ok(closed), "{name}, required: {answer}");
         }
     }
@@ -95,11 +108,18 @@ fn an_answer_that_must_call_calls_and_nothing_else() {
                 whole += 1;
                 let pieces = read(&format, false, &[&answer]);
                 // gpt-oss may think aloud first.
-                let pieces: Vec<Piece> =
-                    pieces.into_iter().filter(|piece| name != "harmony" || !matches!(piece, Piece::Text(_) | Piece::Reasoning(_))).collect();
-                assert!(pieces.len().is_multiple_of(3) && (several || pieces.len() == 3), "{name}: {answer} {pieces:?}");
+                let pieces: Vec<Piece> = pieces
+                    .into_iter()
+                    .filter(|piece| name != "harmony" || !matches!(piece, Piece::Text(_) | Piece::Reasoning(_)))
+                    .collect();
+                assert!(
+                    pieces.len().is_multiple_of(3) && (several || pieces.len() == 3),
+                    "{name}: {answer} {pieces:?}"
+                );
                 for call in pieces.chunks(3) {
-                    let [Piece::Call(name), Piece::Arguments(arguments), Piece::CallEnd] = call else { panic!("{answer}: {call:?}") };
+                    let [Piece::Call(name), Piece::Arguments(arguments), Piece::CallEnd] = call else {
+                        panic!("{answer}: {call:?}")
+                    };
                     assert_eq!(name, "strict");
                     let arguments = serde_json::from_str(arguments).unwrap();
                     assert!(schema.is_valid(&arguments), "{arguments}");
@@ -119,7 +139,11 @@ fn free_answers_are_free_until_a_call_begins() {
         ("llama", " [{\"name\": \"strict\"}]", "{\"name\": \"other"),
         ("mistral", "[TOOL CALLS]", "[TOOL_CALLS]other"),
         ("phi-4", "tools", "<|tool_call|>{"),
-        ("hermes-thinking", "<think>a <tool_call> b</think>\nYes <think>", "<think>x</think> <tool_call>{\"name\": \"other"),
+        (
+            "hermes-thinking",
+            "<think>a <tool_call> b</think>\nYes <think>",
+            "<think>x</think> <tool_call>{\"name\": \"other",
+        ),
         ("harmony", "<|channel|>final<|message|>any {text}", "<|channel|>commentary to=functions.other"),
     ] {
         let guide = guide(&guides, &format(name), false, None, &offer);
@@ -136,9 +160,17 @@ fn a_form_and_tools_go_together() {
     let schema = json(&json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}), false);
     for (name, json, call) in [
         ("hermes", "{\"a\": 1}", "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>"),
-        ("hermes-thinking", "<think>so</think>\n{\"a\": 1}", "<think>so</think>\n<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>"),
+        (
+            "hermes-thinking",
+            "<think>so</think>\n{\"a\": 1}",
+            "<think>so</think>\n<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>",
+        ),
         ("mistral", "{\"a\": 1}", "[TOOL_CALLS]f[ARGS]{}"),
-        ("harmony", "<|channel|>final<|message|>{\"a\": 1}", "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}"),
+        (
+            "harmony",
+            "<|channel|>final<|message|>{\"a\": 1}",
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}",
+        ),
     ] {
         let guide = guide(&guides, &format(name), false, Some(&schema), &offer);
         assert_eq!(takes(&guide, json), Ok(true), "{name}");
