@@ -157,6 +157,11 @@ fn terminal(expression: &str) -> Result<String, String> {
             '\\' => match letters.next() {
                 None => return Err("ends in the middle of an escape".into()),
                 Some('/') => written.push_str("\\x{2f}"),
+                // As in JavaScript and in JSON schemas: ASCII only. A class may stand within another.
+                Some('d') => written.push_str("[0-9]"),
+                Some('D') => written.push_str("[^0-9]"),
+                Some('w') => written.push_str("[0-9A-Za-z_]"),
+                Some('W') => written.push_str("[^0-9A-Za-z_]"),
                 Some(escaped) => written.extend(['\\', escaped]),
             },
             '/' => written.push_str("\\x{2f}"),
@@ -185,6 +190,7 @@ mod tests {
         for (extra, rules) in [
             (json!({"guided_regex": "^a/b$"}), "EXPRESSION: /(?:a\\x{2f}b)/\n"),
             (json!({"structured_outputs": {"regex": "a\\/b\\$"}}), "EXPRESSION: /(?:a\\x{2f}b\\$)/\n"),
+            (json!({"guided_regex": "[\\d.]\\w+"}), "EXPRESSION: /(?:[[0-9].][0-9A-Za-z_]+)/\n"),
             (json!({"guided_choice": ["a", "b c"]}), "CHOICE: /a|b\\x{20}c/\n"),
             (json!({"structured_outputs": {"choice": ["a"], "json": null}}), "CHOICE: /a/\n"),
             (json!({"grammar": "root ::= \"a\""}), "G_ROOT: \"a\" \n"),

@@ -70,7 +70,9 @@ fn prepare(tokenizer: &dyn Tokenizer) -> Result<Prepared, String> {
 
 /// An error on one line, without its place in the grammar, which is not the client's.
 fn words(error: &str) -> String {
-    let line: Vec<&str> = error.split_whitespace().collect();
+    // Lines of the grammar itself are numbered, and marked with ^.
+    let quoted = |line: &&str| line.contains(" | ") || line.trim_start().starts_with('^');
+    let line: Vec<&str> = error.lines().filter(|line| !quoted(line)).flat_map(str::split_whitespace).collect();
     let line = match line.split_first() {
         Some((&"at", rest)) if rest.first().is_some_and(|place| place.ends_with("):")) => rest[1..].join(" "),
         _ => line.join(" "),

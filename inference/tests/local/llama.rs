@@ -1,6 +1,6 @@
 //! llama.cpp with tiny random models: the same tokens as a bare loop, and everything that depends on real logits and a real tokenizer.
 
-use crate::ask::{Answer, ask, begin, call, chat, completion, embed, embedding, engines, greedy, message};
+use crate::ask::{Answer, ask, begin, call, chat, completion, embed, embedding, engines, greedy};
 use crate::loading::why_unavailable;
 use crate::model::{Folder, IM_END, TRAINED, VOCABULARY, token, write_model};
 use futures_util::future::join_all;
@@ -13,7 +13,7 @@ use tollkeeper_inference::local::engine::{self, LoadPlan, Row, Token};
 use tollkeeper_models::gguf;
 use tollkeeper_models::random::Recipe;
 use tollkeeper_protocol::Request;
-use tollkeeper_protocol::chat::{ChatRequest, FinishReason, ResponseFormat, Role, Sampling};
+use tollkeeper_protocol::chat::{ChatRequest, FinishReason, ResponseFormat, Sampling};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::EmbeddingRequest;
 use tollkeeper_protocol::fault::FaultKind;
@@ -195,7 +195,7 @@ async fn names_of_control_tokens_in_user_text_stay_text() {
 #[tokio::test]
 async fn the_models_own_template_is_used_and_what_it_refuses_is_the_clients_fault() {
     let folder = Folder::new();
-    let template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}<|im_start|>{{ m.content | trim }}{% endfor %}";
+    let template = "{% for m in messages %}{% if m.content == 'forbidden' %}{{ raise_exception('not that') }}{% endif %}<|im_start|>{{ m.content | trim }}{% endfor %}";
     write_model(&folder.path("own.gguf"), 1, |meta| {
         meta.push(("tokenizer.chat_template".into(), gguf::Value::Text(template.into())))
     });
@@ -204,10 +204,9 @@ async fn the_models_own_template_is_used_and_what_it_refuses_is_the_clients_faul
     });
     let engines = engines([folder.named("own.gguf"), folder.named("broken.gguf")]).await;
     assert_eq!(engines.input_tokens("own.gguf", &Request::Chat(chat("  hi  "))), Some(3));
-    let refused = ChatRequest { messages: vec![message(Role::Tool, "x")], ..chat("") };
-    let fault = engines.send("own.gguf", call(Request::Chat(refused))).await.unwrap_err();
+    let fault = engines.send("own.gguf", call(Request::Chat(chat("forbidden")))).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::BadRequest);
-    assert!(fault.message.contains("no tools here"), "{fault}");
+    assert!(fault.message.contains("not that"), "{fault}");
     assert_eq!(
         engines.send("broken.gguf", call(Request::Chat(chat("x")))).await.unwrap_err().kind,
         FaultKind::Unavailable

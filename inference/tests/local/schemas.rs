@@ -20,7 +20,7 @@ impl Schemas {
 
     /// A schema with its definitions; an object if it must be.
     pub(crate) fn root(mut self, object: bool) -> Value {
-        let mut schema = if object { self.object(2) } else { self.schema(3) };
+        let mut schema = if object { self.object(1) } else { self.schema(3) };
         if !self.definitions.is_empty() {
             schema["$defs"] = Value::Object(self.definitions);
         }

@@ -58,6 +58,8 @@ async fn all_validate(count: u64, seed: u64, tools: bool) {
                         strict: Some(true),
                     };
                     request = ChatRequest { tools: vec![tool], tool_choice: ToolChoice::Required, ..request };
+                    // A model that draws at random would call on and on.
+                    request.parallel_tool_calls = Some(number.is_multiple_of(8));
                 } else {
                     request.response_format = ResponseFormat::JsonSchema(json!({"name": "x", "schema": schema}));
                 }
@@ -213,10 +215,7 @@ async fn what_cannot_be_enforced_is_refused_and_says_why() {
         (schema(json!(false)), "not"),
         (schema(json!({"enum": ["x".repeat(70_000)]})), "bytes"),
         (strict(unique.clone(), true), "uniqueItems"),
-        (
-            ChatRequest { extra: json!({"guided_regex": "a{100000}{1000}"}).as_object().unwrap().clone(), ..chat("x") },
-            "guided_regex",
-        ),
+        (ChatRequest { extra: json!({"guided_regex": "("}).as_object().unwrap().clone(), ..chat("x") }, "guided_regex"),
     ] {
         let fault = ask(&engines, NAME, Request::Chat(request)).await.expect_err(words);
         assert_eq!(fault.kind, FaultKind::BadRequest, "{fault}");
