@@ -11,6 +11,7 @@ readonly LISTEN="${LISTEN:-}"                       # overrides the address in t
 readonly TOOLS="target/tools"                       # tools that are not installed on the system, only kept here
 readonly VENV=".venv"
 readonly CARGO_DENY_VERSION="0.20.2"
+readonly CHAT_TEMPLATES_VERSION="0.3.36" # of llama-cpp-python
 
 locked=()
 [[ -z "${CI:-}" ]] || locked=(--locked)
@@ -190,13 +191,29 @@ tests() {
     cargo test "${locked[@]}" --workspace --no-fail-fast
 }
 
-# What takes minutes: the property tests with forty times their cases, the trainer's tests, and the integration tests marked #[ignore].
+# What takes minutes: the property tests with forty times their cases, the trainer's tests, and the tests marked #[ignore].
 tests_long() {
     setup_tests
     PROPTEST_CASES=10000 cargo test "${locked[@]}" -p tollkeeper-protocol -p tollkeeper-config -p tollkeeper-router -p tollkeeper-policies
     cargo test --release "${locked[@]}" -p tollkeeper-models --features train
     cargo build "${locked[@]}" --workspace --bin tollkeeper
     cargo test "${locked[@]}" -p tollkeeper-tests -- --ignored
+    chat_templates
+    cargo test "${locked[@]}" -p tollkeeper-inference -- --ignored
+}
+
+# Real chat templates, from the sources of llama.cpp's Python package. They are others' work: fetched, not kept.
+chat_templates() {
+    local folder="target/chat-templates" fetched
+    [[ ! -d "$folder" ]] || return 0
+    say "fetching chat templates into $folder"
+    fetched="$(mktemp -d)"
+    "$VENV/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
+        --dest "$fetched" "llama-cpp-python==$CHAT_TEMPLATES_VERSION" </dev/null
+    tar -xzf "$fetched"/llama_cpp_python-*.tar.gz -C "$fetched" --strip-components=4 --wildcards '*/vendor/llama.cpp/models/templates/*'
+    mkdir -p target
+    mv "$fetched/templates" "$folder"
+    rm -r "$fetched"
 }
 
 # Prometheus' own tool on the alert rules, on their unit tests, and on every query of the Grafana dashboards.

@@ -286,6 +286,7 @@ impl Format {
     }
 
     /// Marks that are part of the text although a vocabulary may have them as control tokens.
+    #[cfg(any(feature = "llama-cpp", test))]
     pub(crate) fn spoken(&self) -> Vec<&'static str> {
         let mut spoken = self.family.silent.to_vec();
         spoken.extend(self.reasoning.into_iter().flat_map(|(open, close)| [open, close]));
@@ -310,6 +311,7 @@ impl Format {
 }
 
 /// The bracketed names in a mark: `<a>function<b>` has two.
+#[cfg(any(feature = "llama-cpp", test))]
 fn marks_in(mark: &'static str) -> Vec<&'static str> {
     let starts: Vec<usize> = mark.match_indices(['<', '[']).map(|(at, _)| at).collect();
     starts.into_iter().filter_map(|at| mark[at..].find(['>', ']']).map(|end| &mark[at..=at + end])).collect()

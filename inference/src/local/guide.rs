@@ -64,7 +64,10 @@ fn prepare(tokenizer: &dyn Tokenizer) -> Result<Prepared, String> {
         ParserFactory::new(&environment, InferenceCapabilities::default(), &SlicedBiasComputer::general_slices());
     let mut factory = factory.map_err(|error| error.to_string())?;
     factory.quiet();
-    factory.limits_mut().verbose_errors = false;
+    let limits = factory.limits_mut();
+    limits.verbose_errors = false;
+    // A grammar whose terminals are letters (see `gbnf`) takes many steps to filter a large vocabulary: about 25 ms at most.
+    limits.step_max_items = 500_000;
     Ok(Prepared { factory, ends })
 }
 

@@ -203,7 +203,7 @@ fn conversations() -> Vec<(&'static str, ChatRequest, Vec<&'static str>)> {
 #[test]
 #[ignore = "needs a folder of real templates: `make test-long` fetches it"]
 fn real_templates_render_and_are_recognised() {
-    let folder = std::env::var("CHAT_TEMPLATES").expect("CHAT_TEMPLATES names a folder of .jinja files");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/chat-templates");
     let mut wrong = Vec::new();
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
