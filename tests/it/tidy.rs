@@ -44,6 +44,7 @@ const TOUCHES: &[(&[&str], &[&str], &str)] = &[
     (&["rusqlite"], &["policies/src/store/sqlite.rs"], "one file touches SQLite"),
     (&["redis"], &["policies/src/store/redis.rs"], "one file touches Redis"),
     (&["llama_cpp_2", "llama_cpp_sys_2"], &["inference/src/local/llama_cpp.rs"], "one file touches llama.cpp"),
+    (&["llguidance"], &["inference/src/local/guide.rs"], "one file touches the grammar engine"),
     (
         &["candle_core", "candle_nn", "candle_transformers"],
         &["inference/src/local/candle.rs", "models/"],

@@ -180,7 +180,7 @@ static FAMILIES: [Family; 12] = [
     },
     Family {
         name: "phi-4",
-        marks: &["<|tool_call|>", "<|/tool_call|>"],
+        marks: &["<|tool|>", "<|/tool|>"],
         never: &[],
         shape: tagged("<|tool_call|>", Wrap::List, NAME_ARGUMENTS, "<|/tool_call|>"),
         silent: &[],
@@ -188,7 +188,7 @@ static FAMILIES: [Family; 12] = [
     Family {
         name: "granite",
         marks: &["<|tool_call|>", "tools"],
-        never: &["<|/tool_call|>"],
+        never: &[],
         shape: tagged("<|tool_call|>", Wrap::List, NAME_ARGUMENTS, ""),
         silent: &[],
     },

@@ -345,8 +345,8 @@ fn offered(request: &ChatRequest) -> impl Iterator<Item = &Tool> {
 }
 
 fn offer(request: &ChatRequest, tools: Tools) -> Result<Offer<'_>, ProviderFault> {
-    let functions: Vec<Function<'_>> =
-        offered(request).map(|tool| Function { name: &tool.name, arguments: arguments(tool) }).collect();
+    let functions = offered(request).map(|tool| Ok(Function { name: &tool.name, arguments: arguments(tool)? }));
+    let functions = functions.collect::<Result<Vec<_>, ProviderFault>>()?;
     if let (ToolChoice::Named(name), true) = (&request.tool_choice, functions.is_empty()) {
         return Err(refuse("tool_choice", &format!("`tool_choice` names `{name}`, which is not among the `tools`")));
     }
@@ -357,16 +357,22 @@ fn offer(request: &ChatRequest, tools: Tools) -> Result<Offer<'_>, ProviderFault
     })
 }
 
-/// The schema of a tool's arguments, which are an object whatever the tool says.
-fn arguments(tool: &Tool) -> Value {
-    match &tool.parameters {
-        Some(Value::Object(schema)) => {
-            let mut schema = schema.clone();
-            schema.entry("type").or_insert_with(|| "object".into());
-            Value::Object(schema)
-        }
-        _ => any_object(),
+/// The schema of a tool's arguments, which are an object.
+fn arguments(tool: &Tool) -> Result<Value, ProviderFault> {
+    let Some(Value::Object(schema)) = &tool.parameters else { return Ok(any_object()) };
+    let object = match schema.get("type") {
+        None => true,
+        Some(Value::Array(types)) => types.iter().any(|name| name == "object"),
+        Some(name) => name == "object",
+    };
+    if !object {
+        let message =
+            format!("the `parameters` of the tool `{}` must describe an object (`type` is `object`)", tool.name);
+        return Err(refuse("tools", &message));
     }
+    let mut schema = schema.clone();
+    schema.insert("type".into(), "object".into());
+    Ok(Value::Object(schema))
 }
 
 fn any_object() -> Value {

@@ -56,7 +56,34 @@ pub(crate) fn json(schema: &Value, loose: bool) -> String {
         "coerce_one_of": loose,
     });
     schema.insert("x-guidance".to_owned(), options);
-    format!("%json {}", Value::Object(schema))
+    let mut schema = Value::Object(schema);
+    without_leap_seconds(&mut schema);
+    format!("%json {schema}")
+}
+
+/// Times have no 60th second: strict readers take it at the very end of some days only, and most take it never.
+fn without_leap_seconds(schema: &mut Value) {
+    let Value::Object(fields) = schema else { return };
+    let pattern = match fields.get("format").and_then(Value::as_str) {
+        Some("time") => Some("^[0-9]{2}:[0-9]{2}:[0-5]"),
+        Some("date-time") => Some("[Tt ][0-9]{2}:[0-9]{2}:[0-5]"),
+        _ => None,
+    };
+    if let Some(pattern) = pattern {
+        fields.entry("pattern").or_insert_with(|| pattern.into());
+    }
+    for (key, value) in fields {
+        match (key.as_str(), value) {
+            ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(named)) => {
+                named.values_mut().for_each(without_leap_seconds);
+            }
+            ("prefixItems" | "items" | "anyOf" | "oneOf" | "allOf", Value::Array(list)) => {
+                list.iter_mut().for_each(without_leap_seconds);
+            }
+            ("items" | "additionalItems" | "additionalProperties", schema) => without_leap_seconds(schema),
+            _ => {}
+        }
+    }
 }
 
 impl Answer<'_> {

@@ -1,3 +1,5 @@
+//! Real answers of every family, whole, letter by letter and cut anywhere.
+
 use super::*;
 use proptest::prelude::*;
 

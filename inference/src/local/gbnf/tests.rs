@@ -1,3 +1,5 @@
+//! Grammars in llama.cpp's notation, by the texts they take.
+
 use super::*;
 use crate::local::guide::Guides;
 use crate::local::scripted::{IM_END, ScriptedTokenizer};

@@ -1,3 +1,5 @@
+//! Chat templates: what Hugging Face gives them, what they do not show, and real ones.
+
 use super::*;
 use crate::local::engine::ControlToken;
 use crate::local::scripted::ScriptedTokenizer;
@@ -149,6 +151,66 @@ fn nothing_the_client_sends_becomes_a_control_token() {
     assert_eq!(tokens[0], 7, "the token every prompt begins with");
     let text: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.piece(*token)).collect();
     assert_eq!(String::from_utf8(text).unwrap().matches(evil).count(), 10);
+}
+
+/// What a model reads of a conversation, by a template as it is.
+fn told(template: &'static str, request: &ChatRequest) -> Result<String, TemplateError> {
+    Template::of(&With(Some(template))).render(request, !request.tools.is_empty())
+}
+
+const TURNS: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+
+#[test]
+fn what_a_template_does_not_show_is_told_as_text() {
+    let explained = concat!(
+        "These tools can be called, each given as JSON:\n",
+        "{\"type\":\"function\",\"function\":{\"name\":\"weather\",\"description\":\"The weather in a \\\"city\\\"\",",
+        "\"parameters\":{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}}}}}\n",
+        "To call one, write <tool_call>{\"name\": \"its name\", \"arguments\": its arguments}</tool_call>",
+    );
+    let history = concat!(
+        "[user]Weather in Oslo?[assistant]<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\":\"Oslo\",\"days\":2}}</tool_call>",
+        "[user]<tool_response>\nrain\n</tool_response>",
+    );
+    assert_eq!(told(TURNS, &conversation()).unwrap(), format!("[system]Be brief.\n\n{explained}{history}"));
+    let unasked = ChatRequest { messages: conversation().messages[1..].to_vec(), ..conversation() };
+    assert_eq!(told(TURNS, &unasked).unwrap(), format!("[system]{explained}{history}"));
+    let none = ChatRequest { tools: Vec::new(), ..conversation() };
+    assert_eq!(told(TURNS, &none).unwrap(), format!("[system]Be brief.{history}"), "calls of before are told");
+    // One whose family is known, but which shows no tools.
+    let deepseek = "{# <｜tool▁calls▁begin｜>```json #}{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}";
+    let text = told(deepseek, &conversation()).unwrap();
+    assert!(text.contains("write <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>its name"), "{text}");
+}
+
+#[test]
+fn a_template_without_system_messages_gets_them_in_the_first_turn() {
+    let gemma = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    let request = ChatRequest { tools: Vec::new(), messages: conversation().messages[..2].to_vec(), ..conversation() };
+    assert_eq!(told(gemma, &request).unwrap(), "[user]Be brief.\nWeather in Oslo?");
+    let alone = ChatRequest { messages: request.messages[..1].to_vec(), ..request };
+    assert_eq!(told(gemma, &alone).unwrap(), "[user]Be brief.");
+}
+
+#[test]
+fn templates_get_calls_as_they_want_them() {
+    let text_arguments = "{# <tool_call> arguments tools #}{{ tools | tojson }}{% for m in messages %}{% for c in m.tool_calls or [] %}{{ '=' + c.function.arguments }}{% endfor %}{{ m.content }}{% endfor %}";
+    assert!(told(text_arguments, &conversation()).unwrap().contains("={\"city\":\"Oslo\",\"days\":2}rain"));
+    let null_content = "{# <tool_call> arguments tools #}{{ tools | tojson }}{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.arguments.city or m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let template = Template::of(&With(Some(null_content)));
+    assert!(template.habits.null_content && template.shows.calls && template.shows.tools);
+    let short_ids = "{# [TOOL_CALLS][ARGS] length != 9 #}{{ tools | tojson }}{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id | length }}{{ c.id }}{{ c.function.arguments }}{% endfor %}{{ m.content }}{{ m.tool_call_id }}{% endfor %}";
+    let text = told(short_ids, &conversation()).unwrap();
+    let id = &text.split("Weather in Oslo?9").nth(1).unwrap()[..9];
+    assert!(text.ends_with(&format!("rain{id}")), "{text}");
+    let in_message = "{# <|tool|><|/tool|> #}{% for m in messages %}{% if 'tools' in message or m.tools %}{{ m.tools }}{% endif %}{% endfor %}{# 'tools' in message #}";
+    assert!(told(in_message, &conversation()).unwrap().starts_with("[{\"type\":\"function\""));
+}
+
+#[test]
+fn generation_tags_are_passed_over() {
+    let template = "{% for m in messages[:1] %}a {%- generation -%} {{ m.content }} {%- endgeneration %}b{% endfor %}";
+    assert_eq!(render(Some(template), &conversation()).unwrap(), "aBe brief.b");
 }
 
 /// The file names of real templates and the format they must be found to have; those that are not here are taught.

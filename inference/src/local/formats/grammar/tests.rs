@@ -1,3 +1,5 @@
+//! Grammars of all formats: what models really say is in them, what is drawn from them is read as calls, and nothing else is.
+
 use super::*;
 use crate::local::formats::tests::{format, golden, read};
 use crate::local::formats::{FAMILIES, Piece};
