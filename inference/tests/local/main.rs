@@ -11,7 +11,8 @@ mod model;
 mod schemas;
 mod serving;
 #[cfg(feature = "llama-cpp")]
-mod swap;
 mod structured;
+#[cfg(feature = "llama-cpp")]
+mod swap;
 #[cfg(feature = "llama-cpp")]
 mod toll_tiny;
