@@ -4,6 +4,7 @@ mod answer;
 mod batch;
 mod board;
 mod control;
+mod dry;
 mod embedder;
 pub mod engine;
 mod form;

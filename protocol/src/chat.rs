@@ -58,6 +58,37 @@ pub struct Sampling {
     pub repeat_penalty: Option<f32>,
     /// Added to the logits of tokens (by token id).
     pub logit_bias: Vec<(u32, f32)>,
+    /// Locally typical sampling: the share of probability to keep, 0 to 1.
+    pub typical_p: Option<f32>,
+    /// XTC; `None` is off.
+    pub xtc: Option<Xtc>,
+    /// DRY; `None` is off. Boxed, since it is large and few requests have it.
+    pub dry: Option<Box<Dry>>,
+}
+
+/// XTC, "exclude top choices": now and then all likely tokens but the least likely of them are left out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Xtc {
+    /// How often, 0 to 1; 0 is never.
+    pub probability: f32,
+    /// The probability from which on a token counts as likely, 0 to 1. Above 0.5 there is never a second one, so nothing is left out.
+    pub threshold: f32,
+}
+
+/// DRY, "don't repeat yourself": a token that would go on repeating what was said before is made less likely, the more the longer
+/// the repetition already is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dry {
+    /// How strong the penalty is; above 0.
+    pub multiplier: f32,
+    /// By what the penalty grows with each further repeated token; at least 1.
+    pub base: f32,
+    /// Tokens that may be repeated without a penalty.
+    pub allowed_length: u32,
+    /// How many of the last tokens are looked at; `None` is all of them.
+    pub last_n: Option<u32>,
+    /// Texts that no repetition reaches across; at most 64, of at most 256 bytes each.
+    pub breakers: Vec<String>,
 }
 
 /// Who speaks.

@@ -6,6 +6,7 @@ mod fields;
 mod message;
 mod request;
 mod response;
+mod sampling;
 mod stream;
 mod tool;
 mod wire;

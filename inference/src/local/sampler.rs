@@ -1,12 +1,14 @@
-//! How a token is drawn from logits: biases, penalties, temperature, top-k, top-p, min-p, a grammar, and a seed.
+//! How a token is drawn from logits: biases, penalties, temperature, top-k, typical, top-p, min-p, XTC, a grammar, and a seed.
 //!
-//! The order is llama.cpp's: biases and penalties, grammar, top-k, top-p, min-p, temperature, draw. What a request leaves
-//! open takes llama.cpp's defaults too (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05). The repeat penalty looks at the
-//! last 64 tokens of prompt and answer, the other two at the whole answer.
+//! The order is llama.cpp's: biases and penalties (DRY last), grammar, top-k, typical, top-p, min-p, XTC, temperature, draw. What a
+//! request leaves open takes llama.cpp's defaults too (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, the others off). The repeat
+//! penalty looks at the last 64 tokens of prompt and answer, DRY at all of them, the other two at the whole answer. With temperature 0
+//! the best token is taken whatever the cuts say; so XTC, which would leave it out, does nothing then.
 
+use super::dry::Repetitions;
 use super::engine::{Constraint, Token, Tokenizer};
 use std::collections::{HashMap, VecDeque};
-use tollkeeper_protocol::chat::Sampling;
+use tollkeeper_protocol::chat::{Sampling, Xtc};
 use tollkeeper_protocol::event::TokenLogprob;
 
 const REPEAT_WINDOW: usize = 64;
@@ -22,10 +24,13 @@ pub(crate) struct Sampler {
     top_p: f32,
     top_k: usize,
     min_p: f32,
+    typical_p: f32,
+    xtc: Option<Xtc>,
     frequency: f32,
     presence: f32,
     /// `None` is no penalty.
     repeat: Option<f32>,
+    dry: Option<Repetitions>,
     bias: Vec<(Token, f32)>,
     random: SplitMix,
     counts: HashMap<Token, u32>,
@@ -36,11 +41,12 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// `prompt` feeds the repeat penalty; `choice` makes the answers to one request differ.
+    /// `prompt` feeds the repeat penalty and DRY; `choice` makes the answers to one request differ.
     pub(crate) fn new(
         wanted: &Sampling,
         choice: u32,
         prompt: &[Token],
+        tokenizer: &dyn Tokenizer,
         constraint: Option<Box<dyn Constraint>>,
     ) -> Self {
         let seed = wanted.seed.map_or_else(random_seed, |seed| seed.wrapping_add(u64::from(choice)));
@@ -49,9 +55,12 @@ impl Sampler {
             top_p: wanted.top_p.unwrap_or(0.95),
             top_k: wanted.top_k.unwrap_or(40) as usize,
             min_p: wanted.min_p.unwrap_or(0.05),
+            typical_p: wanted.typical_p.unwrap_or(1.0),
+            xtc: wanted.xtc.filter(|xtc| xtc.threshold <= 0.5),
             frequency: wanted.frequency_penalty.unwrap_or(0.0),
             presence: wanted.presence_penalty.unwrap_or(0.0),
             repeat: wanted.repeat_penalty.filter(|penalty| *penalty > 0.0 && (penalty - 1.0).abs() > f32::EPSILON),
+            dry: wanted.dry.clone().map(|dry| Repetitions::new(*dry, prompt, tokenizer)),
             bias: wanted.logit_bias.clone(),
             random: SplitMix(seed),
             counts: HashMap::new(),
@@ -62,8 +71,8 @@ impl Sampler {
         }
     }
 
-    /// Draws the next token. `is_end` tells end tokens, which a grammar does not follow.
-    pub(crate) fn draw(&mut self, logits: &[f32], is_end: impl Fn(Token) -> bool) -> Result<Token, NoCandidate> {
+    /// Draws the next token. The tokenizer tells end tokens, which a grammar does not follow, and the text of the others.
+    pub(crate) fn draw(&mut self, logits: &[f32], tokenizer: &dyn Tokenizer) -> Result<Token, NoCandidate> {
         let mut adjusted = std::mem::take(&mut self.adjusted);
         let logits = if self.adjusts() {
             adjusted.clear();
@@ -76,15 +85,16 @@ impl Sampler {
         let drawn = self.choose(logits);
         self.adjusted = adjusted;
         let token = drawn?;
-        self.note(token, is_end(token))?;
+        self.note(token, tokenizer)?;
         Ok(token)
     }
 
     fn adjusts(&self) -> bool {
-        !self.bias.is_empty() || self.frequency != 0.0 || self.presence != 0.0 || self.repeat.is_some()
+        let penalises = self.frequency != 0.0 || self.presence != 0.0 || self.repeat.is_some() || self.dry.is_some();
+        penalises || !self.bias.is_empty()
     }
 
-    fn adjust(&self, logits: &mut [f32]) {
+    fn adjust(&mut self, logits: &mut [f32]) {
         for (token, bias) in &self.bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
@@ -104,6 +114,9 @@ impl Sampler {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit -= *count as f32 * self.frequency + self.presence;
             }
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.penalise(logits);
         }
     }
 
@@ -131,8 +144,8 @@ impl Sampler {
         self.temperature <= 0.0 || self.top_k == 1
     }
 
-    fn note(&mut self, token: Token, end: bool) -> Result<(), NoCandidate> {
-        if let (false, Some(constraint)) = (end, &mut self.constraint) {
+    fn note(&mut self, token: Token, tokenizer: &dyn Tokenizer) -> Result<(), NoCandidate> {
+        if let (false, Some(constraint)) = (tokenizer.is_end(token), &mut self.constraint) {
             constraint.accept(token).map_err(|_| NoCandidate)?;
         }
         if self.frequency != 0.0 || self.presence != 0.0 {
@@ -144,6 +157,9 @@ impl Sampler {
                 self.recent.pop_front();
             }
         }
+        if let Some(dry) = &mut self.dry {
+            dry.note(token, tokenizer);
+        }
         Ok(())
     }
 
@@ -152,9 +168,17 @@ impl Sampler {
             candidates.select_nth_unstable_by(self.top_k - 1, by_logit);
             candidates.truncate(self.top_k);
         }
+        if self.typical_p < 1.0 {
+            keep_typical(candidates, self.typical_p);
+        }
         if self.top_p < 1.0 || self.min_p > 0.0 {
             candidates.sort_unstable_by(by_logit);
             cut(candidates, self.top_p, self.min_p);
+        }
+        if let Some(xtc) = self.xtc
+            && self.random.unit() < f64::from(xtc.probability)
+        {
+            exclude_top_choices(candidates, xtc.threshold);
         }
         let (_, highest) = *candidates.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
         let weight = |logit: f32| f64::from((logit - highest) / self.temperature).exp();
@@ -209,6 +233,44 @@ fn cut(candidates: &mut Vec<(Token, f32)>, top_p: f32, min_p: f32) {
         keep += 1;
     }
     candidates.truncate(keep);
+}
+
+/// The probabilities of candidates, in their order.
+fn probabilities(candidates: &[(Token, f32)]) -> Vec<f64> {
+    let highest = candidates.iter().map(|(_, logit)| *logit).fold(f32::MIN, f32::max);
+    let weights: Vec<f64> = candidates.iter().map(|(_, logit)| f64::from(logit - highest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+/// Keeps the candidates whose surprise is closest to what is to be expected (the entropy), as many as it takes to reach `share`
+/// of the probability, and always one.
+fn keep_typical(candidates: &mut Vec<(Token, f32)>, share: f32) {
+    let mut typical: Vec<((Token, f32), f64)> = candidates
+        .iter()
+        .copied()
+        .zip(probabilities(candidates))
+        .filter(|(_, probability)| *probability > 0.0)
+        .collect();
+    let entropy: f64 = typical.iter().map(|(_, probability)| -probability * probability.ln()).sum();
+    let oddness = |probability: f64| (-probability.ln() - entropy).abs();
+    typical.sort_unstable_by(|a, b| oddness(a.1).total_cmp(&oddness(b.1)).then(by_logit(&a.0, &b.0)));
+    candidates.clear();
+    let mut reached = 0.0;
+    for (candidate, probability) in typical {
+        if !candidates.is_empty() && reached >= f64::from(share) {
+            break;
+        }
+        reached += probability;
+        candidates.push(candidate);
+    }
+}
+
+/// Leaves out all candidates with a probability of at least `threshold` but the least likely of them.
+fn exclude_top_choices(candidates: &mut Vec<(Token, f32)>, threshold: f32) {
+    candidates.sort_unstable_by(by_logit);
+    let likely = probabilities(candidates).iter().take_while(|share| **share >= f64::from(threshold)).count();
+    candidates.drain(..likely.saturating_sub(1));
 }
 
 /// The log-probability of `token` and of the `top` most likely tokens, under the model's own distribution (before biases,
@@ -274,8 +336,9 @@ pub(crate) fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::scripted::ScriptedTokenizer;
+    use crate::local::scripted::{IM_END, ScriptedTokenizer};
     use proptest::prelude::*;
+    use tollkeeper_protocol::chat::Dry;
 
     fn greedy() -> Sampling {
         Sampling { temperature: Some(0.0), ..Sampling::default() }
@@ -294,12 +357,12 @@ mod tests {
     }
 
     fn sampler(sampling: &Sampling) -> Sampler {
-        Sampler::new(sampling, 0, &[], None)
+        Sampler::new(sampling, 0, &[], &ScriptedTokenizer, None)
     }
 
     fn draws(sampling: &Sampling, logits: &[f32], count: usize) -> Vec<Token> {
         let mut sampler = sampler(sampling);
-        (0..count).map(|_| sampler.draw(logits, |_| false).unwrap()).collect()
+        (0..count).map(|_| sampler.draw(logits, &ScriptedTokenizer).unwrap()).collect()
     }
 
     fn support(sampling: &Sampling, logits: &[f32]) -> Vec<Token> {
@@ -312,9 +375,9 @@ mod tests {
     #[test]
     fn temperature_zero_takes_the_best_and_unusable_logits_are_passed_over() {
         assert_eq!(draws(&greedy(), &[0.0, 3.0, 3.0, f32::NAN, f32::INFINITY], 1), [1]);
-        assert_eq!(sampler(&greedy()).draw(&[f32::NAN, f32::NEG_INFINITY], |_| false), Err(NoCandidate));
-        assert_eq!(sampler(&bare()).draw(&[f32::NAN; 3], |_| false), Err(NoCandidate));
-        assert_eq!(sampler(&bare()).draw(&[], |_| false), Err(NoCandidate));
+        assert_eq!(sampler(&greedy()).draw(&[f32::NAN, f32::NEG_INFINITY], &ScriptedTokenizer), Err(NoCandidate));
+        assert_eq!(sampler(&bare()).draw(&[f32::NAN; 3], &ScriptedTokenizer), Err(NoCandidate));
+        assert_eq!(sampler(&bare()).draw(&[], &ScriptedTokenizer), Err(NoCandidate));
     }
 
     #[test]
@@ -332,13 +395,23 @@ mod tests {
     fn the_cuts_leave_what_they_should() {
         // Probabilities 0.5, 0.25, 0.15, 0.1.
         let logits: Vec<f32> = [0.5f32, 0.25, 0.15, 0.1].iter().map(|share| share.ln()).collect();
-        let table: [(Sampling, &[Token]); 6] = [
+        let xtc = |probability, threshold| Some(Xtc { probability, threshold });
+        let table: [(Sampling, &[Token]); 14] = [
             (bare(), &[0, 1, 2, 3]),
             (Sampling { top_k: Some(2), ..bare() }, &[0, 1]),
             (Sampling { top_p: Some(0.6), ..bare() }, &[0, 1]),
             (Sampling { top_p: Some(0.0), ..bare() }, &[0]),
             (Sampling { min_p: Some(0.25), ..bare() }, &[0, 1, 2]),
             (Sampling { top_k: Some(3), top_p: Some(0.99), min_p: Some(0.4), ..bare() }, &[0, 1]),
+            // Their entropy is 1.21 nats, their surprise 0.69, 1.39, 1.90 and 2.30.
+            (Sampling { typical_p: Some(0.2), ..bare() }, &[1]),
+            (Sampling { typical_p: Some(0.7), ..bare() }, &[0, 1]),
+            (Sampling { typical_p: Some(0.8), ..bare() }, &[0, 1, 2]),
+            (Sampling { xtc: xtc(1.0, 0.2), ..bare() }, &[1, 2, 3]),
+            (Sampling { xtc: xtc(1.0, 0.12), ..bare() }, &[2, 3]),
+            (Sampling { xtc: xtc(1.0, 0.5), ..bare() }, &[0, 1, 2, 3]),
+            (Sampling { xtc: xtc(0.5, 0.2), ..bare() }, &[0, 1, 2, 3]),
+            (Sampling { min_p: Some(0.25), xtc: xtc(1.0, 0.16), ..bare() }, &[2]),
         ];
         for (sampling, expected) in table {
             assert_eq!(support(&sampling, &logits), expected, "{sampling:?}");
@@ -352,27 +425,66 @@ mod tests {
         assert_eq!(draws(&Sampling { logit_bias: vec![(0, -100.0)], ..greedy() }, &logits, 2), [1, 1]);
         assert_eq!(draws(&Sampling { presence_penalty: Some(0.2), ..greedy() }, &logits, 4), [0, 1, 0, 0]);
         assert_eq!(draws(&Sampling { frequency_penalty: Some(0.2), ..greedy() }, &logits, 4), [0, 1, 0, 1]);
-        let mut repeated = Sampler::new(&Sampling { repeat_penalty: Some(2.0), ..greedy() }, 0, &[0], None);
-        assert_eq!(repeated.draw(&logits, |_| false), Ok(1), "the prompt counts");
+        let mut repeated =
+            Sampler::new(&Sampling { repeat_penalty: Some(2.0), ..greedy() }, 0, &[0], &ScriptedTokenizer, None);
+        assert_eq!(repeated.draw(&logits, &ScriptedTokenizer), Ok(1), "the prompt counts");
+    }
+
+    #[test]
+    fn xtc_excludes_as_often_as_it_should_and_never_at_temperature_zero() {
+        let logits = [2.0, 1.9, 1.8];
+        let xtc = Some(Xtc { probability: 0.25, threshold: 0.1 });
+        let drawn = draws(&Sampling { top_k: Some(2), xtc, ..bare() }, &logits, 4000);
+        let best = drawn.iter().filter(|token| **token == 0).count() as f64 / 4000.0;
+        assert!((best - 0.75 * 0.525).abs() < 0.03, "{best}");
+        assert_eq!(
+            draws(&Sampling { xtc: Some(Xtc { probability: 1.0, threshold: 0.1 }), ..greedy() }, &logits, 1),
+            [0]
+        );
+    }
+
+    #[test]
+    fn dry_ends_a_loop() {
+        // Whatever came before, the next letter of "abc" is best, and "z" is second.
+        let next = |last: Token| {
+            let mut logits = vec![0.0; 128];
+            logits[b"bca"[last as usize - 97] as usize] = 2.0;
+            logits[b'z' as usize] = 1.0;
+            logits
+        };
+        let dry = Dry { multiplier: 0.8, base: 1.75, allowed_length: 2, last_n: None, breakers: Vec::new() };
+        let letters = |sampling: &Sampling| {
+            let prompt = [Token::from(b'a')];
+            let mut sampler = Sampler::new(sampling, 0, &prompt, &ScriptedTokenizer, None);
+            let mut said = String::from("a");
+            while said.len() < 20 && !said.ends_with('z') {
+                let last = Token::from(*said.as_bytes().last().unwrap());
+                let token = sampler.draw(&next(last), &ScriptedTokenizer).unwrap();
+                said.push(char::from(u8::try_from(token).unwrap()));
+            }
+            said
+        };
+        assert_eq!(letters(&greedy()), "abcabcabcabcabcabcab");
+        assert_eq!(letters(&Sampling { dry: Some(dry.into()), ..greedy() }), "abcabcz");
     }
 
     #[test]
     fn a_seed_repeats_and_choices_differ() {
         let logits = [0.0; 100];
         assert_eq!(draws(&bare(), &logits, 50), draws(&bare(), &logits, 50));
-        let mut other = Sampler::new(&bare(), 1, &[], None);
-        let others: Vec<Token> = (0..50).map(|_| other.draw(&logits, |_| false).unwrap()).collect();
+        let mut other = Sampler::new(&bare(), 1, &[], &ScriptedTokenizer, None);
+        let others: Vec<Token> = (0..50).map(|_| other.draw(&logits, &ScriptedTokenizer).unwrap()).collect();
         assert_ne!(draws(&bare(), &logits, 50), others);
         let unseeded = Sampling { seed: None, ..bare() };
         assert_ne!(draws(&unseeded, &logits, 50), draws(&unseeded, &logits, 50));
     }
 
-    /// Allows even tokens.
+    /// Allows even tokens and the end token, which it does not take.
     struct Even(Vec<Token>);
 
     impl Constraint for Even {
         fn allows(&mut self, token: Token) -> bool {
-            token.is_multiple_of(2)
+            token.is_multiple_of(2) || token == IM_END
         }
 
         fn filter(&mut self, candidates: &mut Vec<(Token, f32)>) {
@@ -388,12 +500,14 @@ mod tests {
     #[test]
     fn a_constraint_is_obeyed_and_never_fed_an_end() {
         let even = || Some(Box::new(Even(Vec::new())) as Box<dyn Constraint>);
-        let mut best = Sampler::new(&greedy(), 0, &[], even());
-        assert_eq!(best.draw(&[1.0, 9.0, 3.0, 2.0], |_| false), Ok(2));
-        let mut drawn = Sampler::new(&bare(), 0, &[], even());
-        assert!((0..200).all(|_| drawn.draw(&[1.0; 9], |_| false).unwrap().is_multiple_of(2)));
-        assert_eq!(best.draw(&[f32::NAN, 9.0], |_| false), Err(NoCandidate), "nothing is left");
-        assert_eq!(best.draw(&[9.0, 1.0], |token| token == 0), Ok(0));
+        let mut best = Sampler::new(&greedy(), 0, &[], &ScriptedTokenizer, even());
+        assert_eq!(best.draw(&[1.0, 9.0, 3.0, 2.0], &ScriptedTokenizer), Ok(2));
+        let mut drawn = Sampler::new(&bare(), 0, &[], &ScriptedTokenizer, even());
+        assert!((0..200).all(|_| drawn.draw(&[1.0; 9], &ScriptedTokenizer).unwrap().is_multiple_of(2)));
+        assert_eq!(best.draw(&[f32::NAN, 9.0], &ScriptedTokenizer), Err(NoCandidate), "nothing is left");
+        let mut over = vec![1.0; 258];
+        over[IM_END as usize] = 9.0;
+        assert_eq!(best.draw(&over, &ScriptedTokenizer), Ok(IM_END));
     }
 
     proptest! {

@@ -34,7 +34,7 @@ pub(crate) enum Waiting {
     /// A sequence that has not begun.
     New(Sequence),
     /// One that was running when the engine went; its prompt is now all that it has read and written.
-    Parked(Running),
+    Parked(Box<Running>),
 }
 
 impl Waiting {
@@ -79,7 +79,7 @@ impl Running {
         if let Some(next) = self.next.take() {
             self.sequence.prompt = cached.iter().copied().chain([next]).collect();
         }
-        Waiting::Parked(self)
+        Waiting::Parked(Box::new(self))
     }
 
     /// Tokens still to be read or written, if the answer takes `expected` tokens.

@@ -284,7 +284,7 @@ impl Worker {
             }
             match self.waiting.remove(at) {
                 Some(Waiting::New(sequence)) => self.begin(sequence, model),
-                Some(Waiting::Parked(running)) => self.resume(running, model),
+                Some(Waiting::Parked(running)) => self.resume(*running, model),
                 None => {}
             }
         }
@@ -319,7 +319,7 @@ impl Worker {
             answer.usage.cached_input += reused as u64;
         }
         let constraint = rules.guide.as_ref().map(Guide::start);
-        let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, constraint);
+        let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, model.tokenizer, constraint);
         self.slots[slot].running = Some(Running { sequence, sampler, output, generated: 0, next: None });
     }
 
@@ -397,7 +397,7 @@ impl Worker {
         let id = running.sequence.answer;
         let Some(answer) = self.answers.get_mut(&id) else { return };
         let logits = model.engine.logits(row);
-        let token = match running.sampler.draw(logits, |token| model.tokenizer.is_end(token)) {
+        let token = match running.sampler.draw(logits, model.tokenizer) {
             Ok(token) => token,
             Err(reason) => return self.end_answer(id, ProviderFault::new(FaultKind::Internal, reason.to_string())),
         };

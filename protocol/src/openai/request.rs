@@ -1,9 +1,10 @@
 //! Decodes request bodies: tolerant to unknown fields, exact about the known ones.
 
-use super::fields::{Fields, Place, mismatch, missing, number, whole};
+use super::fields::{Fields, Place, mismatch, missing, whole};
 use super::message::messages;
+use super::sampling::sampling;
 use super::tool::{legacy_functions, tool_choice, tools};
-use crate::chat::{ChatRequest, ResponseFormat, Sampling};
+use crate::chat::{ChatRequest, ResponseFormat};
 use crate::completion::{CompletionRequest, Prompt};
 use crate::embedding::{EmbeddingRequest, Encoding};
 use crate::{DecodeError, Operation, Request};
@@ -110,37 +111,6 @@ fn model(fields: &mut Fields) -> Result<String, DecodeError> {
     }
 }
 
-fn sampling(fields: &mut Fields) -> Result<Sampling, DecodeError> {
-    // llama.cpp's name of the field, else vLLM's.
-    let repeat = fields.number("repeat_penalty", 0.0..=100.0)?;
-    let repetition = fields.number("repetition_penalty", 0.0..=100.0)?;
-    Ok(Sampling {
-        temperature: fields.number("temperature", 0.0..=2.0)?,
-        top_p: fields.number("top_p", 0.0..=1.0)?,
-        // -1 and 0 say "all" in llama.cpp and vLLM.
-        top_k: fields.integer("top_k", -1..=i64::from(u32::MAX))?.and_then(|k| u32::try_from(k).ok()),
-        min_p: fields.number("min_p", 0.0..=1.0)?,
-        // Negative seeds are legal; only that different seeds stay different matters.
-        seed: fields.integer("seed", i128::from(i64::MIN)..=i128::from(u64::MAX))?.map(|seed| seed as u64),
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
-        repeat_penalty: repeat.or(repetition),
-        logit_bias: logit_bias(fields)?,
-    })
-}
-
-fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, DecodeError> {
-    let Some(biases) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
-    let entry = |(token, bias): (String, Value)| {
-        let path = || format!("logit_bias.{token}");
-        let Ok(id) = token.parse() else {
-            return Err(DecodeError::at(path(), format!("the keys of `logit_bias` must be token ids, got `{token}`")));
-        };
-        Ok((id, number(&bias, path, -100.0..=100.0)?))
-    };
-    biases.rest().into_iter().map(entry).collect()
-}
-
 /// `max_completion_tokens` replaces the older `max_tokens`.
 fn max_tokens(fields: &mut Fields, least: u32) -> Result<Option<u32>, DecodeError> {
     let older = fields.integer("max_tokens", least..=u32::MAX)?;
@@ -164,7 +134,8 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, DecodeError> {
     Ok(stops.into_iter().filter(|stop| !stop.is_empty()).collect())
 }
 
-fn texts(list: Vec<Value>, path: &str) -> Result<Vec<String>, DecodeError> {
+/// The texts of a list.
+pub(super) fn texts(list: Vec<Value>, path: &str) -> Result<Vec<String>, DecodeError> {
     let text = |(index, value)| match value {
         Value::String(text) => Ok(text),
         other => Err(mismatch(&format!("{path}[{index}]"), "a string", &other)),

@@ -1,7 +1,7 @@
 //! Requests as clients send them, and the errors they get.
 
 use serde_json::{Value, json};
-use tollkeeper_protocol::chat::{ChatRequest, Part, ResponseFormat, Role, ToolCall, ToolChoice};
+use tollkeeper_protocol::chat::{ChatRequest, Dry, Part, ResponseFormat, Role, Sampling, ToolCall, ToolChoice, Xtc};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::{EmbeddingRequest, Encoding};
 use tollkeeper_protocol::openai::decode_request;
@@ -133,6 +133,20 @@ fn defaults_and_other_forms() {
     let schema = chat(&with(schema)).unwrap().response_format;
     assert_eq!(schema, ResponseFormat::JsonSchema(json!({"schema": {"type": "object"}})));
 
+    let sampling = |fields| chat(&with(fields)).unwrap().sampling;
+    let off =
+        json!({"typical_p": 0.9, "xtc_threshold": 0.2, "dry_base": 2.0, "dry_multiplier": 0, "xtc_probability": 0});
+    assert_eq!(sampling(off), Sampling { typical_p: Some(0.9), ..Sampling::default() });
+    assert_eq!(sampling(json!({"dry_multiplier": 1, "dry_penalty_last_n": 0})).dry, None);
+    let on = sampling(json!({"xtc_probability": 0.5, "dry_multiplier": 0.8}));
+    assert_eq!(on.xtc, Some(Xtc { probability: 0.5, threshold: 0.1 }));
+    let breakers = ["\n", ":", "\"", "*"].map(str::to_owned).to_vec();
+    assert_eq!(on.dry, Some(Dry { multiplier: 0.8, base: 1.75, allowed_length: 2, last_n: None, breakers }.into()));
+    let dry = json!({"dry_multiplier": 1, "dry_base": 1.2, "dry_allowed_length": 4, "dry_penalty_last_n": 64, "dry_sequence_breakers": ["", "."]});
+    let expected =
+        Dry { multiplier: 1.0, base: 1.2, allowed_length: 4, last_n: Some(64), breakers: vec![".".to_owned()] };
+    assert_eq!(sampling(dry).dry, Some(expected.into()));
+
     // Of a key given twice, the last one holds.
     let twice = br#"{"model":"a","model":"b","messages":[{"role":"user","content":""}]}"#;
     let twice = decode_request(Operation::Chat, twice).unwrap();
@@ -256,6 +270,18 @@ fn errors_name_the_field_and_say_what_it_must_be() {
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "must be a whole number from 0 to 20, got 21"),
         (json!({"logit_bias": {"the": 1}}), "logit_bias.the", "must be token ids, got `the`"),
         (json!({"logit_bias": {"5": 101}}), "logit_bias.5", "must be a number from -100 to 100, got 101"),
+        (json!({"typical_p": 1.5}), "typical_p", "must be a number from 0 to 1"),
+        (json!({"xtc_probability": -1}), "xtc_probability", "must be a number from 0 to 1"),
+        (json!({"dry_base": 0.5}), "dry_base", "must be a number from 1 to 100"),
+        (json!({"dry_penalty_last_n": -2}), "dry_penalty_last_n", "must be a whole number from -1"),
+        (json!({"dry_sequence_breakers": "."}), "dry_sequence_breakers", "must be an array of strings, got a string"),
+        (json!({"dry_sequence_breakers": [1]}), "dry_sequence_breakers[0]", "must be a string, got 1"),
+        (json!({"dry_sequence_breakers": vec!["x"; 65]}), "dry_sequence_breakers", "at most 64 texts, got 65"),
+        (
+            json!({"dry_sequence_breakers": ["x".repeat(257)]}),
+            "dry_sequence_breakers",
+            "at most 256 bytes, got one of 257",
+        ),
     ];
     for (fields, param, message) in cases {
         let error = chat(&with(fields.clone())).unwrap_err();
