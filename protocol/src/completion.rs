@@ -12,7 +12,7 @@ pub struct CompletionRequest {
     pub prompts: Vec<Prompt>,
     /// Text after the gap to fill; backends without infill refuse it.
     pub suffix: Option<String>,
-    /// Whether the prompt is repeated before the answer.
+    /// Whether the prompt is repeated before the answer; together with `logprobs` with the log-probabilities of its tokens.
     pub echo: bool,
     /// How tokens are drawn.
     pub sampling: Sampling,

@@ -60,8 +60,8 @@ pub struct TokenLogprob {
     pub token: String,
     /// The token's exact bytes.
     pub bytes: Vec<u8>,
-    /// Natural logarithm of its probability.
-    pub logprob: f32,
+    /// Natural logarithm of its probability; `None` for the first token of a prompt, which follows nothing.
+    pub logprob: Option<f32>,
     /// The most likely alternatives, best first: token, bytes, log-probability.
     pub top: Vec<(String, Vec<u8>, f32)>,
 }

@@ -156,6 +156,35 @@ pub trait Tokenizer: Send + Sync {
 
     /// The names of the beginning-of-text and the end-of-text token; empty when there is none.
     fn edge_names(&self) -> (String, String);
+
+    /// How the model is asked to fill a gap in a text, if it was trained to.
+    fn infill(&self) -> Option<Infill> {
+        None
+    }
+}
+
+/// The control tokens that ask a model to write what belongs between two texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Infill {
+    /// Stands in front of the text before the gap.
+    pub before: Token,
+    /// Stands in front of the text behind the gap.
+    pub after: Token,
+    /// Stands at the end of the prompt. Models without one (Codestral) read the text behind the gap first, and simply go on with the
+    /// text before it.
+    pub middle: Option<Token>,
+}
+
+impl Infill {
+    /// The prompt for a gap between two texts; `first` is the token that must open every prompt.
+    pub fn prompt(&self, first: Option<Token>, before: &[Token], after: &[Token]) -> Vec<Token> {
+        let (before, after) = ([&[self.before], before].concat(), [&[self.after], after].concat());
+        let parts = match self.middle {
+            Some(middle) => [before, after, vec![middle]],
+            None => [after, before, Vec::new()],
+        };
+        first.into_iter().chain(parts.concat()).collect()
+    }
 }
 
 /// A token with a meaning of its own, such as `<|im_end|>`.
@@ -198,5 +227,19 @@ pub fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
             Err(LoadError("this build has no llama.cpp engine; build with `--features llama-cpp`".into()))
         }
         EngineKind::Candle => Err(LoadError("this build has no candle engine; use `engine = \"llama.cpp\"`".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_asked_for_in_the_order_that_the_model_knows() {
+        let infill = Infill { before: 101, after: 102, middle: Some(103) };
+        assert_eq!(infill.prompt(Some(100), &[1, 2], &[3]), [100, 101, 1, 2, 102, 3, 103]);
+        assert_eq!(infill.prompt(None, &[], &[3]), [101, 102, 3, 103]);
+        let codestral = Infill { middle: None, ..infill };
+        assert_eq!(codestral.prompt(Some(100), &[1, 2], &[3]), [100, 102, 3, 101, 1, 2]);
     }
 }

@@ -6,7 +6,7 @@
 //! ours, and so are grammars.
 //! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
 
-use super::engine::{ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer};
+use super::engine::{ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer};
 use super::formats::Format;
 use super::load_log;
 use llama_cpp_2::context::LlamaContext;
@@ -128,6 +128,7 @@ struct Vocabulary {
     control: Vec<ControlToken>,
     spoken: HashMap<Token, Vec<u8>>,
     template: Option<String>,
+    infill: Option<Infill>,
 }
 
 impl Vocabulary {
@@ -143,7 +144,8 @@ impl Vocabulary {
         let marks = Format::of(template.as_deref().unwrap_or_default()).spoken();
         let spoken = control.iter().filter(|token| marks.contains(&token.name.as_str()));
         let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
-        Ok(Self { model, size, control, spoken, template })
+        let infill = infill(&model, &control);
+        Ok(Self { model, size, control, spoken, template, infill })
     }
 
     fn name(&self, token: LlamaToken) -> String {
@@ -169,6 +171,17 @@ fn control_tokens(model: &LlamaModel) -> Vec<ControlToken> {
         })
     });
     tokens.collect()
+}
+
+/// The tokens for gaps: those that the file names, or whose names llama.cpp knows, or Codestral's, which it does not.
+fn infill(model: &LlamaModel, control: &[ControlToken]) -> Option<Infill> {
+    let vocabulary = model.vocab();
+    let known = |token: LlamaToken| u32::try_from(token.0).ok();
+    let named = |name: &str| control.iter().find(|token| token.name == name).map(|token| token.token);
+    match (known(vocabulary.fim_pre()), known(vocabulary.fim_suf()), known(vocabulary.fim_mid())) {
+        (Some(before), Some(after), Some(middle)) => Some(Infill { before, after, middle: Some(middle) }),
+        _ => Some(Infill { before: named("[PREFIX]")?, after: named("[SUFFIX]")?, middle: None }),
+    }
 }
 
 fn llama(token: Token) -> LlamaToken {
@@ -212,6 +225,10 @@ impl Tokenizer for Vocabulary {
 
     fn edge_names(&self) -> (String, String) {
         (self.name(self.model.vocab().bos()), self.name(self.model.vocab().eos()))
+    }
+
+    fn infill(&self) -> Option<Infill> {
+        self.infill
     }
 }
 

@@ -48,6 +48,12 @@ impl Output {
         }
     }
 
+    /// The next token of a prompt that is repeated with log-probabilities. It is not generated, and no stop text is looked for in it.
+    pub(crate) fn scored(&mut self, piece: &[u8], logprob: TokenLogprob, say: Say<'_>) {
+        let text = self.utf8.push(piece);
+        say(ChatEvent::Text { choice: self.choice, text, tokens: 0, logprobs: vec![logprob] });
+    }
+
     /// The next generated token. Returns whether the answer ends with it.
     pub(crate) fn token(&mut self, piece: &[u8], logprobs: Vec<TokenLogprob>, say: Say<'_>) -> bool {
         let text = self.utf8.push(piece);

@@ -32,6 +32,8 @@ pub(crate) struct Generation {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: Option<u8>,
+    /// Whether the prompt is repeated token by token with log-probabilities.
+    pub(crate) scores_prompt: bool,
     /// How the answer is taken apart; `None` is plain text.
     pub(crate) layout: Option<Layout>,
     /// The grammar that the answer must follow.
@@ -102,8 +104,8 @@ impl Frontend {
     pub(crate) fn count(&self, request: &Request) -> Option<u64> {
         let tokens = match request {
             Request::Chat(request) => self.chat_prompt(request).ok()?.tokens.len(),
-            Request::Completion(request) => self.prompts(&request.prompts).ok()?.iter().map(Vec::len).sum(),
-            Request::Embedding(request) => self.prompts(&request.inputs).ok()?.iter().map(Vec::len).sum(),
+            Request::Completion(request) => self.completion_prompts(request).ok()?.iter().map(Vec::len).sum(),
+            Request::Embedding(request) => self.prompts(&request.inputs, "input").ok()?.iter().map(Vec::len).sum(),
         };
         Some(tokens as u64)
     }
@@ -134,6 +136,7 @@ impl Frontend {
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
             top_logprobs: request.top_logprobs,
+            scores_prompt: false,
             layout: (tools != Tools::Off || format.thinks()).then_some(Layout { format, thinking, tools }),
             guide: self.guide(request, &format, thinking, form.as_ref(), tools)?,
         })
@@ -215,12 +218,6 @@ impl Frontend {
     }
 
     fn completion(&self, request: &CompletionRequest, output_limit: Option<u64>) -> Result<Generation, ProviderFault> {
-        if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(refuse("suffix", "`suffix` is not supported by this engine yet"));
-        }
-        if request.echo && request.logprobs.is_some() {
-            return Err(refuse("echo", "`echo` together with `logprobs` is not supported by this engine yet"));
-        }
         let form = wanted(&ResponseFormat::Text, &request.extra).map_err(|(field, what)| refuse(field, &what))?;
         let guide = form.map(|form| {
             let grammar = format!("start: {}\n{}", form.rule, form.rules);
@@ -229,10 +226,11 @@ impl Frontend {
         });
         let guide = guide.transpose()?;
         self.check_sampling(&request.sampling)?;
-        let prompts = self.prompts(&request.prompts)?;
+        let prompts = self.completion_prompts(request)?;
+        let scores_prompt = request.echo && request.logprobs.is_some();
         let prompts = prompts.into_iter().map(|tokens| {
             Ok(PromptTokens {
-                echo: request.echo.then(|| self.text(&tokens)),
+                echo: (request.echo && !scores_prompt).then(|| self.text(&tokens)),
                 limit: self.limit(tokens.len(), Some(request.max_tokens.unwrap_or(16)), output_limit)?,
                 tokens: tokens.into(),
             })
@@ -243,9 +241,37 @@ impl Frontend {
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
             top_logprobs: request.logprobs,
+            scores_prompt,
             layout: None,
             guide,
         })
+    }
+
+    fn completion_prompts(&self, request: &CompletionRequest) -> Result<Vec<Vec<Token>>, ProviderFault> {
+        let Some(suffix) = request.suffix.as_ref().filter(|suffix| !suffix.is_empty()) else {
+            return self.prompts(&request.prompts, "prompt");
+        };
+        let infill = self.tokenizer.infill().ok_or_else(|| {
+            let message = format!(
+                "the model `{}` has no tokens for filling a gap, so it cannot use `suffix`; leave it out, or choose a model for code",
+                self.model.name
+            );
+            refuse("suffix", &message)
+        })?;
+        if request.echo {
+            return Err(refuse("echo", "`echo` cannot be used together with `suffix`"));
+        }
+        let first = self.tokenizer.required_first();
+        let after = self.tokenizer.encode(suffix, false);
+        let prompts = request.prompts.iter().map(|prompt| {
+            let before = match prompt {
+                Prompt::Text(text) => self.tokenizer.encode(text, false),
+                Prompt::Tokens(tokens) => tokens.clone(),
+            };
+            self.check_tokens(&before, "prompt")?;
+            Ok(infill.prompt(first, &before, &after))
+        });
+        prompts.collect()
     }
 
     fn embedding(&self, request: &EmbeddingRequest) -> Result<Embedding, ProviderFault> {
@@ -258,7 +284,7 @@ impl Frontend {
             let message = format!("`dimensions` must be from 1 to {width}, the size of this model's vectors");
             return Err(refuse("dimensions", &message));
         }
-        let inputs = self.prompts(&request.inputs)?;
+        let inputs = self.prompts(&request.inputs, "input")?;
         let longest = inputs.iter().map(Vec::len).max().unwrap_or(0);
         if longest > self.limits.embedding_context as usize {
             return Err(too_long(longest, &self.model.name, self.limits.embedding_context, "embedding input"));
@@ -266,26 +292,28 @@ impl Frontend {
         Ok(Embedding { inputs, dimensions })
     }
 
-    /// Tokens of texts; token prompts are checked and taken as they are.
-    fn prompts(&self, prompts: &[Prompt]) -> Result<Vec<Vec<Token>>, ProviderFault> {
+    /// Tokens of texts; token prompts are checked and taken as they are. `param` is the field that they come from.
+    fn prompts(&self, prompts: &[Prompt], param: &str) -> Result<Vec<Vec<Token>>, ProviderFault> {
         let tokens = prompts.iter().map(|prompt| {
             let tokens = match prompt {
                 Prompt::Text(text) => self.tokenizer.encode(text, true),
                 Prompt::Tokens(tokens) => tokens.clone(),
             };
-            match tokens.iter().find(|token| **token >= self.limits.vocabulary) {
-                Some(token) => {
-                    let message =
-                        format!("token {token} is not in the vocabulary of {} tokens", self.limits.vocabulary);
-                    Err(refuse("prompt", &message))
-                }
-                None if tokens.is_empty() => {
-                    Err(refuse("prompt", "the prompt is empty; this model needs at least one token"))
-                }
-                None => Ok(tokens),
+            self.check_tokens(&tokens, param)?;
+            if tokens.is_empty() {
+                return Err(refuse(param, &format!("the {param} is empty; this model needs at least one token")));
             }
+            Ok(tokens)
         });
         tokens.collect()
+    }
+
+    fn check_tokens(&self, tokens: &[Token], param: &str) -> Result<(), ProviderFault> {
+        let size = self.limits.vocabulary;
+        match tokens.iter().find(|token| **token >= size) {
+            Some(token) => Err(refuse(param, &format!("token {token} is not in the vocabulary of {size} tokens"))),
+            None => Ok(()),
+        }
     }
 
     fn text(&self, tokens: &[Token]) -> String {

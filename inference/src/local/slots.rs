@@ -13,6 +13,9 @@ use super::sampler::Sampler;
 use std::sync::Arc;
 use tollkeeper_protocol::chat::Sampling;
 
+/// Prompt tokens that are scored in one batch: each has logits of the whole vocabulary, which take memory and time.
+const SCORED: usize = 32;
+
 /// A sequence of an answer that waits for a slot.
 pub(crate) struct Sequence {
     /// The answer it belongs to.
@@ -59,8 +62,15 @@ pub(crate) struct Rules {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: Option<u8>,
+    /// Whether the prompt's own tokens are said with their log-probabilities.
+    pub(crate) scores_prompt: bool,
     pub(crate) layout: Option<Layout>,
     pub(crate) guide: Option<Guide>,
+}
+
+/// The part of a prompt that KV of an earlier one can stand for. Where its tokens are scored that is none.
+pub(crate) fn reusable(prompt: &[Token], scored: bool) -> &[Token] {
+    if scored { &prompt[..prompt.len().min(1)] } else { prompt }
 }
 
 /// A sequence that has a slot.
@@ -71,6 +81,8 @@ pub(crate) struct Running {
     pub(crate) generated: u32,
     /// Drawn, but not yet read by the engine.
     pub(crate) next: Option<Token>,
+    /// While the prompt's own tokens are said with their log-probabilities: how many were.
+    pub(crate) scored: Option<usize>,
 }
 
 impl Running {
@@ -107,6 +119,9 @@ impl Slot {
         match (unread, running.next) {
             (0, None) => None,
             (0, Some(_)) => Some(Demand { slot, tokens: 1, prefill: false }),
+            (unread, _) if running.scored.is_some() => {
+                Some(Demand { slot, tokens: unread.min(SCORED) as u32, prefill: true })
+            }
             (unread, _) => Some(Demand { slot, tokens: u32::try_from(unread).unwrap_or(u32::MAX), prefill: true }),
         }
     }

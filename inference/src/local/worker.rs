@@ -15,12 +15,13 @@ use super::kv_store::Shelf;
 use super::output::Output;
 use super::prepare::Generation;
 use super::sampler::{Sampler, logprob};
-use super::slots::{Rules, Running, Sequence, Slot, Waiting, keep, place};
+use super::slots::{Rules, Running, Sequence, Slot, Waiting, keep, place, reusable};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tollkeeper_protocol::chat::FinishReason;
+use tollkeeper_protocol::event::TokenLogprob;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
 /// Tokens an answer is expected to take before any has ended.
@@ -200,6 +201,7 @@ impl Worker {
             sampling: generation.sampling,
             stop: generation.stop,
             top_logprobs: generation.top_logprobs,
+            scores_prompt: generation.scores_prompt,
             layout: generation.layout,
             guide: generation.guide,
         });
@@ -307,26 +309,40 @@ impl Worker {
         if sequence.leads {
             answer.usage.input += sequence.prompt.len() as u64;
         }
-        if sequence.limit == 0 {
+        if sequence.limit == 0 && !rules.scores_prompt {
             output.finish(FinishReason::Length, 0, &mut |event| answer.say(event));
             return answer.close_one();
         }
         let shelf = self.shelf.as_ref();
-        let Some((slot, reused)) = place(&mut self.slots, &sequence.prompt, model.engine, shelf, self.turns) else {
+        let Some((slot, reused)) =
+            place(&mut self.slots, reusable(&sequence.prompt, rules.scores_prompt), model.engine, shelf, self.turns)
+        else {
             return;
         };
         if sequence.leads {
             answer.usage.cached_input += reused as u64;
         }
         let constraint = rules.guide.as_ref().map(Guide::start);
+        if let (true, Some(first)) = (rules.scores_prompt, sequence.prompt.first()) {
+            let logprob = TokenLogprob { logprob: None, top: Vec::new(), ..logprob(&[], *first, 0, model.tokenizer) };
+            output.scored(&logprob.bytes.clone(), logprob, &mut |event| answer.say(event));
+        }
         let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, model.tokenizer, constraint);
-        self.slots[slot].running = Some(Running { sequence, sampler, output, generated: 0, next: None });
+        self.slots[slot].running = Some(Running {
+            sequence,
+            sampler,
+            output,
+            generated: 0,
+            next: None,
+            scored: rules.scores_prompt.then_some(1),
+        });
     }
 
     /// Goes on with what was parked: all that was read and written is read again, and nothing is said twice. Its sampler and its
     /// grammar know no engine, and have stayed where they were.
     fn resume(&mut self, running: Running, model: &mut Model<'_>) {
-        if let Some((slot, _)) = place(&mut self.slots, &running.sequence.prompt, model.engine, self.shelf.as_ref(), self.turns) {
+        let prompt = reusable(&running.sequence.prompt, running.scored.is_some());
+        if let Some((slot, _)) = place(&mut self.slots, prompt, model.engine, self.shelf.as_ref(), self.turns) {
             self.slots[slot].running = Some(running);
         }
     }
@@ -360,7 +376,10 @@ impl Worker {
             self.slots[row.sequence as usize].cached.push(row.token);
         }
         for (slot, row) in outputs {
-            self.write(slot, row, model);
+            let behind = rows[row].position as usize + 1;
+            if self.score(slot, row, behind, model) {
+                self.write(slot, row, model);
+            }
         }
         Ok(true)
     }
@@ -372,6 +391,32 @@ impl Worker {
             .is_some_and(Answer::is_clear)
     }
 
+    /// Says a prompt token with its log-probability, where that was asked for and the row stands before one that was not said yet.
+    /// Returns whether instead a token is to be drawn.
+    fn score(&mut self, at: usize, row: usize, behind: usize, model: &Model<'_>) -> bool {
+        let Some(running) = &mut self.slots[at].running else { return false };
+        let Some(said) = running.scored else { return true };
+        let Sequence { answer, limit, rules, prompt, .. } = &running.sequence;
+        let Some(answer) = self.answers.get_mut(answer) else { return false };
+        if let Some(token) = prompt.get(behind) {
+            if behind >= said {
+                let top = rules.top_logprobs.unwrap_or(0);
+                let logprob = logprob(model.engine.logits(row), *token, top, model.tokenizer);
+                running.output.scored(&logprob.bytes.clone(), logprob, &mut |event| answer.say(event));
+                running.scored = Some(behind + 1);
+            }
+            return false;
+        }
+        running.scored = None;
+        if *limit > 0 {
+            return true;
+        }
+        running.output.finish(FinishReason::Length, 0, &mut |event| answer.say(event));
+        answer.close_one();
+        self.slots[at].running = None;
+        false
+    }
+
     /// The rows of a batch, and which of them end in logits: (slot, row).
     fn rows(&self, plan: &[(usize, u32)]) -> (Vec<Row>, Vec<(usize, usize)>) {
         let mut rows = Vec::new();
@@ -379,8 +424,9 @@ impl Worker {
         for (at, count) in plan {
             let slot = &self.slots[*at];
             let (tokens, ends) = slot.upcoming(*count as usize);
+            let all = slot.running.as_ref().is_some_and(|running| running.scored.is_some());
             for (offset, token) in tokens.iter().enumerate() {
-                let output = ends && offset + 1 == tokens.len();
+                let output = all || (ends && offset + 1 == tokens.len());
                 if output {
                     outputs.push((*at, rows.len()));
                 }

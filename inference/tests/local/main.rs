@@ -3,6 +3,8 @@
 
 mod ask;
 #[cfg(feature = "llama-cpp")]
+mod completions;
+#[cfg(feature = "llama-cpp")]
 mod llama;
 mod loading;
 #[cfg(feature = "llama-cpp")]

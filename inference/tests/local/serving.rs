@@ -78,6 +78,33 @@ async fn echo_and_the_default_length_of_a_completion() {
 }
 
 #[tokio::test]
+async fn an_echo_with_log_probabilities_scores_the_prompt() {
+    let engines = engines([echo("m")]).await;
+    // After n tokens the engine expects the n-th letter (from 0) of the alphabet: "a" cannot be told, "b" is right, "x" is wrong. The
+    // prompt is longer than what is scored at once.
+    let prompt = format!("abx{}", &"defghijklmnopqrstuvwxyz".repeat(3));
+    let request = |limit, n| CompletionRequest { echo: true, logprobs: Some(1), n, ..completion(&prompt, limit) };
+    for (limit, n, said) in [(0, 1, ""), (2, 1, "uv"), (2, 3, "uv")] {
+        let answer = ask(&engines, "m", Request::Completion(request(limit, n))).await.unwrap();
+        for text in &answer.texts {
+            assert_eq!(*text, format!("{prompt}{said}"));
+        }
+        assert_eq!((answer.texts.len(), answer.finishes[0]), (n as usize, Some(FinishReason::Length)));
+        assert_eq!((answer.usage.input, answer.usage.cached_input), (72, 0));
+        assert_eq!(answer.usage.output, u64::from(limit * n));
+        let scored = &answer.logprobs;
+        assert_eq!(scored.len(), n as usize * (72 + said.len()));
+        if n == 1 {
+            let text: String = scored.iter().map(|token| token.token.as_str()).collect();
+            assert_eq!(text, answer.text());
+            assert_eq!((scored[0].logprob, scored[0].top.len()), (None, 0));
+            assert!(scored[1].logprob.unwrap() > -0.01 && scored[2].logprob.unwrap() < -20.0, "{scored:?}");
+            assert_eq!(scored[2].top[0].0, "c");
+        }
+    }
+}
+
+#[tokio::test]
 async fn limits_end_an_answer() {
     let (model, _folder) = scripted("m", &json!({"answers": {"go": null}}));
     let engines = engines([LocalModel { max_output: Some(20), ..model }]).await;
@@ -173,11 +200,6 @@ async fn what_the_engine_cannot_do_is_refused_in_clear_words() {
             Request::Completion(CompletionRequest { suffix: Some("x".into()), ..completion("x", 1) }),
             FaultKind::BadRequest,
             "suffix",
-        ),
-        (
-            Request::Completion(CompletionRequest { echo: true, logprobs: Some(1), ..completion("x", 1) }),
-            FaultKind::BadRequest,
-            "echo",
         ),
         (Request::Completion(completion("", 1)), FaultKind::BadRequest, "empty"),
         (

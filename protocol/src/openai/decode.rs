@@ -166,7 +166,8 @@ fn logprobs(value: &Value) -> Vec<TokenLogprob> {
         let token = token.as_str().unwrap_or_default().to_owned();
         let top = tops.get(place).and_then(Value::as_object).into_iter().flatten();
         let top = top.map(|(token, logprob)| (token.clone(), token.clone().into_bytes(), as_f32(logprob)));
-        TokenLogprob { bytes: token.clone().into_bytes(), token, logprob: as_f32(logprob), top: top.collect() }
+        let logprob = logprob.as_f64().map(|logprob| logprob as f32);
+        TokenLogprob { bytes: token.clone().into_bytes(), token, logprob, top: top.collect() }
     };
     tokens.map(logprob).collect()
 }
@@ -182,7 +183,7 @@ fn chat_logprob(value: &Value) -> TokenLogprob {
     };
     let (token, bytes, logprob) = one(value);
     let top = value["top_logprobs"].as_array().map_or(&[][..], Vec::as_slice).iter().map(one).collect();
-    TokenLogprob { token, bytes, logprob, top }
+    TokenLogprob { token, bytes, logprob: Some(logprob), top }
 }
 
 fn as_f32(value: &Value) -> f32 {

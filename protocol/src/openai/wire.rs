@@ -139,7 +139,11 @@ impl<'a> ChatLogprobs<'a> {
     /// `None` when there are none.
     pub(super) fn new(tokens: &'a [TokenLogprob]) -> Option<Self> {
         let content = tokens.iter().map(|token| ChatLogprob {
-            token: OneLogprob { token: &token.token, logprob: finite(token.logprob), bytes: &token.bytes },
+            token: OneLogprob {
+                token: &token.token,
+                logprob: finite(token.logprob.unwrap_or(f32::NEG_INFINITY)),
+                bytes: &token.bytes,
+            },
             top_logprobs: token
                 .top
                 .iter()
@@ -154,8 +158,9 @@ impl<'a> ChatLogprobs<'a> {
 #[derive(Serialize)]
 pub(super) struct TextLogprobs<'a> {
     tokens: Vec<&'a str>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<TopLogprobs<'a>>,
+    /// Null for a token that follows nothing.
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<TopLogprobs<'a>>>,
     text_offset: Vec<usize>,
 }
 
@@ -179,8 +184,8 @@ impl<'a> TextLogprobs<'a> {
         let text_offset = text_offset.collect();
         (!tokens.is_empty()).then(|| Self {
             tokens: tokens.iter().map(|token| token.token.as_str()).collect(),
-            token_logprobs: tokens.iter().map(|token| finite(token.logprob)).collect(),
-            top_logprobs: tokens.iter().map(|token| TopLogprobs(&token.top)).collect(),
+            token_logprobs: tokens.iter().map(|token| token.logprob.map(finite)).collect(),
+            top_logprobs: tokens.iter().map(|token| token.logprob.map(|_| TopLogprobs(&token.top))).collect(),
             text_offset,
         })
     }

@@ -105,7 +105,7 @@ fn calls_and_several_choices_begin_with_their_role() {
 fn logprob(token: &str, logprob: f32) -> TokenLogprob {
     let top =
         vec![(token.to_owned(), token.as_bytes().to_vec(), logprob), ("no".into(), b"no".to_vec(), f32::NEG_INFINITY)];
-    TokenLogprob { token: token.into(), bytes: token.as_bytes().to_vec(), logprob, top }
+    TokenLogprob { token: token.into(), bytes: token.as_bytes().to_vec(), logprob: Some(logprob), top }
 }
 
 #[test]
@@ -127,6 +127,15 @@ fn logprobs_have_the_form_of_their_operation() {
         text[1]["choices"][0]["logprobs"],
         json!({"tokens": ["b"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -0.5, "no": -9999.0}],
         "text_offset": [1]})
+    );
+    // The first token of an echoed prompt follows nothing.
+    let first = TokenLogprob { logprob: None, top: Vec::new(), ..logprob("a", 0.0) };
+    let echo = [first, logprob("b", -0.5)];
+    let event = ChatEvent::Text { choice: 0, text: "ab".into(), tokens: 0, logprobs: echo.into() };
+    assert_eq!(
+        written(Operation::TextCompletion, &[event], false, None)[0]["choices"][0]["logprobs"],
+        json!({"tokens": ["a", "b"], "token_logprobs": [null, -0.5], "top_logprobs": [null, {"b": -0.5, "no": -9999.0}],
+        "text_offset": [0, 1]})
     );
     assert_eq!(text[0]["object"], "text_completion");
     assert_eq!(

@@ -55,7 +55,8 @@ impl Bench {
             answers: ask.answers,
             sampling: Sampling { temperature: Some(0.0), ..Sampling::default() },
             stop: ask.stop.clone(),
-            top_logprobs: None,
+            top_logprobs: ask.scored.then_some(0),
+            scores_prompt: ask.scored,
             layout: None,
             guide: None,
         };
@@ -95,10 +96,11 @@ struct Ask {
     answers: u32,
     limit: u32,
     stop: Vec<String>,
+    scored: bool,
 }
 
 fn plain(prompt: &str, limit: u32) -> Ask {
-    Ask { prompts: vec![prompt.bytes().map(Token::from).collect()], answers: 1, limit, stop: Vec::new() }
+    Ask { prompts: vec![prompt.bytes().map(Token::from).collect()], answers: 1, limit, stop: Vec::new(), scored: false }
 }
 
 /// Everything that has come so far.
@@ -404,6 +406,32 @@ fn an_answer_goes_on_where_it_was_when_its_engine_is_swapped() {
     let twice = drain(&mut twice);
     assert_eq!((text(&twice, 0), text(&twice, 1)), (alphabet(2, 20), alphabet(2, 20)));
     assert_eq!(text(&drain(&mut reading), 0), alphabet(70, 9));
+}
+
+#[test]
+fn a_prompts_scores_are_said_once_whenever_its_engine_is_swapped() {
+    let prompt = "q".repeat(70);
+    for limit in [0, 5] {
+        for turns in 0..12 {
+            let mut bench = Bench::new(Script::default(), 100, 1);
+            let mut events = bench.ask(Ask { scored: true, ..plain(&prompt, limit) });
+            for _ in 0..turns {
+                bench.turn().unwrap();
+            }
+            let mut said = drain(&mut events);
+            bench.worker.park(&mut bench.engine);
+            bench.engine = ScriptedEngine::new(Script::default(), 100, 1);
+            bench.until_idle();
+            said.extend(drain(&mut events));
+            assert_eq!(text(&said, 0), prompt.clone() + &alphabet(70, limit as usize), "after {turns} turns");
+            let scores = |event: &Event| match event {
+                Ok(ChatEvent::Text { logprobs, .. }) => logprobs.len(),
+                _ => 0,
+            };
+            assert_eq!(said.iter().map(scores).sum::<usize>(), 70 + limit as usize, "after {turns} turns");
+            assert_eq!((usage(&said).input, usage(&said).output), (70, u64::from(limit)));
+        }
+    }
 }
 
 #[test]
