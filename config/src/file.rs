@@ -5,9 +5,11 @@ use crate::catalog::Ability;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineKind, KvType, LogFormat, Strategy, Window};
+use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
-use crate::value::{AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, SecretRef, Size, Slug, Vram};
+use crate::value::{
+    AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Scale, SecretRef, Size, Slug, Vram,
+};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -159,6 +161,20 @@ table! {
         keep_alive: Duration = optional,
         /// Memory it takes; without it told from its file, and measured once it was loaded.
         memory: Vram = default("auto"),
+        /// How its embeddings come from its tokens; without it as the model's file says, else the mean. With `"none"` it has none.
+        pooling: Pooling = optional,
+        /// LoRA adapters laid over it, at most one; models of other names may share the file.
+        lora: Vec<At<RawLora>> = default([]),
+    }
+}
+
+table! {
+    /// A LoRA adapter.
+    RawLora "`lora`" {
+        /// Its GGUF file.
+        path: PathBuf = required,
+        /// How strong it is; 0 changes nothing.
+        scale: Scale = default(1.0),
     }
 }
 

@@ -189,6 +189,32 @@ pub struct LocalModel {
     pub fit: bool,
     /// When it is in memory.
     pub residency: Residency,
+    /// How its embeddings come from its tokens; `None` is the model's own way.
+    pub pooling: Option<Pooling>,
+    /// LoRA adapters laid over its weights; at most one.
+    pub lora: Vec<LoraAdapter>,
+}
+
+/// How the embedding of a text comes from the states of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The state of the first token.
+    Cls,
+    /// The state of the last token.
+    Last,
+    /// There are no embeddings.
+    None,
+}
+
+/// A LoRA adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraAdapter {
+    /// Its GGUF file.
+    pub path: PathBuf,
+    /// How strong it is, -100 to 100; 0 changes nothing.
+    pub scale: f32,
 }
 
 /// When a local model is in memory.

@@ -4,7 +4,7 @@ use crate::catalog::Ability;
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{Durability, EngineKind, KvType, LogFormat, Strategy, Window};
+use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Strategy, Window};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,6 +57,31 @@ pub(crate) struct ModelName(pub(crate) String);
 /// A model name that may hold slashes.
 #[derive(Debug, Clone)]
 pub(crate) struct AliasName(pub(crate) String);
+
+/// A factor from -100 to 100.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale(pub(crate) f32);
+
+impl Read for Scale {
+    fn shape() -> String {
+        "a number from -100 to 100".to_owned()
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let value = node.value.get_ref();
+        let written = value.as_float().map(|number| number.as_str());
+        let written = written.or_else(|| value.as_integer().map(|number| number.as_str()));
+        let Some(written) = written else {
+            node.refuse_type::<Self>(problems);
+            return None;
+        };
+        let read = written.parse().ok().filter(|factor| (-100.0..=100.0).contains(factor));
+        if read.is_none() {
+            node.refuse::<Self>(format_args!(", found {written}"), problems);
+        }
+        read.map(Self)
+    }
+}
 
 /// A status for budget refusals.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +142,7 @@ read_choice! {
     LogFormat: "text" => Self::Text, "json" => Self::Json;
     EngineKind: "llama.cpp" => Self::LlamaCpp, "candle" => Self::Candle, "scripted" => Self::Scripted;
     KvType: "f16" => Self::F16, "q8_0" => Self::Q8_0, "q4_0" => Self::Q4_0;
+    Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     Window: "minute" => Self::Minute, "hour" => Self::Hour, "day" => Self::Day, "week" => Self::Week,
         "month" => Self::Month, "total" => Self::Total;

@@ -5,7 +5,9 @@
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 use std::path::Path;
-use tollkeeper_config::{BackendId, Config, ConfigErrors, PicoUsd, PriceSource, Strategy, Usd, Window, parse};
+use tollkeeper_config::{
+    BackendId, Config, ConfigErrors, LoraAdapter, PicoUsd, Pooling, PriceSource, Strategy, Usd, Window, parse,
+};
 
 const PROVIDERS: &str = r#"
 [[local.models]]
@@ -133,6 +135,29 @@ fn a_name_is_an_alias_a_local_model_or_a_priced_model() {
     for model in ["", "/", "openai/", "/gpt-4o", "mine/"] {
         assert!(config.resolve(model).is_err(), "{model}");
     }
+}
+
+#[test]
+fn two_models_share_a_file_with_and_without_an_adapter() {
+    let config = read(
+        r#"
+[[local.models]]
+name = "tuned"
+path = "small.gguf"
+pooling = "last"
+lora = [{ path = "mine.gguf", scale = -0.5 }]
+[[local.models]]
+name = "tuned-whole"
+path = "small.gguf"
+lora = [{ path = "/a/mine.gguf" }, ]
+"#,
+    );
+    let [small, tuned, whole] = ["small", "tuned", "tuned-whole"].map(|name| &*config.local.models[name]);
+    assert_eq!((&small.path, &small.lora, small.pooling), (&tuned.path, &vec![], None));
+    let folder = small.path.parent().unwrap();
+    assert_eq!(tuned.lora, [LoraAdapter { path: folder.join("mine.gguf"), scale: -0.5 }]);
+    assert_eq!(tuned.pooling, Some(Pooling::Last));
+    assert_eq!(whole.lora, [LoraAdapter { path: "/a/mine.gguf".into(), scale: 1.0 }]);
 }
 
 #[test]

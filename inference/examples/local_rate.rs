@@ -71,6 +71,8 @@ fn model(path: &str, slots: u32, threads: Option<u32>) -> LocalModel {
         kv: tollkeeper_config::KvType::F16,
         fit: false,
         residency: tollkeeper_config::Residency::default(),
+        pooling: None,
+        lora: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::server::small;
 use super::{Check, is_first};
 use crate::file::{RawLocal, RawLocalModel};
-use crate::settings::{KvCache, Local, LocalModel, Residency, SwapRules};
+use crate::settings::{KvCache, Local, LocalModel, LoraAdapter, Residency, SwapRules};
 use crate::value::Vram;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,6 +48,15 @@ impl Check<'_> {
             let message = format!("`max_output` is larger than the context of {} tokens", raw.context.value.0);
             self.problems.add(&limit.span, message);
         }
+        if let Some(second) = raw.lora.value.get(1) {
+            let message = "a model can have one adapter; give each further one a model of its own with the same `path`";
+            self.problems.add(&second.span, message);
+        }
+        let lora = raw.lora.value.iter().filter_map(|adapter| {
+            let path = self.path(&adapter.value.path.as_ref()?.value);
+            Some(LoraAdapter { path, scale: adapter.value.scale.value.0 })
+        });
+        let lora = lora.collect();
         let price = self.price(&raw.price, None, abilities);
         Some(LocalModel {
             name: raw.name?.value.value.0,
@@ -69,6 +78,8 @@ impl Check<'_> {
                 keep_alive: raw.keep_alive.at.map(|limit| limit.value),
                 memory: bytes(raw.memory.value),
             },
+            pooling: raw.pooling.at.map(|pooling| pooling.value),
+            lora,
         })
     }
 }

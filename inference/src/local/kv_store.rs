@@ -426,5 +426,9 @@ pub(crate) fn fingerprint(model: &LocalModel) -> std::io::Result<Fingerprint> {
     let mut hash = Sha256::new();
     hash.update(format!("{STATE_FORMAT} {:?} {}", model.engine, model.kv));
     file::sample(&model.path, |sample| hash.update(sample))?;
+    for adapter in &model.lora {
+        hash.update(adapter.scale.to_le_bytes());
+        file::sample(&adapter.path, |sample| hash.update(sample))?;
+    }
     Ok(hash.finalize().into())
 }

@@ -6,7 +6,9 @@
 //! ours, and so are grammars.
 //! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
 
-use super::engine::{ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer};
+use super::engine::{
+    ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
+};
 use super::formats::Format;
 use super::load_log;
 use llama_cpp_2::context::LlamaContext;
@@ -14,8 +16,8 @@ use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPooling
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_2::{DecodeError, LogOptions};
@@ -26,7 +28,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use tollkeeper_config::KvType;
+use tollkeeper_config::{KvType, LoraAdapter, Pooling};
 
 /// Tokens of the first decode.
 const CANARY: u32 = 8;
@@ -48,7 +50,7 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
         LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_vocab_only(true))
     })?;
     let tokenizer = Arc::new(Vocabulary::of(vocabulary)?);
-    let (model, weights) = load(path, "loading it", || {
+    let (mut model, weights) = load(path, "loading it", || {
         let stop = plan.stop.clone();
         let gpu = backend.supports_gpu_offload();
         let mut params = LlamaModelParams::default().with_use_mmap(!gpu);
@@ -61,9 +63,10 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
             &params.with_progress_callback(move |_| !stop.load(Ordering::Relaxed)),
         )
     })?;
+    let adapter = plan.model.lora.first().map(|lora| adapter(&mut model, lora)).transpose()?;
     let threads = plan.model.threads.unwrap_or_else(|| default_threads(bytes));
     let (mut engine, buffers) =
-        load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads))?;
+        load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads, adapter))?;
     engine.memory = Some(weights + buffers).filter(|bytes| *bytes > 0);
     serve(tokenizer, &mut engine);
     Ok(())
@@ -96,6 +99,15 @@ fn check_file(path: &Path) -> Result<u64, LoadError> {
         (_, false) => Err(LoadError("the file is not a GGUF model (it does not begin with \"GGUF\")".into())),
         (bytes, true) => Ok(bytes),
     }
+}
+
+/// An adapter with its scale. It lives as long as the model.
+fn adapter(model: &mut LlamaModel, lora: &LoraAdapter) -> Result<(LlamaLoraAdapter, f32), LoadError> {
+    let path = &lora.path;
+    let named = |LoadError(why)| LoadError(format!("its LoRA adapter {} cannot be used: {why}", path.display()));
+    check_file(path).map_err(named)?;
+    let (adapter, _) = load(path, "loading the adapter", || model.lora_adapter_init(path)).map_err(named)?;
+    Ok((adapter, lora.scale))
 }
 
 fn default_threads(bytes: u64) -> u32 {
@@ -243,6 +255,7 @@ struct LlamaEngine<'m> {
     outputs: Vec<bool>,
     limits: Limits,
     pooling: LlamaPoolingType,
+    adapter: Option<(LlamaLoraAdapter, f32)>,
     threads: i32,
     kv: KvCacheType,
     /// Bytes of weights, KV and buffers, as llama.cpp logged them.
@@ -255,13 +268,15 @@ impl<'m> LlamaEngine<'m> {
         backend: &'static LlamaBackend,
         plan: &LoadPlan,
         threads: u32,
+        adapter: Option<(LlamaLoraAdapter, f32)>,
     ) -> Result<Self, String> {
         let wanted = &plan.model;
         let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
         if architecture.starts_with("t5") {
             return Err(format!("models of the architecture `{architecture}` are not supported"));
         }
-        let made_for_embeddings = model.meta_val_str(&format!("{architecture}.pooling_type")).is_ok();
+        let own_pooling = model.meta_val_str(&format!("{architecture}.pooling_type")).ok();
+        let made_for_embeddings = own_pooling.is_some();
         let sees_all =
             model.meta_val_str(&format!("{architecture}.attention.causal")).is_ok_and(|causal| causal == "false");
         let embeds_only = made_for_embeddings || sees_all;
@@ -283,7 +298,11 @@ impl<'m> LlamaEngine<'m> {
             vocabulary: u32::try_from(model.n_vocab()).unwrap_or(0),
             rewinds: !model.is_recurrent() && !model.is_hybrid(),
             generates: !embeds_only,
-            embedding_context: if made_for_embeddings { context } else { context.min(CHAT_MODEL_EMBEDDING) },
+            embedding_context: match wanted.pooling {
+                Some(Pooling::None) => 0,
+                _ if made_for_embeddings => context,
+                _ => context.min(CHAT_MODEL_EMBEDDING),
+            },
             embedding_width: u32::try_from(model.n_embd_out()).unwrap_or(0),
         };
         let mut engine = Self {
@@ -293,7 +312,8 @@ impl<'m> LlamaEngine<'m> {
             embedder: None,
             batch: LlamaBatch::new(limits.batch as usize, 1),
             outputs: Vec::new(),
-            pooling: if made_for_embeddings { LlamaPoolingType::Unspecified } else { LlamaPoolingType::Mean },
+            pooling: pooling(wanted.pooling, own_pooling.as_deref()),
+            adapter,
             threads: i32::try_from(threads.max(1)).unwrap_or(1),
             kv: match wanted.kv {
                 KvType::F16 => KvCacheType::F16,
@@ -306,7 +326,8 @@ impl<'m> LlamaEngine<'m> {
         if !embeds_only {
             let cells = context.checked_mul(sequences).ok_or("`context` times `slots` is too large")?;
             let params = engine.params(cells, engine.limits.batch, sequences);
-            engine.context = Some(model.new_context(backend, params).map_err(|error| error.to_string())?);
+            let context = model.new_context(backend, params).map_err(|error| error.to_string())?;
+            engine.context = Some(adapted(context, &mut engine.adapter)?);
         }
         Ok(engine)
     }
@@ -347,6 +368,7 @@ impl<'m> LlamaEngine<'m> {
                 let context = context.map_err(|error| {
                     broken(format!("no context for embeddings: {error} {}", said.complaints.join("; ")))
                 })?;
+                let context = adapted(context, &mut self.adapter).map_err(broken)?;
                 self.embedder.insert((context, LlamaBatch::new(room as usize, 1)))
             }
         };
@@ -360,6 +382,30 @@ impl<'m> LlamaEngine<'m> {
         context.decode(batch).map_err(|error| broken(error.to_string()))?;
         let vectors = (0..).zip(inputs).map(|(sequence, _)| context.embeddings_seq_ith(sequence).map(<[f32]>::to_vec));
         vectors.map(|vector| vector.map_err(|error| broken(error.to_string()))).collect()
+    }
+}
+
+/// The context with the adapter in use.
+fn adapted<'m>(
+    mut context: LlamaContext<'m>,
+    adapter: &mut Option<(LlamaLoraAdapter, f32)>,
+) -> Result<LlamaContext<'m>, String> {
+    if let Some((adapter, scale)) = adapter {
+        context
+            .lora_adapter_set(adapter, *scale)
+            .map_err(|error| format!("the LoRA adapter cannot be set: {error}"))?;
+    }
+    Ok(context)
+}
+
+/// How embeddings come from tokens: as configured, else as the file says (by number), else the mean. A file that says 0 has no
+/// way of its own.
+fn pooling(wanted: Option<Pooling>, own: Option<&str>) -> LlamaPoolingType {
+    match (wanted, own) {
+        (Some(Pooling::Mean | Pooling::None), _) | (None, None | Some("0")) => LlamaPoolingType::Mean,
+        (Some(Pooling::Cls), _) => LlamaPoolingType::Cls,
+        (Some(Pooling::Last), _) => LlamaPoolingType::Last,
+        (None, Some(_)) => LlamaPoolingType::Unspecified,
     }
 }
 

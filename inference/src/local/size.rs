@@ -99,6 +99,8 @@ pub(crate) mod tests {
             price: Price::free(),
             abilities: Abilities::default(),
             max_output: None,
+            pooling: None,
+            lora: Vec::new(),
             kv: KvType::F16,
             fit: false,
             residency: Residency::default(),

@@ -32,6 +32,8 @@ pub(crate) fn model(name: &str, engine: EngineKind, path: impl AsRef<Path>) -> L
         kv: tollkeeper_config::KvType::F16,
         fit: false,
         residency: tollkeeper_config::Residency::default(),
+        pooling: None,
+        lora: Vec::new(),
     }
 }
 

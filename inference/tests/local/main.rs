@@ -18,3 +18,5 @@ mod structured;
 mod swap;
 #[cfg(feature = "llama-cpp")]
 mod toll_tiny;
+#[cfg(feature = "llama-cpp")]
+mod variants;

@@ -77,6 +77,25 @@ pub(crate) fn write_model(path: &Path, seed: u64, change: impl FnOnce(&mut Vec<(
     write(&mut BufWriter::new(File::create(path).unwrap()), &entries, &tensors(seed)).unwrap();
 }
 
+/// Writes a LoRA adapter of rank 2 for the output matrix of such a model, if that has this architecture and width.
+pub(crate) fn write_adapter(path: &Path, architecture: &str, width: usize) {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let entries = [
+        ("general.architecture", text(architecture)),
+        ("general.type", text("adapter")),
+        ("adapter.type", text("lora")),
+        ("adapter.lora.alpha", Value::F32(2.0)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value));
+    let mut random = Rng::new(5);
+    let mut matrix = |name: &str, rows: usize, cols: usize| {
+        let values: Vec<f32> = (0..rows * cols).map(|_| random.normal()).collect();
+        TensorData::new(format!("output.weight.{name}"), Some(rows), cols, Quant::F32, &values)
+    };
+    let tensors = [matrix("lora_a", 2, width), matrix("lora_b", VOCABULARY, 2)];
+    write(&mut BufWriter::new(File::create(path).unwrap()), &entries, &tensors).unwrap();
+}
+
 /// A folder with one model.
 pub(crate) struct Folder {
     folder: tempfile::TempDir,
