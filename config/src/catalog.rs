@@ -48,6 +48,8 @@ pub struct Abilities {
     pub vision: bool,
     /// Reasoning.
     pub reasoning: bool,
+    /// Ordering documents by a query.
+    pub rerank: bool,
 }
 
 /// One thing that a model can do.
@@ -60,11 +62,12 @@ pub(crate) enum Ability {
     JsonSchema,
     Vision,
     Reasoning,
+    Rerank,
 }
 
 impl Ability {
     /// Each ability and its name.
-    pub(crate) const NAMES: [(&str, Self); 7] = [
+    pub(crate) const NAMES: [(&str, Self); 8] = [
         ("chat", Self::Chat),
         ("completion", Self::Completion),
         ("embeddings", Self::Embeddings),
@@ -72,6 +75,7 @@ impl Ability {
         ("json_schema", Self::JsonSchema),
         ("vision", Self::Vision),
         ("reasoning", Self::Reasoning),
+        ("rerank", Self::Rerank),
     ];
 }
 
@@ -85,11 +89,13 @@ impl Abilities {
         json_schema: true,
         vision: true,
         reasoning: true,
+        rerank: true,
     };
 
-    /// Whether embeddings are all it can do, so that it has no price of output.
-    pub(crate) fn only_embeds(self) -> bool {
-        self == Self { embeddings: true, ..Self::default() }
+    /// Whether it does nothing but embed or rerank, so that it has no price of output.
+    pub(crate) fn generates_nothing(self) -> bool {
+        let Self { embeddings, rerank, .. } = self;
+        (embeddings || rerank) && self == Self { embeddings, rerank, ..Self::default() }
     }
 }
 
@@ -105,6 +111,7 @@ impl FromIterator<Ability> for Abilities {
                 Ability::JsonSchema => &mut set.json_schema,
                 Ability::Vision => &mut set.vision,
                 Ability::Reasoning => &mut set.reasoning,
+                Ability::Rerank => &mut set.rerank,
             } = true;
         }
         set

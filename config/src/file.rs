@@ -145,7 +145,7 @@ table! {
         gpu_layers: Whole<0, 100_000> = optional,
         /// Price of its tokens.
         price: RawPrice = default("free"),
-        /// What it can do; the router sends it nothing else.
+        /// What it can do; the router sends it nothing else. `"rerank"` is for models with a classifier head.
         abilities: Vec<Ability> = default(["chat", "completion", "embeddings", "tools"]),
         /// Generated tokens when the client sets no limit; without it what is left of the context.
         max_output: Whole<1, 16_777_216> = optional,
@@ -227,7 +227,7 @@ table! {
         cached_input: PicoUsd = optional,
         /// Price of prompt tokens written to the provider's cache; without it that of `input`.
         cache_write: PicoUsd = optional,
-        /// Price of generated tokens; only models that do nothing but embeddings have none.
+        /// Price of generated tokens; only models that do nothing but embed or rerank have none.
         output: PicoUsd = optional,
         /// Prices of a whole request whose input exceeds a number of tokens.
         above: Vec<At<RawAbove>> = default([]),
@@ -235,7 +235,7 @@ table! {
         context: Whole<1, 1_000_000_000> = optional,
         /// Most tokens of an answer.
         max_output: Whole<1, 1_000_000_000> = optional,
-        /// What it can do; without it the catalogue's, and for models that it does not know everything.
+        /// What it can do; without it the catalogue's, and for models that it does not know everything that the provider's kind offers.
         abilities: Vec<Ability> = optional,
     }
 }

@@ -11,14 +11,16 @@ pub struct ProviderKind {
     pub needs_base_url: bool,
     /// Whether `price` may be said once for all its models: true of servers that one runs or rents as a whole.
     pub own_price: bool,
+    /// Whether it is known to serve `…/rerank`: where nothing else is said of a model, it is asked to rerank only then.
+    pub reranks: bool,
 }
 
 const fn cloud(name: &'static str, key_variable: &'static str) -> ProviderKind {
-    ProviderKind { name, key_variable: Some(key_variable), needs_base_url: false, own_price: false }
+    ProviderKind { name, key_variable: Some(key_variable), needs_base_url: false, own_price: false, reranks: false }
 }
 
 const fn server(name: &'static str) -> ProviderKind {
-    ProviderKind { name, key_variable: None, needs_base_url: false, own_price: true }
+    ProviderKind { name, key_variable: None, needs_base_url: false, own_price: true, reranks: false }
 }
 
 /// Every kind.
@@ -29,15 +31,15 @@ pub const PROVIDER_KINDS: &[ProviderKind] = &[
     cloud("groq", "GROQ_API_KEY"),
     cloud("cerebras", "CEREBRAS_API_KEY"),
     cloud("openrouter", "OPENROUTER_API_KEY"),
-    cloud("together", "TOGETHER_API_KEY"),
+    ProviderKind { reranks: true, ..cloud("together", "TOGETHER_API_KEY") },
     cloud("fireworks", "FIREWORKS_API_KEY"),
     cloud("deepseek", "DEEPSEEK_API_KEY"),
     cloud("mistral", "MISTRAL_API_KEY"),
     cloud("xai", "XAI_API_KEY"),
     cloud("perplexity", "PERPLEXITY_API_KEY"),
     server("ollama"),
-    server("vllm"),
-    server("llama-server"),
+    ProviderKind { reranks: true, ..server("vllm") },
+    ProviderKind { reranks: true, ..server("llama-server") },
     server("lmstudio"),
-    ProviderKind { needs_base_url: true, ..server("custom") },
+    ProviderKind { needs_base_url: true, reranks: true, ..server("custom") },
 ];

@@ -14,8 +14,8 @@ use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
 use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estimate, plan};
 
-/// Larger bodies are estimated instead of counted, since counting keeps a thread from serving others.
-const LONGEST_COUNTED: usize = 64 << 10;
+/// Larger prompts (in bytes; a query counts with each of its documents) are estimated instead of counted, since counting keeps a thread from serving others.
+const LONGEST_COUNTED: u64 = 64 << 10;
 
 /// Output tokens that a stream's lease grows by.
 const SLICE: u64 = 512;
@@ -99,12 +99,13 @@ impl Job<'_> {
     /// What one attempt wants to spend, and the limit that its answer must have because of that.
     fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt) -> (Spend, Option<u64>) {
         let local = matches!(attempt.id, BackendId::Local(_));
-        let counted = if local && self.original.len() <= LONGEST_COUNTED {
+        let bytes = ask.input_tokens.saturating_mul(ask::BYTES_PER_TOKEN).max(self.original.len() as u64);
+        let counted = if local && bytes <= LONGEST_COUNTED {
             self.app.fleet.input_tokens(&attempt.id, &self.request)
         } else {
             None
         };
-        let (output, limit) = if self.operation == Operation::Embeddings {
+        let (output, limit) = if !self.operation.generates() {
             (OutputBound::Whole(0), None)
         } else if local {
             (OutputBound::Growing { slice: SLICE, max: ask.max_output }, None)

@@ -27,7 +27,7 @@ const WHY: HeaderName = HeaderName::from_static("x-tollkeeper-why");
 const COST: HeaderName = HeaderName::from_static("x-tollkeeper-cost-usd");
 const REMAINING: HeaderName = HeaderName::from_static("x-tollkeeper-budget-remaining-usd");
 
-/// Serves one chat completion, text completion or embedding.
+/// Serves one chat completion, text completion, embedding or ranking.
 ///
 /// # Errors
 /// Whatever stops it before the first byte of an answer.

@@ -55,7 +55,7 @@ pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, deadline:
     let source = match answer.reply.body {
         ReplyBody::Frames(frames) => Source::Frames(frames),
         ReplyBody::Events(events) => Source::Events(events),
-        ReplyBody::Bytes { .. } | ReplyBody::Embeddings(_) => {
+        ReplyBody::Bytes { .. } | ReplyBody::Embeddings(_) | ReplyBody::Ranking(_) => {
             let fault =
                 ProviderFault::new(FaultKind::Malformed, "the backend answered whole although a stream was asked for");
             Source::Events(Box::pin(stream::iter([Err(fault)])))

@@ -32,6 +32,8 @@ impl Route<'_> {
             "/v1/chat/completions" => Route::Infer(Operation::Chat),
             "/v1/completions" => Route::Infer(Operation::TextCompletion),
             "/v1/embeddings" => Route::Infer(Operation::Embeddings),
+            // Cohere's and Jina's path, and llama.cpp's server's own.
+            "/v1/rerank" | "/rerank" => Route::Infer(Operation::Rerank),
             "/v1/models" => Route::Models,
             "/health/live" => Route::Live,
             "/health/ready" => Route::Ready,

@@ -41,6 +41,12 @@ pub(crate) async fn respond(
             let Request::Embedding(asked) = request else { return Err(unfit(&backend, meter)) };
             (openai::encode_embeddings(&meta, &embeddings, asked.encoding, None), Outcome::Done)
         }
+        ReplyBody::Ranking(ranking) => {
+            meter.first_content();
+            meter.reported(ranking.usage);
+            let Request::Rerank(asked) = request else { return Err(unfit(&backend, meter)) };
+            (openai::encode_rerank(&meta, asked, &ranking, None), Outcome::Done)
+        }
         ReplyBody::Events(events) => {
             let folded = fold(events, request, meter).await;
             let (answer, outcome) = folded.map_err(|broken| match broken {

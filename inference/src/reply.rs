@@ -10,6 +10,7 @@ use tollkeeper_protocol::embedding::EmbeddingResponse;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::ProviderFault;
 use tollkeeper_protocol::passthrough::{BodyPeek, ChunkPeek};
+use tollkeeper_protocol::rerank::RerankResponse;
 use tollkeeper_protocol::{Operation, Request};
 
 /// One request as a backend gets it.
@@ -64,6 +65,8 @@ pub enum ReplyBody {
     Events(EventStream),
     /// Local embeddings.
     Embeddings(EmbeddingResponse),
+    /// Documents ranked by a local model.
+    Ranking(RerankResponse),
 }
 
 impl fmt::Debug for ReplyBody {
@@ -73,6 +76,7 @@ impl fmt::Debug for ReplyBody {
             Self::Frames(_) => f.write_str("Frames"),
             Self::Events(_) => f.write_str("Events"),
             Self::Embeddings(answer) => write!(f, "Embeddings({} vectors)", answer.vectors.len()),
+            Self::Ranking(answer) => write!(f, "Ranking({} documents)", answer.scores.len()),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod data;
 pub mod gguf;
 pub mod quant;
 pub mod random;
+pub mod reranker;
 pub mod rng;
 #[cfg(feature = "train")]
 pub mod train;

@@ -34,7 +34,7 @@ fn frames<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<SseFrame> {
 
 /// Any body is a request within its limits or an error with a text.
 pub fn request(body: &[u8]) {
-    for op in [Operation::Chat, Operation::TextCompletion, Operation::Embeddings] {
+    for op in [Operation::Chat, Operation::TextCompletion, Operation::Embeddings, Operation::Rerank] {
         match decode_request(op, body) {
             Err(error) => assert!(!error.message.is_empty()),
             Ok(request) => {
@@ -48,6 +48,9 @@ pub fn request(body: &[u8]) {
                     }
                     Request::Completion(request) => assert!(!request.prompts.is_empty()),
                     Request::Embedding(request) => assert!((1..=2048).contains(&request.inputs.len())),
+                    Request::Rerank(request) => {
+                        assert!((1..=2048).contains(&request.documents.len()) && !request.query.is_empty());
+                    }
                 }
             }
         }

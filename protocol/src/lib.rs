@@ -1,6 +1,6 @@
 //! Wire formats and stream translation: pure, no I/O.
 //!
-//! The neutral types ([`chat`], [`completion`], [`embedding`], [`event`], [`usage`], [`fault`]) are the hub; every dialect folder
+//! The neutral types ([`chat`], [`completion`], [`embedding`], [`rerank`], [`event`], [`usage`], [`fault`]) are the hub; every dialect folder
 //! translates between its wire format and the hub. Same-dialect traffic skips the hub: [`passthrough`].
 
 pub mod chat;
@@ -10,6 +10,7 @@ pub mod event;
 pub mod fault;
 pub mod openai;
 pub mod passthrough;
+pub mod rerank;
 pub mod sse;
 pub mod usage;
 
@@ -27,6 +28,8 @@ pub enum Operation {
     TextCompletion,
     /// `POST /v1/embeddings`
     Embeddings,
+    /// `POST /v1/rerank`
+    Rerank,
 }
 
 impl Operation {
@@ -36,6 +39,15 @@ impl Operation {
             Self::Chat => "chat",
             Self::TextCompletion => "text_completion",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+        }
+    }
+
+    /// Whether its answer is generated text; the others only read.
+    pub fn generates(self) -> bool {
+        match self {
+            Self::Chat | Self::TextCompletion => true,
+            Self::Embeddings | Self::Rerank => false,
         }
     }
 }
@@ -49,6 +61,8 @@ pub enum Request {
     Completion(completion::CompletionRequest),
     /// An embedding of one or more inputs.
     Embedding(embedding::EmbeddingRequest),
+    /// Documents to order by a query.
+    Rerank(rerank::RerankRequest),
 }
 
 impl Request {
@@ -58,6 +72,7 @@ impl Request {
             Self::Chat(request) => &request.model,
             Self::Completion(request) => &request.model,
             Self::Embedding(request) => &request.model,
+            Self::Rerank(request) => &request.model,
         }
     }
 
@@ -67,6 +82,7 @@ impl Request {
             Self::Chat(_) => Operation::Chat,
             Self::Completion(_) => Operation::TextCompletion,
             Self::Embedding(_) => Operation::Embeddings,
+            Self::Rerank(_) => Operation::Rerank,
         }
     }
 
@@ -75,7 +91,7 @@ impl Request {
         match self {
             Self::Chat(request) => request.stream,
             Self::Completion(request) => request.stream,
-            Self::Embedding(_) => false,
+            Self::Embedding(_) | Self::Rerank(_) => false,
         }
     }
 
@@ -84,7 +100,7 @@ impl Request {
         match self {
             Self::Chat(request) => request.include_usage,
             Self::Completion(request) => request.include_usage,
-            Self::Embedding(_) => false,
+            Self::Embedding(_) | Self::Rerank(_) => false,
         }
     }
 
@@ -93,16 +109,16 @@ impl Request {
         match self {
             Self::Chat(request) => request.max_tokens,
             Self::Completion(request) => request.max_tokens,
-            Self::Embedding(_) => None,
+            Self::Embedding(_) | Self::Rerank(_) => None,
         }
     }
 
-    /// How many answers are asked for in all: `n`, for each prompt of a completion; 0 for embeddings, which generate nothing.
+    /// How many answers are asked for in all: `n`, for each prompt of a completion; 0 for embeddings and reranking, which generate nothing.
     pub fn answers(&self) -> u64 {
         match self {
             Self::Chat(request) => u64::from(request.n.max(1)),
             Self::Completion(request) => u64::from(request.n.max(1)) * request.prompts.len() as u64,
-            Self::Embedding(_) => 0,
+            Self::Embedding(_) | Self::Rerank(_) => 0,
         }
     }
 }

@@ -3,12 +3,13 @@
 //! Input tokens are estimated from bytes and rather too high than too low, because money is leased and context is compared by
 //! them: three bytes of text make a token (English has about four, code and other languages two and a half to three and a
 //! half), every message adds [`MESSAGE_TOKENS`] for its frame in the chat template, every tool [`TOOL_TOKENS`], every image
-//! [`MEDIA_TOKENS`]. Prompts of token ids are counted exactly.
+//! [`MEDIA_TOKENS`], every document to rank [`PAIR_TOKENS`]. Prompts of token ids are counted exactly.
 
 use std::fmt::{Display, Write};
 use tollkeeper_protocol::chat::{ChatRequest, Message, Part, ResponseFormat};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::EmbeddingRequest;
+use tollkeeper_protocol::rerank::RerankRequest;
 use tollkeeper_protocol::{Operation, Request};
 
 /// Bytes of text that are counted as one token.
@@ -17,6 +18,8 @@ pub const BYTES_PER_TOKEN: u64 = 3;
 pub const MESSAGE_TOKENS: u64 = 8;
 /// Tokens of a tool's frame, beside its name, description and schema.
 pub const TOOL_TOKENS: u64 = 16;
+/// Tokens around and between a query and a document.
+pub const PAIR_TOKENS: u64 = 4;
 /// Tokens of an image whatever its size, and the most tokens of a part of an unknown kind (sound, files): a large picture takes
 /// about as many with most providers.
 pub const MEDIA_TOKENS: u64 = 1600;
@@ -30,9 +33,9 @@ pub struct Ask {
     pub input_tokens: u64,
     /// Estimate of the input tokens that must fit into a context at once: those of the longest prompt.
     pub longest_input: u64,
-    /// Answers asked for in all: `n`, for each prompt; 0 for embeddings.
+    /// Answers asked for in all: `n`, for each prompt; 0 for embeddings and reranking.
     pub answers: u64,
-    /// Most tokens of all answers together, when the client set a limit; 0 for embeddings.
+    /// Most tokens of all answers together, when the client set a limit; 0 for embeddings and reranking.
     pub max_output: Option<u64>,
     /// Tools may be called.
     pub tools: bool,
@@ -57,6 +60,7 @@ pub fn ask(request: &Request) -> Ask {
         Request::Chat(chat) => of_chat(request, chat),
         Request::Completion(completion) => of_completion(request, completion),
         Request::Embedding(embedding) => of_embedding(request, embedding),
+        Request::Rerank(rerank) => of_rerank(request, rerank),
     }
 }
 
@@ -107,6 +111,14 @@ fn of_completion(request: &Request, completion: &CompletionRequest) -> Ask {
 
 fn of_embedding(request: &Request, embedding: &EmbeddingRequest) -> Ask {
     let (all, longest) = sizes(&embedding.inputs);
+    Ask { max_output: Some(0), ..of_prompts(request, all, longest) }
+}
+
+/// The query is read again with each document.
+fn of_rerank(request: &Request, rerank: &RerankRequest) -> Ask {
+    let frame = tokens(rerank.query.len()) + PAIR_TOKENS;
+    let sizes = rerank.documents.iter().map(|document| frame.saturating_add(tokens(document.len())));
+    let (all, longest) = sizes.fold((0u64, 0), |(all, longest), size| (all.saturating_add(size), longest.max(size)));
     Ask { max_output: Some(0), ..of_prompts(request, all, longest) }
 }
 

@@ -55,6 +55,7 @@ fn described(operation: Operation) -> &'static str {
         Operation::Chat => "chat completions",
         Operation::TextCompletion => "text completions",
         Operation::Embeddings => "embeddings",
+        Operation::Rerank => "reranking",
     }
 }
 
@@ -68,6 +69,7 @@ pub fn fit(ask: &Ask, candidate: &Candidate) -> Result<(), Reason> {
         Operation::Chat => can.chat,
         Operation::TextCompletion => can.completion,
         Operation::Embeddings => can.embeddings,
+        Operation::Rerank => can.rerank,
     };
     let filters = [
         (does, Reason::Operation(ask.operation)),
@@ -78,7 +80,7 @@ pub fn fit(ask: &Ask, candidate: &Candidate) -> Result<(), Reason> {
     if let Some((_, reason)) = filters.into_iter().find(|(passes, _)| !passes) {
         return Err(reason);
     }
-    let least = u64::from(ask.operation != Operation::Embeddings);
+    let least = u64::from(ask.operation.generates());
     let (input, output) = (ask.longest_input, ask.max_output_each().unwrap_or(0).max(least));
     if let Some(context) = candidate.facts.context.filter(|context| input.saturating_add(output) > *context) {
         return Err(Reason::Context { input, output, context });

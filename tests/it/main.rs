@@ -16,6 +16,7 @@ mod models;
 mod money;
 mod passthrough;
 mod python;
+mod rerank;
 mod swap;
 mod tidy;
 #[cfg(feature = "llama-cpp")]

@@ -9,6 +9,9 @@ pub const COMPLETIONS: &str = "/v1/completions";
 /// Where embeddings go.
 pub const EMBEDDINGS: &str = "/v1/embeddings";
 
+/// Where documents go to be ranked.
+pub const RERANK: &str = "/v1/rerank";
+
 /// A short chat, answered whole.
 pub fn chat(model: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": "Say something."}]})
@@ -36,4 +39,9 @@ pub fn completion(model: &str) -> Value {
 /// An embedding.
 pub fn embedding(model: &str) -> Value {
     json!({"model": model, "input": "Say something."})
+}
+
+/// Two documents to rank.
+pub fn reranking(model: &str) -> Value {
+    json!({"model": model, "query": "dogs", "documents": ["cats", {"text": "hot dogs"}]})
 }

@@ -193,6 +193,7 @@ impl Stage {
             path if path.ends_with("/chat/completions") => Operation::Chat,
             path if path.ends_with("/completions") => Operation::TextCompletion,
             path if path.ends_with("/embeddings") => Operation::Embeddings,
+            path if path.ends_with("/rerank") => Operation::Rerank,
             path if path.ends_with("/models") => return Ok(json_response(200, models())),
             path => {
                 return Ok(json_response(
@@ -273,7 +274,7 @@ async fn perform(asked: Result<Asked, String>, script: &Script, mut visit: Visit
         served.reported = script.usage == UsageRule::Vendor
             && (!asked.stream || asked.include_usage || script.vendor != Vendor::OpenAi);
     });
-    let streamed = asked.stream && asked.operation != Operation::Embeddings;
+    let streamed = asked.stream && asked.operation.generates();
     let body = if streamed {
         play::stream(&asked, script, visit)
     } else {

@@ -44,7 +44,7 @@ fn parse_row(row: &'static str) -> Option<CatalogModel> {
     let [kind, model, input, cached, write, output, above, context, max_output, abilities, source, date] =
         columns.try_into().ok()?;
     let abilities: Abilities = abilities.split(' ').map(parse_ability).collect::<Option<_>>()?;
-    let output = if abilities.only_embeds() && output.is_empty() { "0" } else { output };
+    let output = if abilities.generates_nothing() && output.is_empty() { "0" } else { output };
     let price = Price {
         base: parse_rates([input, cached, write, output])?,
         above: above.split(' ').filter(|tier| !tier.is_empty()).map(parse_tier).collect::<Option<_>>()?,
@@ -89,7 +89,7 @@ mod tests {
             let price = &row.facts.price;
             for rates in [&price.base].into_iter().chain(price.above.iter().map(|(_, rates)| rates)) {
                 let paid = [rates.input, rates.cached_input, rates.cache_write].iter().all(|rate| rate.0 > 0);
-                assert!(paid && (rates.output.0 > 0 || row.facts.abilities.only_embeds()), "{row:?}");
+                assert!(paid && (rates.output.0 > 0 || row.facts.abilities.generates_nothing()), "{row:?}");
             }
             assert!(price.above.is_sorted_by(|a, b| a.0 < b.0), "{row:?}");
             assert!(!row.source.is_empty() && row.date.len() == "2026-11-21".len(), "{row:?}");

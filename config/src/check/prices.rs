@@ -3,6 +3,7 @@
 use super::Check;
 use crate::catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates, builtin};
 use crate::file::{RawAbove, RawPrice, RawProvider, RawRates};
+use crate::kinds::PROVIDER_KINDS;
 use crate::problem::{Span, did_you_mean};
 use crate::read::{At, Maybe, Named};
 use crate::settings::{LocalModel, Provider};
@@ -27,7 +28,8 @@ impl Check<'_> {
         }
         for raw in raw_providers {
             let Some((name, price)) = raw.name.as_ref().zip(raw.own_price()) else { continue };
-            if let Some(facts) = self.facts(price, None) {
+            let reranks = raw.kind.as_ref().is_some_and(|kind| kind.value.reranks);
+            if let Some(facts) = self.facts(price, None, reranks) {
                 catalog.providers.insert(name.value.value.0.clone(), Arc::new(facts));
             }
         }
@@ -57,14 +59,17 @@ impl Check<'_> {
         }
         let known = models.get(&name.value).map(AsRef::as_ref);
         let price = price.map(|price| At { value: price, span: name.span.clone() });
-        match price.and_then(|price| self.facts(&price, known)) {
+        let kind = providers.get(provider).map_or("", |provider| &provider.kind);
+        let reranks = PROVIDER_KINDS.iter().any(|known| known.name == kind && known.reranks);
+        match price.and_then(|price| self.facts(&price, known, reranks)) {
             Some(facts) => drop(models.insert(name.value, Arc::new(facts))),
             None => drop(self.broken.insert(name.value)),
         }
     }
 
-    /// The facts that a price table states, the rest as the catalogue knows them.
-    fn facts(&mut self, raw: &At<RawPrice>, known: Option<&ModelFacts>) -> Option<ModelFacts> {
+    /// The facts that a price table states, the rest as the catalogue knows them. Of a model that it does not know all is assumed, but
+    /// reranking only where the provider's kind offers it (`reranks`).
+    fn facts(&mut self, raw: &At<RawPrice>, known: Option<&ModelFacts>, reranks: bool) -> Option<ModelFacts> {
         let rates = match &raw.value {
             RawPrice::Free => None,
             RawPrice::Rates(rates) => Some(rates),
@@ -72,7 +77,7 @@ impl Check<'_> {
         let stated = rates.and_then(|rates| rates.abilities.at.as_ref());
         let abilities = match stated {
             Some(list) => list.value.iter().copied().collect(),
-            None => known.map_or(Abilities::ALL, |known| known.abilities),
+            None => known.map_or(Abilities { rerank: reranks, ..Abilities::ALL }, |known| known.abilities),
         };
         let context = rates.and_then(|rates| rates.context.at.as_ref()).map(|limit| limit.value.0);
         let max_output = rates.and_then(|rates| rates.max_output.at.as_ref()).map(|limit| limit.value.0);
@@ -93,7 +98,7 @@ impl Check<'_> {
         }
         let input = self.rate("input", &rates.input, &raw.span);
         let output = match &rates.output {
-            missing if !missing.written && abilities.only_embeds() => Some(PicoUsd(0)),
+            missing if !missing.written && abilities.generates_nothing() => Some(PicoUsd(0)),
             output => self.rate("output", output, &raw.span),
         };
         let above = self.above(rates);

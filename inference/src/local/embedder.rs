@@ -66,7 +66,10 @@ impl Embedder {
         let inputs: Vec<&[u32]> = inputs.map(Vec::as_slice).collect();
         let vectors = engine.embed(&inputs)?;
         let dimensions = job.embedding.dimensions;
-        job.vectors.extend(vectors.into_iter().map(|vector| normalised(vector, dimensions)));
+        job.vectors.extend(vectors.into_iter().map(|vector| match dimensions {
+            Some(dimensions) => normalised(vector, dimensions),
+            None => vector,
+        }));
         if job.vectors.len() >= job.embedding.inputs.len()
             && let Some(job) = self.jobs.pop_front()
         {

@@ -40,6 +40,8 @@ pub struct Limits {
     pub generates: bool,
     /// Most tokens of one embedding input; 0 when it cannot embed.
     pub embedding_context: u32,
+    /// Whether it has a head that says how relevant a document is to a query. What [`Engine::embed`] gives is that, and no embedding.
+    pub ranks: bool,
     /// Numbers of an embedding.
     pub embedding_width: u32,
 }
@@ -107,7 +109,8 @@ pub trait Engine {
         false
     }
 
-    /// One vector of [`Limits::embedding_width`] numbers for each input, not normalised. No input is empty or longer than
+    /// One vector of [`Limits::embedding_width`] numbers for each input, not normalised; where [`Limits::ranks`] holds, one relevance
+    /// from 0 to 1 for each. No input is empty or longer than
     /// [`Limits::embedding_context`], and all of them together are not longer either.
     ///
     /// # Errors
@@ -156,6 +159,11 @@ pub trait Tokenizer: Send + Sync {
 
     /// The names of the beginning-of-text and the end-of-text token; empty when there is none.
     fn edge_names(&self) -> (String, String);
+
+    /// A query and a document as a model that ranks reads them.
+    fn pair(&self, query: &str, document: &str) -> Vec<Token> {
+        [self.encode(query, true), self.encode(document, false)].concat()
+    }
 
     /// How the model is asked to fill a gap in a text, if it was trained to.
     fn infill(&self) -> Option<Infill> {

@@ -20,8 +20,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tollkeeper_config::LocalModel;
-use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
+use tollkeeper_protocol::rerank::RerankResponse;
+use tollkeeper_protocol::{Operation, Request};
 
 /// Requests of more bytes than this are tokenised on a thread of their own.
 const QUICK_BYTES: usize = 16 * 1024;
@@ -227,7 +228,9 @@ impl Host {
     /// Checks and tokenises a request; `None` while the model was never loaded, since its tokenizer comes with it.
     pub(crate) async fn prepare(&self, call: &Call) -> Option<Result<Work, ProviderFault>> {
         let frontend = self.frontend.load_full()?;
-        if call.original.len() <= QUICK_BYTES && !needs_grammar(&call.request) {
+        // A query is read again with each document: small bodies can be much to read.
+        let much = call.operation == Operation::Rerank || needs_grammar(&call.request);
+        if call.original.len() <= QUICK_BYTES && !much {
             return Some(frontend.prepare(&call.request, call.output_limit));
         }
         let (request, limit) = (call.request.clone(), call.output_limit);
@@ -269,7 +272,13 @@ impl Host {
                     EmbedJob { embedding, reply, deadline: deadline.into_std(), _permit: permit, vectors: Vec::new() };
                 self.submit(abandoned, Command::Embed(job))?;
                 let answer = tokio::time::timeout_at(deadline, vectors).await.map_err(late)?;
-                ReplyBody::Embeddings(answer.unwrap_or_else(|_| Err(unloading(&self.model.name)))?)
+                let answer = answer.unwrap_or_else(|_| Err(unloading(&self.model.name)))?;
+                match *call.request {
+                    Request::Rerank(_) => {
+                        ReplyBody::Ranking(RerankResponse { scores: answer.vectors.concat(), usage: answer.usage })
+                    }
+                    _ => ReplyBody::Embeddings(answer),
+                }
             }
         };
         Ok(Reply { model: self.model.name.clone(), upstream_request_id: None, body })
@@ -301,7 +310,7 @@ fn sequences(request: &Request) -> u32 {
     let (prompts, answers) = match request {
         Request::Chat(request) => (1, request.n),
         Request::Completion(request) => (request.prompts.len(), request.n),
-        Request::Embedding(_) => (1, 1),
+        Request::Embedding(_) | Request::Rerank(_) => (1, 1),
     };
     u32::try_from(prompts).unwrap_or(u32::MAX).saturating_mul(answers.max(1))
 }

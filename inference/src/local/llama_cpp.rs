@@ -6,6 +6,7 @@
 //! ours, and so are grammars.
 //! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
 
+use super::control::ControlTokens;
 use super::engine::{
     ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
 };
@@ -40,6 +41,9 @@ const EMBEDDING_SEQUENCES: u32 = 32;
 const CHAT_MODEL_EMBEDDING: u32 = 2048;
 /// Files below this size run on one thread: the others would wait for each other longer than they compute.
 const ONE_THREAD_BYTES: u64 = 64 << 20;
+
+/// The pooling type, as files write it, of models with a classifier head.
+const RANK: &str = "4";
 
 /// Loads the model and serves.
 pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
@@ -141,6 +145,8 @@ struct Vocabulary {
     spoken: HashMap<Token, Vec<u8>>,
     template: Option<String>,
     infill: Option<Infill>,
+    /// The model's own frame for a query and a document, with places for them.
+    pair_frame: Option<(String, ControlTokens)>,
 }
 
 impl Vocabulary {
@@ -157,7 +163,9 @@ impl Vocabulary {
         let spoken = control.iter().filter(|token| marks.contains(&token.name.as_str()));
         let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
         let infill = infill(&model, &control);
-        Ok(Self { model, size, control, spoken, template, infill })
+        let pair_frame = model.meta_val_str("tokenizer.chat_template.rerank").ok();
+        let pair_frame = pair_frame.map(|frame| (frame, ControlTokens::new(control.clone())));
+        Ok(Self { model, size, control, spoken, template, infill, pair_frame })
     }
 
     fn name(&self, token: LlamaToken) -> String {
@@ -242,6 +250,29 @@ impl Tokenizer for Vocabulary {
     fn infill(&self) -> Option<Infill> {
         self.infill
     }
+
+    /// As the model's own frame says, else what encoders are trained with: the beginning, the query, an end, a separator, the document,
+    /// an end; of these the ones that the model's file wants.
+    fn pair(&self, query: &str, document: &str) -> Vec<Token> {
+        if let Some((frame, control)) = &self.pair_frame {
+            let rendered = frame
+                .split("{query}")
+                .map(|part| part.replace("{document}", &control.disarm(document)))
+                .collect::<Vec<_>>()
+                .join(&control.disarm(query));
+            return control.encode(&rendered, self);
+        }
+        let vocabulary = self.model.vocab();
+        let known = |token: LlamaToken| u32::try_from(token.0).ok();
+        let begin = known(vocabulary.bos()).filter(|_| vocabulary.should_add_bos());
+        let separator = known(vocabulary.sep()).filter(|_| vocabulary.should_add_sep());
+        let end = known(vocabulary.eos()).or(known(vocabulary.sep())).filter(|_| vocabulary.should_add_eos());
+        let mut pair: Vec<Token> =
+            begin.into_iter().chain(self.encode(query, false)).chain(end).chain(separator).collect();
+        pair.extend(self.encode(document, false));
+        pair.extend(end.or(separator));
+        pair
+    }
 }
 
 /// A model with the context that writes and, once needed, the one that embeds.
@@ -256,6 +287,8 @@ struct LlamaEngine<'m> {
     limits: Limits,
     pooling: LlamaPoolingType,
     adapter: Option<(LlamaLoraAdapter, f32)>,
+    /// Whether what the classifier head gives is a logit and has to become a relevance from 0 to 1.
+    squashes: bool,
     threads: i32,
     kv: KvCacheType,
     /// Bytes of weights, KV and buffers, as llama.cpp logged them.
@@ -303,6 +336,7 @@ impl<'m> LlamaEngine<'m> {
                 _ if made_for_embeddings => context,
                 _ => context.min(CHAT_MODEL_EMBEDDING),
             },
+            ranks: wanted.pooling.is_none() && own_pooling.as_deref() == Some(RANK),
             embedding_width: u32::try_from(model.n_embd_out()).unwrap_or(0),
         };
         let mut engine = Self {
@@ -314,6 +348,8 @@ impl<'m> LlamaEngine<'m> {
             outputs: Vec::new(),
             pooling: pooling(wanted.pooling, own_pooling.as_deref()),
             adapter,
+            // llama.cpp has made a probability of these models' answer ("yes" or "no") itself.
+            squashes: !architecture.starts_with("qwen3"),
             threads: i32::try_from(threads.max(1)).unwrap_or(1),
             kv: match wanted.kv {
                 KvType::F16 => KvCacheType::F16,
@@ -514,6 +550,13 @@ impl Engine for LlamaEngine<'_> {
         let mut vectors = Vec::with_capacity(inputs.len());
         for some in inputs.chunks(EMBEDDING_SEQUENCES as usize) {
             vectors.extend(self.embed_some(some)?);
+        }
+        if self.limits.ranks {
+            // A head with several labels says the relevant one first.
+            vectors.iter_mut().for_each(|labels| labels.truncate(1));
+        }
+        if self.limits.ranks && self.squashes {
+            vectors.iter_mut().flatten().for_each(|logit| *logit = 1.0 / (1.0 + (-*logit).exp()));
         }
         Ok(vectors)
     }

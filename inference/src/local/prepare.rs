@@ -14,6 +14,7 @@ use tollkeeper_protocol::chat::{ChatRequest, Part, ResponseFormat, Sampling, Too
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::EmbeddingRequest;
 use tollkeeper_protocol::fault::{FaultDetail, FaultKind, ProviderFault};
+use tollkeeper_protocol::rerank::RerankRequest;
 
 /// Work for a model's worker.
 pub(crate) enum Work {
@@ -69,11 +70,11 @@ pub(crate) struct Layout {
     pub(crate) tools: Tools,
 }
 
-/// Inputs to embed.
+/// Inputs to embed or to rank.
 pub(crate) struct Embedding {
     pub(crate) inputs: Vec<Vec<Token>>,
-    /// Numbers to keep of each vector.
-    pub(crate) dimensions: usize,
+    /// Numbers to keep of each vector, which then gets the length 1; `None` leaves relevances as they are.
+    pub(crate) dimensions: Option<usize>,
 }
 
 /// What turns requests into work for one loaded model, on any thread.
@@ -106,6 +107,7 @@ impl Frontend {
             Request::Chat(request) => self.chat_prompt(request).ok()?.tokens.len(),
             Request::Completion(request) => self.completion_prompts(request).ok()?.iter().map(Vec::len).sum(),
             Request::Embedding(request) => self.prompts(&request.inputs, "input").ok()?.iter().map(Vec::len).sum(),
+            Request::Rerank(request) => self.rerank(request).ok()?.inputs.iter().map(Vec::len).sum(),
         };
         Some(tokens as u64)
     }
@@ -116,6 +118,7 @@ impl Frontend {
             Request::Chat(request) => self.chat(request, output_limit).map(Work::Generate),
             Request::Completion(request) => self.completion(request, output_limit).map(Work::Generate),
             Request::Embedding(request) => self.embedding(request).map(Work::Embed),
+            Request::Rerank(request) => self.rerank(request).map(Work::Embed),
         }
     }
 
@@ -276,6 +279,9 @@ impl Frontend {
 
     fn embedding(&self, request: &EmbeddingRequest) -> Result<Embedding, ProviderFault> {
         let width = self.limits.embedding_width as usize;
+        if self.limits.ranks {
+            return Err(refuse("model", &format!("the model `{}` only reranks; use POST /v1/rerank", self.model.name)));
+        }
         if self.limits.embedding_context == 0 {
             return Err(refuse("model", &format!("the model `{}` does not compute embeddings", self.model.name)));
         }
@@ -285,11 +291,30 @@ impl Frontend {
             return Err(refuse("dimensions", &message));
         }
         let inputs = self.prompts(&request.inputs, "input")?;
-        let longest = inputs.iter().map(Vec::len).max().unwrap_or(0);
-        if longest > self.limits.embedding_context as usize {
-            return Err(too_long(longest, &self.model.name, self.limits.embedding_context, "embedding input"));
+        self.check_length(inputs.iter().map(Vec::len).max().unwrap_or(0), "embedding input")?;
+        Ok(Embedding { inputs, dimensions: Some(dimensions) })
+    }
+
+    fn rerank(&self, request: &RerankRequest) -> Result<Embedding, ProviderFault> {
+        if !self.limits.ranks {
+            let message = format!(
+                "the model `{}` has no classifier head, so it cannot rerank; choose a reranker, whose file says pooling type `rank`",
+                self.model.name
+            );
+            return Err(refuse("model", &message));
         }
-        Ok(Embedding { inputs, dimensions })
+        // The first that is too long ends it: a long query is not read with all the other documents.
+        let inputs = request.documents.iter().map(|document| {
+            let pair = self.tokenizer.pair(&request.query, document);
+            self.check_length(pair.len(), "query with a document")?;
+            Ok(pair)
+        });
+        Ok(Embedding { inputs: inputs.collect::<Result<_, ProviderFault>>()?, dimensions: None })
+    }
+
+    fn check_length(&self, tokens: usize, what: &str) -> Result<(), ProviderFault> {
+        let context = self.limits.embedding_context;
+        if tokens > context as usize { Err(too_long(tokens, &self.model.name, context, what)) } else { Ok(()) }
     }
 
     /// Tokens of texts; token prompts are checked and taken as they are. `param` is the field that they come from.
@@ -323,7 +348,10 @@ impl Frontend {
 
     fn check_sampling(&self, sampling: &Sampling) -> Result<(), ProviderFault> {
         if !self.limits.generates {
-            let message = format!("the model `{}` only computes embeddings; use POST /v1/embeddings", self.model.name);
+            let message = match self.limits.ranks {
+                true => format!("the model `{}` only reranks; use POST /v1/rerank", self.model.name),
+                false => format!("the model `{}` only computes embeddings; use POST /v1/embeddings", self.model.name),
+            };
             return Err(refuse("model", &message));
         }
         match sampling.logit_bias.iter().find(|(token, _)| *token >= self.limits.vocabulary) {

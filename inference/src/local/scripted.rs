@@ -37,6 +37,8 @@ pub struct Script {
     pub batch: Option<u32>,
     /// Tokens that all sequences together can hold (default: as many as they need).
     pub cells: Option<usize>,
+    /// It only ranks: by the share of a document's letters that are in the query too.
+    pub ranks: bool,
 }
 
 /// Loads the script and serves.
@@ -93,6 +95,10 @@ impl Tokenizer for ScriptedTokenizer {
     fn edge_names(&self) -> (String, String) {
         (String::new(), "<|im_end|>".into())
     }
+
+    fn pair(&self, query: &str, document: &str) -> Vec<Token> {
+        [self.encode(query, true), vec![IM_END], self.encode(document, false)].concat()
+    }
 }
 
 /// The engine.
@@ -116,8 +122,9 @@ impl ScriptedEngine {
             batch: script.batch.unwrap_or(64).max(sequences),
             vocabulary: VOCABULARY,
             rewinds: true,
-            generates: true,
+            generates: !script.ranks,
             embedding_context: context,
+            ranks: script.ranks,
             embedding_width: EMBEDDING_WIDTH as u32,
         };
         Self {
@@ -184,6 +191,14 @@ fn last_user_text(tokens: &[Token]) -> String {
     texts.last().cloned().unwrap_or_default()
 }
 
+/// The share of a document's letters that its query has too.
+fn shared_letters(pair: &[Token]) -> f32 {
+    let middle = pair.iter().position(|token| *token == IM_END).unwrap_or(0);
+    let (query, document) = (&pair[..middle], &pair[pair.len().min(middle + 1)..]);
+    let shared = document.iter().filter(|letter| query.contains(letter)).count();
+    shared as f32 / document.len().max(1) as f32
+}
+
 impl Engine for ScriptedEngine {
     fn limits(&self) -> &Limits {
         &self.limits
@@ -239,6 +254,9 @@ impl Engine for ScriptedEngine {
     }
 
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        if self.script.ranks {
+            return Ok(inputs.iter().map(|input| vec![shared_letters(input)]).collect());
+        }
         let embed = |input: &&[Token]| {
             let mut vector = vec![0.0; EMBEDDING_WIDTH];
             input.iter().for_each(|token| vector[*token as usize % EMBEDDING_WIDTH] += 1.0);

@@ -157,6 +157,7 @@ impl Endpoint {
             Operation::Chat => "chat/completions",
             Operation::TextCompletion => "completions",
             Operation::Embeddings => "embeddings",
+            Operation::Rerank => "rerank",
         };
         let base = &self.base;
         match self.paths {

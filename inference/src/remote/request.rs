@@ -183,6 +183,6 @@ pub(super) fn shape(request: &Request) -> Shape {
             include_usage: completion.include_usage,
             answers: Some(u64::from(completion.n) * completion.prompts.len() as u64),
         },
-        Request::Embedding(_) => Shape { stream: false, include_usage: false, answers: None },
+        Request::Embedding(_) | Request::Rerank(_) => Shape { stream: false, include_usage: false, answers: None },
     }
 }

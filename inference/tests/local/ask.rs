@@ -13,6 +13,7 @@ use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::{EmbeddingRequest, EmbeddingResponse, Encoding};
 use tollkeeper_protocol::event::{ChatEvent, TokenLogprob};
 use tollkeeper_protocol::fault::ProviderFault;
+use tollkeeper_protocol::rerank::{RerankRequest, RerankResponse};
 use tollkeeper_protocol::usage::Usage;
 use tollkeeper_protocol::{Operation, Request};
 
@@ -88,6 +89,7 @@ pub(crate) fn call(request: Request) -> Call {
         Request::Chat(_) => Operation::Chat,
         Request::Completion(_) => Operation::TextCompletion,
         Request::Embedding(_) => Operation::Embeddings,
+        Request::Rerank(_) => Operation::Rerank,
     };
     Call {
         request: Arc::new(request),
@@ -189,5 +191,21 @@ pub(crate) async fn embed(
     match engines.send(name, call(Request::Embedding(request))).await?.body {
         ReplyBody::Embeddings(answer) => Ok(answer),
         other => panic!("not embeddings: {other:?}"),
+    }
+}
+
+pub(crate) fn reranking(query: &str, documents: &[&str]) -> RerankRequest {
+    let documents = documents.iter().map(ToString::to_string).collect();
+    RerankRequest { model: String::new(), query: query.into(), documents, top_n: None, return_documents: false }
+}
+
+pub(crate) async fn rerank(
+    engines: &LocalEngines,
+    name: &str,
+    request: RerankRequest,
+) -> Result<RerankResponse, ProviderFault> {
+    match engines.send(name, call(Request::Rerank(request))).await?.body {
+        ReplyBody::Ranking(answer) => Ok(answer),
+        other => panic!("not a ranking: {other:?}"),
     }
 }

@@ -10,6 +10,8 @@ mod loading;
 #[cfg(feature = "llama-cpp")]
 mod model;
 #[cfg(feature = "llama-cpp")]
+mod reranking;
+#[cfg(feature = "llama-cpp")]
 mod schemas;
 mod serving;
 #[cfg(feature = "llama-cpp")]

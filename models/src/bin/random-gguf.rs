@@ -11,6 +11,7 @@ use tollkeeper_models::chat_model::Vocabulary;
 use tollkeeper_models::gguf::read_header;
 use tollkeeper_models::quant::Quant;
 use tollkeeper_models::random::Recipe;
+use tollkeeper_models::reranker::Reranker;
 
 #[derive(Parser)]
 #[command(about = "Write a GGUF file with random weights, for load and throughput tests")]
@@ -51,10 +52,19 @@ struct Args {
     /// Make an embedding model.
     #[arg(long)]
     embedding: bool,
+    /// Make a reranker: a BERT whose tokens are bytes, with F32 weights. `--kv-heads`, `--vocab`, `--tokens-of` and `--quant` do not apply.
+    #[arg(long, conflicts_with_all = ["embedding", "tokens_of"])]
+    reranker: bool,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
+    if args.reranker {
+        let Args { layers, dim, heads, ff, context, seed, .. } = args;
+        Reranker { layers, dim, heads, ff, context, seed }.write(&args.out)?;
+        println!("{}: {:.2} MB", args.out.display(), std::fs::metadata(&args.out)?.len() as f64 / 1e6);
+        return Ok(());
+    }
     let vocabulary = match &args.tokens_of {
         None => Vocabulary::bytes(),
         Some(path) => {

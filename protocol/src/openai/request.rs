@@ -2,6 +2,7 @@
 
 use super::fields::{Fields, Place, mismatch, missing, whole};
 use super::message::messages;
+use super::rerank::rerank;
 use super::sampling::sampling;
 use super::tool::{legacy_functions, tool_choice, tools};
 use crate::chat::{ChatRequest, ResponseFormat};
@@ -42,6 +43,7 @@ pub fn decode_request(op: Operation, body: &[u8]) -> Result<Request, DecodeError
         Operation::Chat => chat(fields).map(Request::Chat),
         Operation::TextCompletion => completion(fields).map(Request::Completion),
         Operation::Embeddings => embedding(fields).map(Request::Embedding),
+        Operation::Rerank => rerank(fields).map(Request::Rerank),
     }
 }
 
@@ -103,7 +105,8 @@ fn embedding(mut fields: Fields) -> Result<EmbeddingRequest, DecodeError> {
     })
 }
 
-fn model(fields: &mut Fields) -> Result<String, DecodeError> {
+/// The model that is asked for.
+pub(super) fn model(fields: &mut Fields) -> Result<String, DecodeError> {
     let expected = "the name of a model or an alias (GET /v1/models lists them)";
     match fields.text("model")? {
         Some(model) if !model.is_empty() => Ok(model),

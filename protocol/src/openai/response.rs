@@ -4,6 +4,7 @@ use super::wire::{CallBody, ChatLogprobs, Head, TextLogprobs, UsageBody, finish_
 use crate::chat::{ChatResponse, Choice, FinishReason};
 use crate::embedding::{EmbeddingResponse, Encoding};
 use crate::passthrough::{splice, top_level};
+use crate::usage::Usage;
 use base64::Engine as _;
 use bytes::Bytes;
 use serde::Serialize;
@@ -121,7 +122,7 @@ struct EmbeddingsBody<'a> {
     object: &'static str,
     data: Vec<EmbeddingBody<'a>>,
     model: &'a str,
-    usage: EmbeddingUsage<'a>,
+    usage: UnaryUsage<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tollkeeper: Option<&'a Extension>,
 }
@@ -140,12 +141,23 @@ enum Vector<'a> {
     Base64(String),
 }
 
+/// The `usage` object of what generates nothing.
 #[derive(Serialize)]
-struct EmbeddingUsage<'a> {
+pub(super) struct UnaryUsage<'a> {
     prompt_tokens: u64,
     total_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_usd: Option<&'a str>,
+}
+
+impl<'a> UnaryUsage<'a> {
+    pub(super) fn new(usage: &Usage, extension: Option<&'a Extension>) -> Self {
+        Self {
+            prompt_tokens: usage.input,
+            total_tokens: usage.input.saturating_add(usage.output),
+            cost_usd: extension.map(|extension| extension.cost_usd.as_str()),
+        }
+    }
 }
 
 /// An embeddings body; vectors as numbers, or as little-endian f32 in base64.
@@ -171,11 +183,7 @@ pub fn encode_embeddings(
         object: "list",
         data: data.collect(),
         model: &meta.model,
-        usage: EmbeddingUsage {
-            prompt_tokens: answer.usage.input,
-            total_tokens: answer.usage.input.saturating_add(answer.usage.output),
-            cost_usd: extension.map(|extension| extension.cost_usd.as_str()),
-        },
+        usage: UnaryUsage::new(&answer.usage, extension),
         tollkeeper: extension,
     })
 }

@@ -327,3 +327,36 @@ fn what_is_no_object_is_refused() {
         assert!(error.message.starts_with(message) && error.param.is_none(), "{body}: {error}");
     }
 }
+
+#[test]
+fn documents_to_rerank_are_texts_or_objects() {
+    let rerank = |fields: Value| {
+        let mut body = json!({"model": "m", "query": "q", "documents": ["a", {"text": "b", "title": "t"}]});
+        fields.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+        match decode_request(Operation::Rerank, body.to_string().as_bytes())? {
+            Request::Rerank(request) => Ok(request),
+            other => panic!("{other:?}"),
+        }
+    };
+    let least = rerank(json!({})).unwrap();
+    assert_eq!((least.query.as_str(), &least.documents[..]), ("q", &["a".to_owned(), "b".to_owned()][..]));
+    assert_eq!((least.top_n, least.return_documents), (None, false));
+    let most = rerank(json!({"top_n": 1, "return_documents": true, "truncate": "END"})).unwrap();
+    assert_eq!((most.top_n, most.return_documents), (Some(1), true));
+    let cases = [
+        (json!({"query": null}), "query", "`query` is missing"),
+        (json!({"query": ""}), "query", "must not be empty"),
+        (json!({"query": "x".repeat(8193), "documents": vec!["a"; 2048]}), "query", "8193 bytes"),
+        (json!({"documents": null}), "documents", "is missing"),
+        (json!({"documents": []}), "documents", "must not be empty"),
+        (json!({"documents": vec!["a"; 2049]}), "documents", "at most 2048 entries, got 2049"),
+        (json!({"documents": ["a", 1]}), "documents[1]", "must be a string or an object with `text`, got 1"),
+        (json!({"documents": [{"image": "u"}]}), "documents[0].text", "`documents[0].text` is missing"),
+        (json!({"top_n": 0}), "top_n", "must be a whole number from 1"),
+    ];
+    for (fields, param, message) in cases {
+        let error: DecodeError = rerank(fields.clone()).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some(param), "{fields}: {error}");
+        assert!(error.message.contains(message), "{fields}: {error}");
+    }
+}

@@ -88,4 +88,8 @@ fn prompts_of_tokens_are_exact() {
     let ask = asked(Operation::Embeddings, r#"{"model":"m","input":["","abc",""]}"#);
     assert_eq!((ask.input_tokens, ask.longest_input), (3, 1));
     assert_eq!((ask.answers, ask.max_output, ask.max_output_each()), (0, Some(0), Some(0)));
+
+    let ask = asked(Operation::Rerank, r#"{"model":"m","query":"abc","documents":["abcdef",{"text":""}]}"#);
+    assert_eq!((ask.input_tokens, ask.longest_input), (1 + 4 + 2 + 1 + 4, 1 + 4 + 2));
+    assert_eq!((ask.answers, ask.max_output), (0, Some(0)));
 }

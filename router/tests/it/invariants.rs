@@ -21,8 +21,8 @@ fn health() -> impl Strategy<Value = Health> {
 fn abilities() -> impl Strategy<Value = Abilities> {
     prop_oneof![
         2 => Just(Abilities::ALL),
-        1 => prop::array::uniform7(any::<bool>()).prop_map(|[chat, completion, embeddings, tools, json_schema, vision, reasoning]| {
-            Abilities { chat, completion, embeddings, tools, json_schema, vision, reasoning }
+        1 => prop::array::uniform8(any::<bool>()).prop_map(|[chat, completion, embeddings, tools, json_schema, vision, reasoning, rerank]| {
+            Abilities { chat, completion, embeddings, tools, json_schema, vision, reasoning, rerank }
         }),
     ]
 }
@@ -43,8 +43,13 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
 }
 
 fn asks() -> impl Strategy<Value = Ask> {
-    let operation =
-        prop::sample::select(vec![Operation::Chat, Operation::Chat, Operation::TextCompletion, Operation::Embeddings]);
+    let operation = prop::sample::select(vec![
+        Operation::Chat,
+        Operation::Chat,
+        Operation::TextCompletion,
+        Operation::Embeddings,
+        Operation::Rerank,
+    ]);
     (operation, 0u64..2000, 1u64..4, prop::option::of(0u64..2000), any::<[bool; 3]>()).prop_map(
         |(operation, input, answers, each, [tools, vision, json_schema])| Ask {
             operation,
@@ -87,6 +92,7 @@ proptest! {
                 Operation::Chat => can.chat,
                 Operation::TextCompletion => can.completion,
                 Operation::Embeddings => can.embeddings,
+                Operation::Rerank => can.rerank,
             };
             prop_assert!(does && (can.tools || !ask.tools) && (can.vision || !ask.vision));
             prop_assert!(can.json_schema || !ask.json_schema);

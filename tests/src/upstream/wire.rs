@@ -41,6 +41,7 @@ impl Asked {
             }
             Operation::TextCompletion => texts(&body["prompt"]),
             Operation::Embeddings => texts(&body["input"]),
+            Operation::Rerank => texts(&body["documents"]),
         };
         Ok(Self {
             operation,
@@ -167,7 +168,7 @@ pub(super) fn usage(asked: &Asked, script: &Script) -> Usage {
     }
     let input = asked.prompt_tokens();
     let output = match (asked.operation, &script.content) {
-        (Operation::Embeddings, _) => 0,
+        (Operation::Embeddings | Operation::Rerank, _) => 0,
         (_, Content::Endless) if asked.limit.is_none() => 0,
         (_, content) => asked.choices() * deltas(asked, content).map(|(_, tokens)| tokens).sum::<u64>(),
     };
@@ -212,6 +213,7 @@ pub(super) fn body(asked: &Asked, script: &Script) -> String {
     }
     let mut body = match asked.operation {
         Operation::Embeddings => embeddings(asked),
+        Operation::Rerank => ranking(asked),
         operation => json!({
             "id": "chatcmpl-upstream", "object": if operation == Operation::Chat { "chat.completion" } else { "text_completion" },
             "created": 1_760_000_000, "model": format!("{}-2025-08-07", asked.model),
@@ -222,6 +224,8 @@ pub(super) fn body(asked: &Asked, script: &Script) -> String {
         let usage = usage(asked, script);
         body["usage"] = match asked.operation {
             Operation::Embeddings => json!({"prompt_tokens": usage.input, "total_tokens": usage.input}),
+            // Jina says no more.
+            Operation::Rerank => json!({"total_tokens": usage.input}),
             _ => usage_json(&usage, script),
         };
     }
@@ -268,6 +272,13 @@ fn embeddings(asked: &Asked) -> Value {
         .map(|index| json!({"object": "embedding", "index": index, "embedding": written(index)}))
         .collect();
     json!({"object": "list", "data": data, "model": asked.model})
+}
+
+/// As Jina answers: the last document is the best.
+fn ranking(asked: &Asked) -> Value {
+    let result = |index: usize| json!({"index": index, "relevance_score": (index + 1) as f32 / 8.0});
+    let results: Vec<Value> = (0..asked.inputs.len()).rev().map(result).collect();
+    json!({"model": asked.model, "results": results})
 }
 
 /// The events of a stream up to, not including, `[DONE]`.

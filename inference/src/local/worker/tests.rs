@@ -369,7 +369,7 @@ fn embeddings_take_turns_with_answers() {
     let inputs: Vec<Vec<Token>> = (0..5).map(|number| vec![number; 12]).collect();
     let permit = bench.admission.take(1).unwrap();
     let deadline = bench.start + Duration::from_secs(1);
-    let embedding = Embedding { inputs, dimensions: 4 };
+    let embedding = Embedding { inputs, dimensions: Some(4) };
     bench
         .commands
         .try_send(Command::Embed(EmbedJob { embedding, reply, deadline, _permit: permit, vectors: Vec::new() }))
