@@ -9,7 +9,7 @@ use super::embedder::EmbedJob;
 use super::engine::{self, LoadError, LoadPlan};
 use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
-use super::prepare::{Frontend, Work, needs_grammar};
+use super::prepare::{Frontend, Work, takes_long};
 use super::worker::{Command, Model, Turn, Worker};
 use crate::reply::{Call, Reply, ReplyBody};
 use arc_swap::ArcSwapOption;
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tollkeeper_config::LocalModel;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::rerank::RerankResponse;
-use tollkeeper_protocol::{Operation, Request};
+use tollkeeper_protocol::Request;
 
 /// Requests of more bytes than this are tokenised on a thread of their own.
 const QUICK_BYTES: usize = 16 * 1024;
@@ -228,9 +228,7 @@ impl Host {
     /// Checks and tokenises a request; `None` while the model was never loaded, since its tokenizer comes with it.
     pub(crate) async fn prepare(&self, call: &Call) -> Option<Result<Work, ProviderFault>> {
         let frontend = self.frontend.load_full()?;
-        // A query is read again with each document: small bodies can be much to read.
-        let much = call.operation == Operation::Rerank || needs_grammar(&call.request);
-        if call.original.len() <= QUICK_BYTES && !much {
+        if call.original.len() <= QUICK_BYTES && !takes_long(&call.request) {
             return Some(frontend.prepare(&call.request, call.output_limit));
         }
         let (request, limit) = (call.request.clone(), call.output_limit);

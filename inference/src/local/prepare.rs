@@ -377,14 +377,16 @@ impl Frontend {
     }
 }
 
-/// Whether preparing a request takes longer than reading it: grammars are compiled on a thread that may take its time.
-pub(crate) fn needs_grammar(request: &Request) -> bool {
+/// Whether preparing even a small request takes long, so that it is done on a thread that may take its time: grammars are compiled, and a
+/// query is read again with each document.
+pub(crate) fn takes_long(request: &Request) -> bool {
     match request {
         Request::Chat(request) => {
             offers_tools(request) || !matches!(wanted(&request.response_format, &request.extra), Ok(None))
         }
         Request::Completion(request) => !matches!(wanted(&ResponseFormat::Text, &request.extra), Ok(None)),
         Request::Embedding(_) => false,
+        Request::Rerank(_) => true,
     }
 }
 
