@@ -3,6 +3,8 @@
 mod answer;
 mod batch;
 mod board;
+#[cfg(feature = "candle")]
+mod candle;
 mod control;
 mod dry;
 mod embedder;
@@ -20,6 +22,8 @@ mod llama_cpp;
 #[cfg(feature = "llama-cpp")]
 mod load_log;
 mod manager;
+#[cfg(any(feature = "llama-cpp", feature = "candle"))]
+mod model_file;
 mod output;
 mod prefetch;
 mod prepare;

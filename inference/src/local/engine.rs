@@ -1,4 +1,4 @@
-//! The seam between the worker and an engine: what llama.cpp, the scripted engine and later candle have to offer.
+//! The seam between the worker and an engine: what llama.cpp, candle and the scripted engine have to offer.
 //!
 //! An [`Engine`] only computes: it decodes batches of tokens of several sequences, hands out logits, and cuts, copies or
 //! embeds sequences. Which request gets which sequence, what is drawn from the logits and what the client sees is the
@@ -234,7 +234,13 @@ pub fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
         EngineKind::LlamaCpp => {
             Err(LoadError("this build has no llama.cpp engine; build with `--features llama-cpp`".into()))
         }
-        EngineKind::Candle => Err(LoadError("this build has no candle engine; use `engine = \"llama.cpp\"`".into())),
+        #[cfg(feature = "candle")]
+        EngineKind::Candle => super::candle::run(plan, serve),
+        #[cfg(not(feature = "candle"))]
+        EngineKind::Candle => {
+            let advice = "use `engine = \"llama.cpp\"`, or build with `--features candle`";
+            Err(LoadError(format!("this build has no candle engine; {advice}")))
+        }
     }
 }
 

@@ -286,7 +286,7 @@ impl Format {
     }
 
     /// Marks that are part of the text although a vocabulary may have them as control tokens.
-    #[cfg(any(feature = "llama-cpp", test))]
+    #[cfg(any(feature = "llama-cpp", feature = "candle", test))]
     pub(crate) fn spoken(&self) -> Vec<&'static str> {
         let mut spoken = self.family.silent.to_vec();
         spoken.extend(self.reasoning.into_iter().flat_map(|(open, close)| [open, close]));

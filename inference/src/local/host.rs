@@ -20,9 +20,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tollkeeper_config::LocalModel;
+use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::rerank::RerankResponse;
-use tollkeeper_protocol::Request;
 
 /// Requests of more bytes than this are tokenised on a thread of their own.
 const QUICK_BYTES: usize = 16 * 1024;

@@ -12,6 +12,7 @@ use super::engine::{
 };
 use super::formats::Format;
 use super::load_log;
+use super::model_file::check_gguf;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
@@ -23,8 +24,6 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_2::{DecodeError, LogOptions};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -48,7 +47,7 @@ const RANK: &str = "4";
 /// Loads the model and serves.
 pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     let path = &plan.model.path;
-    let bytes = check_file(path)?;
+    let bytes = check_gguf(path)?;
     let backend = backend()?;
     let (vocabulary, _) = load(path, "reading its vocabulary", || {
         LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_vocab_only(true))
@@ -86,30 +85,11 @@ fn backend() -> Result<&'static LlamaBackend, LoadError> {
     backend.as_ref().map_err(|error| LoadError(format!("llama.cpp cannot be initialised: {error}")))
 }
 
-/// Its size, if it can be a model: llama.cpp's own words for these cases help nobody.
-fn check_file(path: &Path) -> Result<u64, LoadError> {
-    let unreadable = |error: std::io::Error| LoadError(format!("the file cannot be read: {error}"));
-    let file = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => LoadError("the file does not exist".into()),
-        _ => unreadable(error),
-    })?;
-    if file.is_dir() {
-        return Err(LoadError("this is a directory; name the GGUF file itself".into()));
-    }
-    let mut magic = [0; 4];
-    let whole = File::open(path).map_err(unreadable)?.read_exact(&mut magic).is_ok();
-    match (file.len(), whole && magic == *b"GGUF") {
-        (0, _) => Err(LoadError("the file is empty".into())),
-        (_, false) => Err(LoadError("the file is not a GGUF model (it does not begin with \"GGUF\")".into())),
-        (bytes, true) => Ok(bytes),
-    }
-}
-
 /// An adapter with its scale. It lives as long as the model.
 fn adapter(model: &mut LlamaModel, lora: &LoraAdapter) -> Result<(LlamaLoraAdapter, f32), LoadError> {
     let path = &lora.path;
     let named = |LoadError(why)| LoadError(format!("its LoRA adapter {} cannot be used: {why}", path.display()));
-    check_file(path).map_err(named)?;
+    check_gguf(path).map_err(named)?;
     let (adapter, _) = load(path, "loading the adapter", || model.lora_adapter_init(path)).map_err(named)?;
     Ok((adapter, lora.scale))
 }
