@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::float_cmp, reason = "counts in metrics are whole numbers")]
 
+#[cfg(feature = "candle")]
+mod candle;
 mod crash;
 mod edge;
 mod errors;

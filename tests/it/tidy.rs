@@ -47,8 +47,8 @@ const TOUCHES: &[(&[&str], &[&str], &str)] = &[
     (&["llguidance"], &["inference/src/local/guide.rs"], "one file touches the grammar engine"),
     (
         &["candle_core", "candle_nn", "candle_transformers"],
-        &["inference/src/local/candle.rs", "models/"],
-        "one engine file touches candle; the trainer is made of it",
+        &["inference/src/local/candle.rs", "inference/src/local/candle/", "models/"],
+        "one engine touches candle; the trainer is made of it",
     ),
     (
         &["var", "var_os", "vars", "vars_os"],

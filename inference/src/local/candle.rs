@@ -207,7 +207,7 @@ impl Sequence {
 /// The largest power of two, at most `count` and [`BATCH`], of which `position` is a multiple.
 fn aligned(position: u32, count: usize) -> usize {
     let mut block = 1;
-    while block * 2 <= count.min(BATCH as usize) && position as usize % (block * 2) == 0 {
+    while block * 2 <= count.min(BATCH as usize) && (position as usize).is_multiple_of(block * 2) {
         block *= 2;
     }
     block
@@ -225,7 +225,7 @@ mod tests {
             prop_assert!(block.is_power_of_two() && block <= count && block <= BATCH as usize);
             prop_assert_eq!(position as usize % block, 0);
             let twice = block * 2;
-            prop_assert!(twice > count || twice > BATCH as usize || position as usize % twice != 0, "no larger one fits");
+            prop_assert!(twice > count || twice > BATCH as usize || !(position as usize).is_multiple_of(twice), "no larger one fits");
         }
     }
 }

@@ -22,6 +22,7 @@ async fn a_model_that_fails_to_load_says_why_and_the_others_serve() {
     let models = [
         echo("good"),
         model("missing", EngineKind::Scripted, "/nowhere/script.json"),
+        #[cfg(not(feature = "candle"))]
         model("other", EngineKind::Candle, "/nowhere/model.gguf"),
         refusing,
     ];
@@ -29,6 +30,7 @@ async fn a_model_that_fails_to_load_says_why_and_the_others_serve() {
     for (name, words) in [
         ("missing", "/nowhere/script.json"),
         ("missing", "No such file"),
+        #[cfg(not(feature = "candle"))]
         ("other", "no candle engine"),
         ("refusing", "out of cheese"),
     ] {

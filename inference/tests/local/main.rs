@@ -2,12 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests fail by panicking")]
 
 mod ask;
+#[cfg(feature = "candle")]
+mod bert;
+#[cfg(feature = "candle")]
+mod candle;
+#[cfg(all(feature = "candle", feature = "llama-cpp"))]
+mod engines_agree;
 #[cfg(feature = "llama-cpp")]
 mod completions;
 #[cfg(feature = "llama-cpp")]
 mod llama;
 mod loading;
-#[cfg(feature = "llama-cpp")]
+#[cfg(any(feature = "candle", feature = "llama-cpp"))]
 mod model;
 #[cfg(feature = "llama-cpp")]
 mod reranking;

@@ -1,4 +1,5 @@
-//! Tiny models with random weights: a Llama of two layers whose tokens are bytes, written by the project's own GGUF writer.
+//! Tiny models with random weights: two layers of one or the other architecture, whose tokens are bytes, written by the project's own
+//! GGUF writer.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -14,6 +15,8 @@ const LAYERS: usize = 2;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const FF: usize = 64;
+const HEAD: usize = DIM / HEADS;
+const KV: usize = HEAD * KV_HEADS;
 /// What the model says it was trained for.
 pub(crate) const TRAINED: u32 = 1024;
 /// The first three are control tokens, the others are bytes.
@@ -26,55 +29,115 @@ pub(crate) fn token(byte: u8) -> u32 {
     3 + u32::from(byte)
 }
 
+/// The architectures that tests write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    Llama,
+    Qwen2,
+    Qwen3,
+    Phi3,
+}
+
+impl Architecture {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Phi3 => "phi3",
+        }
+    }
+
+    /// The matrices of a layer: name, rows, columns.
+    fn matrices(self) -> Vec<(&'static str, usize, usize)> {
+        let apart = [
+            ("attn_q", DIM, DIM),
+            ("attn_k", KV, DIM),
+            ("attn_v", KV, DIM),
+            ("ffn_gate", FF, DIM),
+            ("ffn_up", FF, DIM),
+        ];
+        let joined = [("attn_qkv", DIM + 2 * KV, DIM), ("ffn_up", 2 * FF, DIM)];
+        let both = [("attn_output", DIM, DIM), ("ffn_down", DIM, FF)];
+        let first = if self == Self::Phi3 { joined.to_vec() } else { apart.to_vec() };
+        first.into_iter().chain(both).collect()
+    }
+
+    /// The vectors of a layer: name, length, and about what they are.
+    fn vectors(self) -> Vec<(&'static str, usize, f32)> {
+        let norms = [("attn_norm.weight", DIM, 1.0), ("ffn_norm.weight", DIM, 1.0)];
+        let more: &[(&str, usize, f32)] = match self {
+            Self::Llama | Self::Phi3 => &[],
+            Self::Qwen2 => &[("attn_q.bias", DIM, 0.0), ("attn_k.bias", KV, 0.0), ("attn_v.bias", KV, 0.0)],
+            Self::Qwen3 => &[("attn_q_norm.weight", HEAD, 1.0), ("attn_k_norm.weight", HEAD, 1.0)],
+        };
+        norms.iter().chain(more).copied().collect()
+    }
+}
+
 /// A chat model's metadata, but without a template.
-fn entries() -> Vec<(String, Value)> {
+fn entries(architecture: Architecture) -> Vec<(String, Value)> {
     let context = TRAINED as usize;
     let sizes =
         Sizes { context, dim: DIM, layers: LAYERS, heads: HEADS, kv_heads: KV_HEADS, ff: FF, rope_base: 10_000.0 };
     let mut entries = metadata("random", &sizes, &Vocabulary::bytes(), Quant::F32);
     entries.retain(|(key, _)| key != "tokenizer.chat_template");
+    let name = architecture.name();
+    for (key, value) in &mut entries {
+        match key.as_str() {
+            "general.architecture" => *value = Value::Text(name.into()),
+            _ => *key = key.replace("llama.", &format!("{name}.")),
+        }
+    }
+    for part in ["key", "value"] {
+        entries.push((format!("{name}.attention.{part}_length"), Value::U32(HEAD as u32)));
+    }
     entries
 }
 
-fn tensors(seed: u64) -> Vec<TensorData> {
+fn tensors(architecture: Architecture, vocabulary: usize, seed: u64) -> Vec<TensorData> {
     let mut random = Rng::new(seed);
-    let mut matrix = |name: String, rows: usize, cols: usize, scale: f32| {
-        let values: Vec<f32> = (0..rows * cols).map(|_| random.normal() * scale).collect();
-        TensorData::new(name, Some(rows), cols, Quant::F32, &values)
+    let mut tensor = |name: String, rows: Option<usize>, cols: usize, middle: f32, scale: f32| {
+        let values: Vec<f32> = (0..rows.unwrap_or(1) * cols).map(|_| middle + random.normal() * scale).collect();
+        TensorData::new(name, rows, cols, Quant::F32, &values)
     };
-    let kv = DIM / HEADS * KV_HEADS;
     let inner = 1.0 / (DIM as f32).sqrt();
     let mut tensors = vec![
-        matrix("token_embd.weight".into(), VOCABULARY, DIM, 1.0),
-        matrix("output.weight".into(), VOCABULARY, DIM, 0.5),
+        tensor("token_embd.weight".into(), Some(vocabulary), DIM, 0.0, 1.0),
+        tensor("output.weight".into(), Some(vocabulary), DIM, 0.0, 0.5),
+        tensor("output_norm.weight".into(), None, DIM, 1.0, 0.0),
     ];
     for layer in 0..LAYERS {
-        let shapes = [
-            ("attn_q", DIM, DIM),
-            ("attn_k", kv, DIM),
-            ("attn_v", kv, DIM),
-            ("attn_output", DIM, DIM),
-            ("ffn_gate", FF, DIM),
-            ("ffn_up", FF, DIM),
-            ("ffn_down", DIM, FF),
-        ];
-        tensors
-            .extend(shapes.map(|(name, rows, cols)| matrix(format!("blk.{layer}.{name}.weight"), rows, cols, inner)));
-        tensors.extend(["attn_norm", "ffn_norm"].map(|name| norm(format!("blk.{layer}.{name}.weight"))));
+        for (name, rows, cols) in architecture.matrices() {
+            tensors.push(tensor(format!("blk.{layer}.{name}.weight"), Some(rows), cols, 0.0, inner));
+        }
+        for (name, length, middle) in architecture.vectors() {
+            tensors.push(tensor(format!("blk.{layer}.{name}"), None, length, middle, 0.1));
+        }
     }
-    tensors.push(norm("output_norm.weight".into()));
     tensors
 }
 
-fn norm(name: String) -> TensorData {
-    TensorData::new(name, None, DIM, Quant::F32, &[1.0; DIM])
+/// Writes a Llama; `change` may edit its metadata first.
+pub(crate) fn write_model(path: &Path, seed: u64, change: impl FnOnce(&mut Vec<(String, Value)>)) {
+    write_as(Architecture::Llama, path, seed, change);
 }
 
-/// Writes a model; `change` may edit its metadata first.
-pub(crate) fn write_model(path: &Path, seed: u64, change: impl FnOnce(&mut Vec<(String, Value)>)) {
-    let mut entries = entries();
+/// Writes a model of an architecture; `change` may edit its metadata first.
+pub(crate) fn write_as(
+    architecture: Architecture,
+    path: &Path,
+    seed: u64,
+    change: impl FnOnce(&mut Vec<(String, Value)>),
+) {
+    let mut entries = entries(architecture);
     change(&mut entries);
-    write(&mut BufWriter::new(File::create(path).unwrap()), &entries, &tensors(seed)).unwrap();
+    let vocabulary = entries.iter().find_map(|(key, value)| match value {
+        Value::Texts(tokens) if key == "tokenizer.ggml.tokens" => Some(tokens.len()),
+        _ => None,
+    });
+    let tensors = tensors(architecture, vocabulary.unwrap_or(VOCABULARY), seed);
+    write(&mut BufWriter::new(File::create(path).unwrap()), &entries, &tensors).unwrap();
 }
 
 /// Writes a LoRA adapter of rank 2 for the output matrix of such a model, if that has this architecture and width.

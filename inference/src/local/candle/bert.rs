@@ -110,7 +110,9 @@ impl BertEngine {
         let refuse = |error| LoadError(format!("candle failed while loading `model.safetensors`: {error}"));
         let weights = read(folder, "model.safetensors")?;
         let weights = VarBuilder::from_buffered_safetensors(weights, DTYPE, &Device::Cpu).map_err(refuse)?;
-        let model = BertModel::load(weights, config).map_err(refuse)?;
+        // Files of a model with a head have the body under its name.
+        let inside = weights.contains_tensor("bert.embeddings.word_embeddings.weight");
+        let model = BertModel::load(if inside { weights.pp("bert") } else { weights }, config).map_err(refuse)?;
         let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let context = clamp_context(plan, number(config.max_position_embeddings), "what the model was trained for");
         let sequences = plan.model.slots.max(1);

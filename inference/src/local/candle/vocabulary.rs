@@ -141,7 +141,10 @@ impl Vocabulary {
                 (inner, byte_level_pieces(&listed), split.opens)
             }
             "llama" => {
-                let scores = metadata.list("tokenizer.ggml.scores", |item| item.to_f32().ok());
+                let scores = metadata.list("tokenizer.ggml.scores", |item| match item {
+                    Value::I32(score) => Some(*score as f32),
+                    score => score.to_f32().ok(),
+                });
                 let prefix = metadata.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true);
                 let inner = sentence_piece(&listed, &scores, prefix).map_err(refuse)?;
                 (inner, sentence_piece_pieces(&listed), true)
