@@ -129,9 +129,9 @@ table! {
     RawLocalModel "[[local.models]]" {
         /// Its name in requests and aliases.
         name: At<ModelName> = required,
-        /// The GGUF file.
+        /// The GGUF file; for candle it may be the folder of a BERT.
         path: PathBuf = required,
-        /// What runs it; `"scripted"` answers from a script and is for tests.
+        /// What runs it; candle is Rust only and slower (`docs/candle.md`), `"scripted"` answers from a script and is for tests.
         engine: EngineKind = default("llama.cpp"),
         /// Context length of each slot, in tokens.
         context: Whole<16, 16_777_216> = default(4096),

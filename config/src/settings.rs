@@ -163,7 +163,7 @@ impl Default for SwapRules {
 pub struct LocalModel {
     /// Its name in requests and aliases; no slash.
     pub name: String,
-    /// The GGUF file.
+    /// The GGUF file; for candle it may be the folder of a BERT.
     pub path: PathBuf,
     /// Which engine runs it.
     pub engine: EngineKind,

@@ -252,10 +252,13 @@ async fn embeddings_are_served_alone_and_together() {
     assert!(fault.message.contains("64"), "{fault}");
 }
 
+/// The name of a folder, what is done to it, and what is then said.
+type Change = (&'static str, fn(&Path), &'static str);
+
 #[tokio::test]
 async fn folders_that_it_cannot_run_say_why() {
     let root = tempfile::tempdir().unwrap();
-    let changes: [(&str, fn(&Path), &str); 9] = [
+    let changes: [Change; 9] = [
         ("bare", |folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap(), "no `model.safetensors`"),
         ("wordless", |folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap(), "no `tokenizer.json`"),
         (

@@ -2,7 +2,7 @@
 
 use crate::ask::{ask, call, chat, completion, embedding, engines, model};
 use crate::loading::why_unavailable;
-use crate::model::{Architecture, Folder, TRAINED, VOCABULARY, write_as, write_model};
+use crate::model::{Architecture, Folder, TRAINED, write_as, write_model};
 use futures_util::future::join_all;
 use std::path::Path;
 use tollkeeper_config::{EngineKind, LocalModel};
@@ -142,8 +142,4 @@ async fn a_model_of_any_allowed_size_of_context_serves() {
     let long = "x".repeat(TRAINED as usize - 4);
     let large = ask(&engines, "large", Request::Completion(completion(&long, 100))).await.unwrap();
     assert!(large.usage.output <= 4, "{:?}", large.usage);
-    assert!(
-        engines.input_tokens("small", &Request::Completion(completion("abc", 1))).is_some_and(|tokens| tokens == 3)
-    );
-    assert!(VOCABULARY < 300);
 }

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use tollkeeper_config::{EngineKind, LocalModel};
 use tollkeeper_models::chat_model::{Sizes, Vocabulary, metadata};
 use tollkeeper_models::gguf::{TensorData, Value, write};
 use tollkeeper_models::quant::Quant;
@@ -22,9 +21,11 @@ pub(crate) const TRAINED: u32 = 1024;
 /// The first three are control tokens, the others are bytes.
 pub(crate) const VOCABULARY: usize = 3 + 256;
 /// The token that ends an answer.
+#[cfg(feature = "llama-cpp")]
 pub(crate) const IM_END: u32 = 2;
 
 /// The token of a byte.
+#[cfg(feature = "llama-cpp")]
 pub(crate) fn token(byte: u8) -> u32 {
     3 + u32::from(byte)
 }
@@ -174,14 +175,17 @@ impl Folder {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
 
-    /// The model's configuration.
-    pub(crate) fn model(&self) -> LocalModel {
+#[cfg(feature = "llama-cpp")]
+impl Folder {
+    /// The configuration of its model, for llama.cpp.
+    pub(crate) fn model(&self) -> tollkeeper_config::LocalModel {
         self.named("random.gguf")
     }
 
     /// The configuration of another file in the folder, under its file name.
-    pub(crate) fn named(&self, name: &str) -> LocalModel {
-        crate::ask::model(name, EngineKind::LlamaCpp, self.path(name))
+    pub(crate) fn named(&self, name: &str) -> tollkeeper_config::LocalModel {
+        crate::ask::model(name, tollkeeper_config::EngineKind::LlamaCpp, self.path(name))
     }
 }
