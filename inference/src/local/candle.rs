@@ -70,7 +70,8 @@ impl CandleEngine {
         let mut weights = Weights::load(file, context)?;
         // A file that contradicts itself shows here and not in the first answer.
         let tried = weights.forward(&[0, 0][..context.min(2) as usize], 0);
-        let wide = tried.map_err(|error| LoadError(format!("candle cannot compute with this file: {error}")))?.len();
+        let wide =
+            tried.map_err(|error| LoadError(format!("candle cannot compute with this file: {}", said(&error))))?.len();
         if wide < vocabulary as usize {
             return Err(LoadError(format!("the model writes {wide} tokens, but its vocabulary has {vocabulary}")));
         }
@@ -113,8 +114,21 @@ impl CandleEngine {
     }
 }
 
-fn broken(reason: impl ToString) -> EngineError {
-    EngineError::Broken(reason.to_string())
+fn broken(reason: impl Into<String>) -> EngineError {
+    EngineError::Broken(reason.into())
+}
+
+fn failed(error: candle_core::Error) -> EngineError {
+    broken(format!("candle could not compute: {}", said(&error)))
+}
+
+/// What an error of candle says, without the backtrace that it carries in some environments.
+fn said(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => said(inner),
+        candle_core::Error::Context { inner, context } => format!("{context}: {}", said(inner)),
+        other => other.to_string(),
+    }
 }
 
 impl Engine for CandleEngine {
@@ -132,14 +146,14 @@ impl Engine for CandleEngine {
             for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.sequence == number) {
                 part.push(row.token);
                 if row.output {
-                    let mut logits = sequence.read(&part).map_err(broken)?;
+                    let mut logits = sequence.read(&part).map_err(failed)?;
                     logits.truncate(self.limits.vocabulary as usize);
                     self.logits[at] = Some(logits);
                     part.clear();
                 }
             }
             if !part.is_empty() {
-                sequence.read(&part).map_err(broken)?;
+                sequence.read(&part).map_err(failed)?;
             }
         }
         Ok(())

@@ -319,6 +319,7 @@ async fn folders_that_it_cannot_run_say_why() {
         let engines = engines([model(name, EngineKind::Candle, &folder)]).await;
         let reason = why_unavailable(&engines, name);
         println!("{reason}");
+        assert!(!reason.contains('\n'), "{reason}");
         assert!(reason.contains(words) && reason.contains(folder.to_str().unwrap()), "{reason}");
     }
 }

@@ -1,6 +1,6 @@
 //! BERT embeddings from a folder as model hubs serve it: `config.json`, `model.safetensors`, `tokenizer.json`, and how to pool.
 
-use super::{broken, clamp_context};
+use super::{broken, clamp_context, failed, said};
 use crate::local::engine::{
     ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
 };
@@ -107,7 +107,7 @@ struct BertEngine {
 impl BertEngine {
     fn load(folder: &Path, plan: &LoadPlan, config: &Config) -> Result<Self, LoadError> {
         let pooling = Pooling::of(folder)?;
-        let refuse = |error| LoadError(format!("candle failed while loading `model.safetensors`: {error}"));
+        let refuse = |error| LoadError(format!("candle failed while loading `model.safetensors`: {}", said(&error)));
         let weights = read(folder, "model.safetensors")?;
         let weights = VarBuilder::from_buffered_safetensors(weights, DTYPE, &Device::Cpu).map_err(refuse)?;
         // Files of a model with a head have the body under its name.
@@ -175,7 +175,7 @@ impl Engine for BertEngine {
         let mut vectors = vec![Vec::new(); inputs.len()];
         for places in alike.values() {
             let together: Vec<&[Token]> = places.iter().map(|at| inputs[*at]).collect();
-            let found = self.embed_alike(&together).map_err(broken)?;
+            let found = self.embed_alike(&together).map_err(failed)?;
             places.iter().zip(found).for_each(|(at, vector)| vectors[*at] = vector);
         }
         Ok(vectors)

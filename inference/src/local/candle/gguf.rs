@@ -1,5 +1,6 @@
 //! A GGUF file opened for candle: its metadata, and the checks that candle leaves out.
 
+use super::said;
 use crate::local::engine::{LoadError, LoadPlan};
 use crate::local::model_file::check_gguf;
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -45,7 +46,10 @@ impl Gguf {
         let file = File::open(path).map_err(|error| LoadError(format!("the file cannot be read: {error}")))?;
         let mut reader = Reader { file: BufReader::new(file), stop: plan.stop.clone() };
         let content = Content::read(&mut reader).map_err(|error| {
-            LoadError(format!("candle cannot read the file's header (it may be cut, or newer than candle): {error}"))
+            LoadError(format!(
+                "candle cannot read the file's header (it may be cut, or newer than candle): {}",
+                said(&error)
+            ))
         })?;
         let ends = content.tensor_infos.values().map(|tensor| {
             let blocks = tensor.shape.elem_count() / tensor.ggml_dtype.block_size();

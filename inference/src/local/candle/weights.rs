@@ -4,6 +4,7 @@
 //! asks for beyond what a model does would be left out in silence, so files are checked against what the model reads.
 
 use super::gguf::Gguf;
+use super::said;
 use crate::local::engine::{LoadError, Token};
 use candle_core::{Device, Result, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_phi3, quantized_qwen2, quantized_qwen3};
@@ -141,7 +142,8 @@ impl Weights {
         file.set(format!("{name}.context_length"), context);
         // Qwen3 computes its positions in this type, F16 if none is named; 0 is F32.
         file.set("general.dtype".into(), 0);
-        (architecture.load)(file).map_err(|error| LoadError(format!("candle failed while loading the model: {error}")))
+        (architecture.load)(file)
+            .map_err(|error| LoadError(format!("candle failed while loading the model: {}", said(&error))))
     }
 
     /// One for each of `wanted` sequences, sharing the weights; only one where the model cannot be copied.
