@@ -53,6 +53,9 @@ fn measure(path: &str, kind: EngineKind) -> Rates {
         price: Price::free(),
         abilities: Abilities::default(),
         max_output: None,
+        kv: tollkeeper_config::KvType::F16,
+        fit: false,
+        residency: tollkeeper_config::Residency::default(),
     };
     let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)) };
     let mut rates = [0.0; 3];

@@ -21,10 +21,12 @@ const BATCH: u32 = 128;
 /// Loads the model and serves: a folder is a BERT, a file is a GGUF.
 pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     let model = &plan.model;
-    if model.threads.is_some() || model.gpu_layers.is_some() {
+    let threads = u32::try_from(candle_core::utils::get_num_threads()).unwrap_or(u32::MAX);
+    if model.gpu_layers.is_some() || model.threads.is_some_and(|wanted| wanted != threads) {
         tracing::warn!(
             model = model.name,
-            "candle runs on the CPU with a thread for each core; `threads` and `gpu_layers` do nothing"
+            threads,
+            "candle runs on the CPU, with as many threads as RAYON_NUM_THREADS says in the environment; `threads` and `gpu_layers` do nothing"
         );
     }
     if !model.lora.is_empty() {

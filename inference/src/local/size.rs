@@ -5,11 +5,13 @@ use super::vram::{Estimate, Shape, fit, shown};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tollkeeper_config::{EngineKind, LocalModel};
+use tollkeeper_config::{EngineKind, KvType, LocalModel};
 
 /// How fast a model is expected to come in before one was measured: a disk of NVMe and a bus of PCIe 4, with something to spare.
 const BYTES_A_SECOND: u64 = 1 << 30;
 const FIXED_LOAD: Duration = Duration::from_millis(300);
+/// The candle engine's longest context.
+const CANDLE_CONTEXT: u32 = 4096;
 /// What of the memory of a machine without a GPU may go to models, in percent.
 const SHARE_OF_RAM: u64 = 80;
 
@@ -27,6 +29,10 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
         let bytes = weigh(&model.path);
         return (model, bytes);
     };
+    if model.engine == EngineKind::Candle {
+        let bytes = by_candle(&header, &model);
+        return (model, bytes);
+    }
     let shape = Shape { context: model.context, slots: model.slots, kv: model.kv, layers: model.gpu_layers };
     let offload = cfg!(any(feature = "cuda", feature = "vulkan"));
     let fitted = model.fit.then(|| fit(&header, shape, budget, offload)).flatten();
@@ -58,6 +64,15 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
     (Arc::new(LocalModel { context, slots, kv, gpu_layers: layers, ..(*model).clone() }), bytes)
 }
 
+/// What a model takes on the candle engine: its keys, values and table of words have 32 bits a number, and it has no other shapes.
+fn by_candle(header: &Header, model: &LocalModel) -> u64 {
+    let context = model.context.min(CANDLE_CONTEXT);
+    let shape = Shape { context, slots: model.slots, kv: KvType::F16, layers: None };
+    let sixteen = Estimate::of(header, shape);
+    let words = header.vocabulary().saturating_mul(header.figure("embedding_length").unwrap_or(0)).saturating_mul(4);
+    sixteen.total().saturating_add(sixteen.kv).saturating_add(words)
+}
+
 /// How long a model of so many bytes takes to come in, before one was measured.
 pub(crate) fn expected_load(bytes: u64) -> Duration {
     FIXED_LOAD + Duration::from_millis(bytes * 1000 / BYTES_A_SECOND)
@@ -84,7 +99,7 @@ fn weigh(path: &Path) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use tollkeeper_config::{Abilities, KvType, Price, Residency};
+    use tollkeeper_config::{Abilities, Price, Residency};
 
     pub(crate) fn shipped() -> LocalModel {
         LocalModel {
@@ -118,6 +133,16 @@ pub(crate) mod tests {
         let (smaller, takes) = plan(&may, bytes - 1);
         assert_eq!((smaller.kv, smaller.slots), (KvType::Q8_0, 8));
         assert!(takes < bytes);
+    }
+
+    #[test]
+    fn candle_takes_more_and_does_not_get_smaller() {
+        let (_, by_llama) = plan(&Arc::new(shipped()), u64::MAX);
+        let candle = Arc::new(LocalModel { engine: EngineKind::Candle, fit: true, ..shipped() });
+        let (model, by_candle) = plan(&candle, by_llama / 2);
+        assert!(by_candle > by_llama && model == candle);
+        let long = Arc::new(LocalModel { context: 1 << 20, ..(*candle).clone() });
+        assert_eq!(plan(&long, u64::MAX).1, by_candle, "it has no more than its longest context");
     }
 
     #[test]
