@@ -72,8 +72,10 @@ const TRICKY: &[&str] = &[
     "\u{10ffff}\u{fdd0}",
 ];
 
-/// All that a tokenizer shows.
-fn shown(tokenizer: &dyn Tokenizer) -> (Vec<(String, Vec<Token>)>, Vec<Vec<u8>>, String) {
+/// All that a tokenizer shows: the tokens of every text, the bytes of every token, and the rest as text.
+type Shown = (Vec<(String, Vec<Token>)>, Vec<Vec<u8>>, String);
+
+fn shown(tokenizer: &dyn Tokenizer) -> Shown {
     let texts = TRICKY
         .iter()
         .flat_map(|text| [true, false].map(|whole| (format!("{text:?} whole {whole}"), tokenizer.encode(text, whole))));
