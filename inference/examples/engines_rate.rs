@@ -56,6 +56,8 @@ fn measure(path: &str, kind: EngineKind) -> Rates {
         kv: tollkeeper_config::KvType::F16,
         fit: false,
         residency: tollkeeper_config::Residency::default(),
+        pooling: None,
+        lora: Vec::new(),
     };
     let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)) };
     let mut rates = [0.0; 3];
