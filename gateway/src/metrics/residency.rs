@@ -2,7 +2,7 @@
 
 use super::Maker;
 use crate::app::App;
-use prometheus::{CounterVec, GaugeVec, IntCounterVec, Opts};
+use prometheus::{CounterVec, GaugeVec, IntCounter, IntCounterVec, Opts};
 use tollkeeper_inference::LocalStatus;
 
 /// The series.
@@ -14,6 +14,9 @@ pub(super) struct Residency {
     phases: IntCounterVec,
     phase_seconds: CounterVec,
     crashes: IntCounterVec,
+    kept: GaugeVec,
+    kept_events: IntCounterVec,
+    kept_tokens: IntCounter,
 }
 
 impl Residency {
@@ -31,6 +34,9 @@ impl Residency {
             phases: make.counters("tollkeeper_swap_phases_total", "Phases of swaps that have ended.", &phase),
             phase_seconds: make
                 .add(CounterVec::new(Opts::new("tollkeeper_swap_phase_seconds_total", "What they took."), &phase)),
+            kept: make.gauges("tollkeeper_kept_kv_bytes", "KV of conversations that have no slot.", &["place"]),
+            kept_events: make.counters("tollkeeper_kept_kv_total", "What became of such KV.", &["event"]),
+            kept_tokens: make.counter("tollkeeper_kept_kv_restored_tokens_total", "Tokens not read again for it."),
             crashes: make.counters("tollkeeper_engine_crashes_total", "Engines that broke while serving.", &["model"]),
         }
     }
@@ -57,6 +63,15 @@ impl Residency {
             let seconds = self.phase_seconds.with_label_values(&labels);
             seconds.inc_by((total.time.as_secs_f64() - seconds.get()).max(0.0));
         }
+        let kept = app.fleet.kept_kv();
+        for (place, bytes) in [("memory", kept.memory_bytes), ("disk", kept.disk_bytes)] {
+            self.kept.with_label_values(&[place]).set(bytes as f64);
+        }
+        for (event, count) in [("saved", kept.saved), ("restored", kept.restored), ("refused", kept.refused)] {
+            let counter = self.kept_events.with_label_values(&[event]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.kept_tokens.inc_by(kept.restored_tokens.saturating_sub(self.kept_tokens.get()));
         for (model, crashes) in &swaps.crashes {
             let count = self.crashes.with_label_values(&[model]);
             count.inc_by(crashes.saturating_sub(count.get()));
