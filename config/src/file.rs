@@ -5,7 +5,7 @@ use crate::catalog::Ability;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Strategy, Window};
+use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Scale, SecretRef, Size, Slug, Vram,
@@ -153,6 +153,9 @@ table! {
         kv: KvType = default("f16"),
         /// Load it with smaller keys and values, fewer slots, a shorter context or fewer layers on the GPU when it does not fit.
         fit: bool = default(false),
+        /// `"lookup"` guesses tokens from where the last words stood before, and checks several in one batch: quicker where answers repeat
+        /// their prompt (edits, quotes, filled-in forms). A token that was nearly a tie may come out otherwise.
+        speculate: Speculate = default("off"),
         /// Load it at the start if there is room; else with the first request for it.
         preload: bool = default(true),
         /// Never take it out of memory for another.

@@ -187,6 +187,8 @@ pub struct LocalModel {
     pub kv: KvType,
     /// Whether it may be loaded smaller than configured when it does not fit.
     pub fit: bool,
+    /// Whether tokens are guessed and checked several at a time.
+    pub speculate: Speculate,
     /// When it is in memory.
     pub residency: Residency,
     /// How its embeddings come from its tokens; `None` is the model's own way.
@@ -215,6 +217,16 @@ pub struct LoraAdapter {
     pub path: PathBuf,
     /// How strong it is, -100 to 100; 0 changes nothing.
     pub scale: f32,
+}
+
+/// How tokens are guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Speculate {
+    /// They are not.
+    #[default]
+    Off,
+    /// From where the last words stood before in the prompt or the answer.
+    Lookup,
 }
 
 /// When a local model is in memory.

@@ -4,7 +4,7 @@ use crate::catalog::Ability;
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Strategy, Window};
+use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -143,6 +143,7 @@ read_choice! {
     EngineKind: "llama.cpp" => Self::LlamaCpp, "candle" => Self::Candle, "scripted" => Self::Scripted;
     KvType: "f16" => Self::F16, "q8_0" => Self::Q8_0, "q4_0" => Self::Q4_0;
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
+    Speculate: "off" => Self::Off, "lookup" => Self::Lookup;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     Window: "minute" => Self::Minute, "hour" => Self::Hour, "day" => Self::Day, "week" => Self::Week,
         "month" => Self::Month, "total" => Self::Total;

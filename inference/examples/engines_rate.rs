@@ -55,6 +55,7 @@ fn measure(path: &str, kind: EngineKind) -> Rates {
         max_output: None,
         kv: tollkeeper_config::KvType::F16,
         fit: false,
+        speculate: tollkeeper_config::Speculate::Off,
         residency: tollkeeper_config::Residency::default(),
         pooling: None,
         lora: Vec::new(),

@@ -70,6 +70,7 @@ fn model(path: &str, slots: u32, threads: Option<u32>) -> LocalModel {
         max_output: None,
         kv: tollkeeper_config::KvType::F16,
         fit: false,
+        speculate: tollkeeper_config::Speculate::Off,
         residency: tollkeeper_config::Residency::default(),
         pooling: None,
         lora: Vec::new(),

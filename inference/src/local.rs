@@ -21,6 +21,7 @@ mod kv_store;
 mod llama_cpp;
 #[cfg(feature = "llama-cpp")]
 mod load_log;
+mod lookup;
 mod manager;
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]
 mod model_file;

@@ -67,6 +67,7 @@ async fn main() {
     shared_beginnings(&plan, &ours, theirs.as_ref()).await;
     drop(server);
     process.kill().await;
+    guesses(&plan).await;
     resumed(&plan).await;
 }
 
@@ -236,6 +237,30 @@ async fn shared_beginnings(plan: &Plan, ours: &Client, theirs: Option<&Client>) 
     row("first token after a shared beginning of 1,000", "ms", time.await);
 }
 
+/// One answer at a time with and without guessed tokens: one that repeats itself, and one drawn by chance, which never does.
+async fn guesses(plan: &Plan) {
+    let start = async |lines: &str| {
+        let process = Process::start(&Setup::new().raw(&model("m", &plan.model, plan.threads, lines))).await;
+        answers(&process.client()).await;
+        process
+    };
+    let (with, without) = (start("speculate = \"lookup\"").await, start("").await);
+    println!("\n| one answer at a time | guessing | not | | ratio |\n|---|---:|---:|---|---:|");
+    for (name, temperature) in [("repeats itself", 0), ("never does", 1)] {
+        let rate = compare(plan.rounds, (&with.client(), Some(&without.client())), async |client, seed| {
+            let mut ask = ask("m", &text(15_000_000 + seed / 2, 64), 300);
+            ask["temperature"] = json!(temperature);
+            ask["seed"] = json!(seed / 2);
+            let began = Instant::now();
+            let answer = client.post_json(COMPLETIONS, &ask).await.json();
+            answer["usage"]["completion_tokens"].as_f64().unwrap() / began.elapsed().as_secs_f64()
+        });
+        row(name, "tokens/s", rate.await);
+    }
+    with.kill().await;
+    without.kill().await;
+}
+
 /// The set-up of two copies of the model, of which the memory holds one.
 fn either(plan: &Plan, lines: &str) -> (Setup, PathBuf) {
     let half = "memory = \"600MiB\"\npreload = false";
@@ -270,7 +295,10 @@ async fn resumed(plan: &Plan) {
         again.push(time);
     }
     let (fresh, again) = (median(fresh), median(again));
-    println!("\nA conversation of 2,000 tokens: read {fresh:.1} ms, brought back after a swap {again:.1} ms: {:.1} times sooner.", fresh / again);
+    println!(
+        "\nA conversation of 2,000 tokens: read {fresh:.1} ms, brought back after a swap {again:.1} ms: {:.1} times sooner.",
+        fresh / again
+    );
     process.kill().await;
 }
 

@@ -72,6 +72,7 @@ impl Check<'_> {
             max_output: raw.max_output.at.map(|limit| small(limit.value.0)),
             kv: raw.kv.value,
             fit: raw.fit.value,
+            speculate: raw.speculate.value,
             residency: Residency {
                 preload: raw.preload.value,
                 pin: raw.pin.value,

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tollkeeper_config::LocalModel;
+use tollkeeper_config::{LocalModel, Speculate};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::rerank::RerankResponse;
@@ -129,7 +129,11 @@ impl Host {
             frontend: frontend.clone(),
             store,
             shelf: shelf.clone(),
-            worker: Worker::new(receiver, board.clone(), Box::new(Instant::now)),
+            worker: {
+                let mut worker = Worker::new(receiver, board.clone(), Box::new(Instant::now));
+                worker.guess(model.speculate == Speculate::Lookup);
+                worker
+            },
             bell: bell.clone(),
             desk: desk.clone(),
             report,

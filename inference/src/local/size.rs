@@ -118,6 +118,7 @@ pub(crate) mod tests {
             lora: Vec::new(),
             kv: KvType::F16,
             fit: false,
+            speculate: tollkeeper_config::Speculate::Off,
             residency: Residency::default(),
         }
     }

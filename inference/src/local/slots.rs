@@ -7,6 +7,7 @@ use super::batch::Demand;
 use super::engine::{Engine, Token};
 use super::guide::Guide;
 use super::kv_store::{SHORTEST, Shelf};
+use super::lookup::Lookup;
 use super::output::Output;
 use super::prepare::Layout;
 use super::sampler::Sampler;
@@ -81,6 +82,8 @@ pub(crate) struct Running {
     pub(crate) generated: u32,
     /// Drawn, but not yet read by the engine.
     pub(crate) next: Option<Token>,
+    /// How well it can be guessed.
+    pub(crate) lookup: Lookup,
     /// While the prompt's own tokens are said with their log-probabilities: how many were.
     pub(crate) scored: Option<usize>,
 }

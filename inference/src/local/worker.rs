@@ -9,9 +9,10 @@ use super::answer::{Answer, Delivery, Permit, Sender};
 use super::batch::{Demand, Pace, share, smooth};
 use super::board::{Board, Reading};
 use super::embedder::{EmbedJob, Embedder};
-use super::engine::{Engine, EngineError, Row, Tokenizer};
+use super::engine::{Engine, EngineError, Limits, Row, Token, Tokenizer};
 use super::guide::Guide;
 use super::kv_store::Shelf;
+use super::lookup::Lookup;
 use super::output::Output;
 use super::prepare::Generation;
 use super::sampler::{Sampler, logprob};
@@ -24,6 +25,8 @@ use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::event::TokenLogprob;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
+/// Rows of a batch that only writes and checks guesses: more would slow down all answers for the sake of one.
+const MOST_CHECKED: usize = 16;
 /// Tokens an answer is expected to take before any has ended.
 const EXPECTED_ANSWER: f64 = 128.0;
 
@@ -60,6 +63,8 @@ pub(crate) struct Worker {
     waiting: VecDeque<Waiting>,
     slots: Vec<Slot>,
     embedder: Embedder,
+    /// Whether tokens are guessed from the text so far.
+    guesses: bool,
     /// Where KV is kept that has no slot; each model has its own.
     shelf: Option<Shelf>,
     pace: Pace,
@@ -83,12 +88,18 @@ impl Worker {
             waiting: VecDeque::new(),
             slots: Vec::new(),
             embedder: Embedder::default(),
+            guesses: false,
             shelf: None,
             pace: Pace::default(),
             ttft: None,
             answer_tokens: None,
             turns: 0,
         }
+    }
+
+    /// Whether tokens are guessed from the text so far.
+    pub(crate) fn guess(&mut self, guesses: bool) {
+        self.guesses = guesses;
     }
 
     /// Where the KV of the model that is loaded now is kept.
@@ -334,6 +345,7 @@ impl Worker {
             output,
             generated: 0,
             next: None,
+            lookup: Lookup::default(),
             scored: rules.scores_prompt.then_some(1),
         });
     }
@@ -361,7 +373,8 @@ impl Worker {
         if plan.is_empty() {
             return Ok(false);
         }
-        let (rows, outputs) = self.rows(&plan);
+        let guesses = self.guesses(&plan, model.engine.limits());
+        let (rows, outputs) = self.rows(&plan, &guesses);
         let began = Instant::now();
         match model.engine.decode(&rows) {
             Err(EngineError::NoRoom) => {
@@ -370,18 +383,67 @@ impl Worker {
             }
             done => done?,
         }
-        let writers = demands.iter().filter(|demand| !demand.prefill).count();
-        self.pace.note(rows.len() as u32, (rows.len() - writers) as u32, began.elapsed());
+        let guessed: usize = guesses.values().map(Vec::len).sum();
+        let written = demands.iter().filter(|demand| !demand.prefill).count() + guessed;
+        self.pace.note((rows.len() - guessed) as u32, (rows.len() - written) as u32, began.elapsed());
         for row in &rows {
             self.slots[row.sequence as usize].cached.push(row.token);
         }
         for (slot, row) in outputs {
             let behind = rows[row].position as usize + 1;
-            if self.score(slot, row, behind, model) {
+            // Rows behind a wrong guess say nothing.
+            if behind <= self.slots[slot].cached.len() && self.score(slot, row, behind, model) {
                 self.write(slot, row, model);
+                self.check_guess(slot, behind, model);
+            }
+        }
+        for (slot, guessed) in guesses {
+            let read = self.slots[slot].cached.len();
+            let before =
+                rows.iter().find(|row| row.sequence as usize == slot).map_or(read, |row| row.position as usize + 1);
+            if let Some(running) = &mut self.slots[slot].running {
+                running.lookup.learn(guessed.len(), read - before);
             }
         }
         Ok(true)
+    }
+
+    /// Guesses for the answers that are being written, as far as a batch without prompts has room for them.
+    fn guesses(&mut self, plan: &[(usize, u32)], limits: &Limits) -> BTreeMap<usize, Vec<Token>> {
+        let mut guesses = BTreeMap::new();
+        let reading = |slot: &Slot| slot.running.as_ref().is_none_or(|running| running.next.is_none());
+        if !self.guesses || !limits.rewinds || plan.iter().any(|(at, _)| reading(&self.slots[*at])) {
+            return guesses;
+        }
+        let mut room = MOST_CHECKED.min(limits.batch as usize).saturating_sub(plan.len());
+        for (at, _) in plan {
+            let slot = &mut self.slots[*at];
+            let Some(running) = &mut slot.running else { continue };
+            let Some(next) = running.next else { continue };
+            // What is drawn behind the last guess must have room in the context and in the answer too.
+            let left = running.sequence.limit.saturating_sub(running.generated + 1) as usize;
+            let context = (limits.context as usize).saturating_sub(slot.cached.len() + 2);
+            let guessed = running.lookup.guess(&slot.cached, next, room.min(left).min(context));
+            if !guessed.is_empty() {
+                room -= guessed.len();
+                guesses.insert(*at, guessed);
+            }
+        }
+        guesses
+    }
+
+    /// After a token was drawn that stands behind `behind` tokens: if it was guessed it is read already; if another one was, what was
+    /// read of that is forgotten.
+    fn check_guess(&mut self, at: usize, behind: usize, model: &mut Model<'_>) {
+        let slot = &mut self.slots[at];
+        let Some(guessed) = slot.cached.get(behind) else { return };
+        match &mut slot.running {
+            Some(running) if running.next == Some(*guessed) => running.next = None,
+            _ => {
+                model.engine.truncate(at as u32, behind as u32);
+                slot.cached.truncate(behind);
+            }
+        }
     }
 
     fn may_go_on(&self, slot: &Slot) -> bool {
@@ -418,7 +480,7 @@ impl Worker {
     }
 
     /// The rows of a batch, and which of them end in logits: (slot, row).
-    fn rows(&self, plan: &[(usize, u32)]) -> (Vec<Row>, Vec<(usize, usize)>) {
+    fn rows(&self, plan: &[(usize, u32)], guesses: &BTreeMap<usize, Vec<Token>>) -> (Vec<Row>, Vec<(usize, usize)>) {
         let mut rows = Vec::new();
         let mut outputs = Vec::new();
         for (at, count) in plan {
@@ -432,6 +494,11 @@ impl Worker {
                 }
                 let position = (slot.cached.len() + offset) as u32;
                 rows.push(Row { token: *token, position, sequence: *at as u32, output });
+            }
+            for (offset, token) in guesses.get(at).into_iter().flatten().enumerate() {
+                outputs.push((*at, rows.len()));
+                let position = (slot.cached.len() + tokens.len() + offset) as u32;
+                rows.push(Row { token: *token, position, sequence: *at as u32, output: true });
             }
         }
         (rows, outputs)

@@ -32,6 +32,7 @@ pub(crate) fn model(name: &str, engine: EngineKind, path: impl AsRef<Path>) -> L
         max_output: None,
         kv: tollkeeper_config::KvType::F16,
         fit: false,
+        speculate: tollkeeper_config::Speculate::Off,
         residency: tollkeeper_config::Residency::default(),
         pooling: None,
         lora: Vec::new(),

@@ -6,10 +6,10 @@ mod ask;
 mod bert;
 #[cfg(feature = "candle")]
 mod candle;
-#[cfg(all(feature = "candle", feature = "llama-cpp"))]
-mod engines_agree;
 #[cfg(feature = "llama-cpp")]
 mod completions;
+#[cfg(all(feature = "candle", feature = "llama-cpp"))]
+mod engines_agree;
 #[cfg(feature = "llama-cpp")]
 mod llama;
 mod loading;

@@ -1,5 +1,7 @@
 //! The worker, turn by turn, with the scripted engine: no threads, no clocks but the test's own.
 
+mod guessing;
+
 use super::*;
 use crate::local::answer::{Admission, Bell, Event, Events, channel};
 use crate::local::engine::Token;
