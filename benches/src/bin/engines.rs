@@ -246,8 +246,9 @@ async fn guesses(plan: &Plan) {
     };
     let (with, without) = (start("speculate = \"lookup\"").await, start("").await);
     println!("\n| one answer at a time | guessing | not | | ratio |\n|---|---:|---:|---|---:|");
+    let (guessing, plain) = (with.client(), without.client());
     for (name, temperature) in [("repeats itself", 0), ("never does", 1)] {
-        let rate = compare(plan.rounds, (&with.client(), Some(&without.client())), async |client, seed| {
+        let rate = compare(plan.rounds, (&guessing, Some(&plain)), async |client, seed| {
             let mut ask = ask("m", &text(15_000_000 + seed / 2, 64), 300);
             ask["temperature"] = json!(temperature);
             ask["seed"] = json!(seed / 2);

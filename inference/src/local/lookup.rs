@@ -44,7 +44,12 @@ impl Lookup {
         let stands = |at: &usize| seen[*at + MATCH - 1] == next && seen[*at..].starts_with(tail);
         // The last place counts: a text resembles its neighbourhood most.
         let Some(at) = (0..seen.len().saturating_sub(MATCH)).rev().find(stands) else { return Vec::new() };
-        seen[at + MATCH..].iter().take(wanted).copied().collect()
+        // A text that repeats itself at a short distance runs on into what is guessed.
+        let mut text: Vec<Token> = seen[at + MATCH..].to_vec();
+        text.push(next);
+        (0..wanted).for_each(|place| text.push(text[place]));
+        text.truncate(wanted);
+        text
     }
 
     /// Learns from how many of the guessed tokens were right.
@@ -80,7 +85,7 @@ mod tests {
         let table = [
             ("the cat sat; the c", 9, "at s"),
             ("abcX abcY abc", 2, "Y "),
-            ("abcabc", 9, "ab"),
+            ("abcabc", 9, "abca"),
             ("abcd", 9, ""),
             ("ab", 9, ""),
             ("aaaaaa", 2, "aa"),
@@ -117,7 +122,9 @@ mod tests {
                 let mut stood = read[read.len() - (MATCH - 1)..].to_vec();
                 stood.push(next);
                 stood.extend(&guessed);
-                prop_assert!(read.windows(stood.len()).any(|window| window == stood));
+                let whole: Vec<Token> = read.iter().copied().chain([next]).chain(guessed).collect();
+                let earlier = &whole[..whole.len() - 1];
+                prop_assert!(earlier.windows(stood.len()).any(|window| window == stood));
             }
         }
     }
