@@ -22,7 +22,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
-use llama_cpp_2::{DecodeError, LogOptions};
+use llama_cpp_2::{DecodeError, LlamaBackendDeviceType, LogOptions};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -73,6 +73,17 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     engine.memory = Some(weights + buffers).filter(|bytes| *bytes > 0);
     serve(tokenizer, &mut engine);
     Ok(())
+}
+
+/// The memory of all graphics cards together, in bytes; `None` where there is none, or this build cannot use them.
+pub(crate) fn card_memory() -> Option<u64> {
+    let backend = backend().ok()?;
+    if !backend.supports_gpu_offload() {
+        return None;
+    }
+    let cards = llama_cpp_2::list_llama_ggml_backend_devices().into_iter();
+    let cards = cards.filter(|device| device.device_type == LlamaBackendDeviceType::Gpu);
+    Some(cards.map(|card| card.memory_total as u64).sum()).filter(|bytes| *bytes > 0)
 }
 
 /// The backend, once per process; llama.cpp's log goes to tracing.

@@ -12,6 +12,8 @@ const BYTES_A_SECOND: u64 = 1 << 30;
 const FIXED_LOAD: Duration = Duration::from_millis(300);
 /// The candle engine's longest context.
 const CANDLE_CONTEXT: u32 = 4096;
+/// What of a card may go to models, in percent: the driver, a desktop and the engine's own context need the rest.
+const SHARE_OF_CARD: u64 = 94;
 /// What of the memory of a machine without a GPU may go to models, in percent.
 const SHARE_OF_RAM: u64 = 80;
 
@@ -78,8 +80,12 @@ pub(crate) fn expected_load(bytes: u64) -> Duration {
     FIXED_LOAD + Duration::from_millis(bytes * 1000 / BYTES_A_SECOND)
 }
 
-/// The memory for models when nobody said how much: a share of the machine's.
+/// The memory for models when nobody said how much: most of the cards' or, without one, a share of the machine's.
 pub(crate) fn of_machine() -> u64 {
+    #[cfg(feature = "llama-cpp")]
+    if let Some(cards) = super::llama_cpp::card_memory() {
+        return cards / 100 * SHARE_OF_CARD;
+    }
     let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
