@@ -8,7 +8,7 @@ use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Scale, SecretRef, Size, Slug, Vram,
+    AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -204,7 +204,10 @@ table! {
         idle_timeout: Duration = default("60s"),
         /// Tries per target, the first included.
         max_attempts: Whole<1, 10> = default(2),
-        /// The price of all its models, for kinds that one runs oneself (`ollama`, `vllm`, `llama-server`, `lmstudio`, `custom`).
+        /// How often the server is asked how it is, for `ollama`, `vllm`, `sglang` and `llama-server`; without it `"5s"`.
+        probe: Pace = optional,
+        /// The price of all its models, for kinds that one runs oneself (`ollama`, `vllm`, `sglang`, `llama-server`, `lmstudio`,
+        /// `custom`).
         price: RawPrice = optional,
     }
 }

@@ -13,14 +13,27 @@ pub struct ProviderKind {
     pub own_price: bool,
     /// Whether it is known to serve `…/rerank`: where nothing else is said of a model, it is asked to rerank only then.
     pub reranks: bool,
+    /// Whether its servers tell how they are: health, models, and how long their queue is.
+    pub probed: bool,
 }
 
 const fn cloud(name: &'static str, key_variable: &'static str) -> ProviderKind {
-    ProviderKind { name, key_variable: Some(key_variable), needs_base_url: false, own_price: false, reranks: false }
+    ProviderKind { key_variable: Some(key_variable), own_price: false, ..server(name) }
 }
 
 const fn server(name: &'static str) -> ProviderKind {
-    ProviderKind { name, key_variable: None, needs_base_url: false, own_price: true, reranks: false }
+    ProviderKind {
+        name,
+        key_variable: None,
+        needs_base_url: false,
+        own_price: true,
+        reranks: false,
+        probed: false,
+    }
+}
+
+const fn probed(name: &'static str) -> ProviderKind {
+    ProviderKind { probed: true, ..server(name) }
 }
 
 /// Every kind.
@@ -37,9 +50,10 @@ pub const PROVIDER_KINDS: &[ProviderKind] = &[
     cloud("mistral", "MISTRAL_API_KEY"),
     cloud("xai", "XAI_API_KEY"),
     cloud("perplexity", "PERPLEXITY_API_KEY"),
-    server("ollama"),
-    ProviderKind { reranks: true, ..server("vllm") },
-    ProviderKind { reranks: true, ..server("llama-server") },
+    probed("ollama"),
+    ProviderKind { reranks: true, ..probed("vllm") },
+    probed("sglang"),
+    ProviderKind { reranks: true, ..probed("llama-server") },
     server("lmstudio"),
     ProviderKind { needs_base_url: true, reranks: true, ..server("custom") },
 ];

@@ -304,6 +304,8 @@ pub struct Provider {
     pub idle_timeout: Duration,
     /// Tries per target, the first included (default 2).
     pub max_attempts: u32,
+    /// How often the server is asked how it is (default 5 s); `None` when it is not.
+    pub probe: Option<Duration>,
     /// Why this provider cannot be used as configured (its key's variable is not set); requests to it get this text.
     pub disabled: Option<String>,
 }

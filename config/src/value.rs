@@ -34,6 +34,15 @@ pub(crate) enum Vram {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeptBytes(pub(crate) u64);
 
+/// How often something is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// Never.
+    Off,
+    /// So long after the last time.
+    Every(Duration),
+}
+
 /// A number of bytes from 1 to `MAX`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size<const MAX: u64>(pub(crate) u64);
@@ -153,9 +162,10 @@ read_text! {
     String: "a string", |text| Ok(text.to_owned());
     PathBuf: "a path", |text| if text.is_empty() { Err(", found none".to_owned()) } else { Ok(text.into()) };
     SocketAddr: "an IP address and port such as \"127.0.0.1:4000\"", |text| text.parse().map_err(|_| found(text));
-    Duration: "a duration such as \"100ms\", \"30s\", \"5m\" or \"2h\", from 1ms to 24h", |text| {
-        let day = Duration::from_secs(24 * 3600);
-        parse_duration(text).filter(|d| !d.is_zero() && *d <= day).ok_or_else(|| found(text))
+    Duration: "a duration such as \"100ms\", \"30s\", \"5m\" or \"2h\", from 1ms to 24h", |text| duration(text);
+    Pace: "\"off\" or a duration such as \"5s\", from 1ms to 24h", |text| match text {
+        "off" => Ok(Self::Off),
+        text => duration(text).map(Self::Every),
     };
     Vram: "\"auto\" or a size such as \"24GiB\"", |text| match (text, parse_size(text)) {
         ("auto", _) => Ok(Self::Auto),
@@ -207,6 +217,11 @@ read_text! {
 
 fn found(text: &str) -> String {
     format!(", found \"{text}\"")
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let day = Duration::from_secs(24 * 3600);
+    parse_duration(text).filter(|d| !d.is_zero() && *d <= day).ok_or_else(|| found(text))
 }
 
 /// A name of at most 128 allowed characters.

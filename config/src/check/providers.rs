@@ -3,16 +3,20 @@
 use super::server::small;
 use super::{Check, is_first};
 use crate::file::{RawPrice, RawProvider};
-use crate::kinds::ProviderKind;
+use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::read::{At, Named};
 use crate::settings::Provider;
 use crate::units::Secret;
-use crate::value::{SecretRef, Slug};
+use crate::value::{Pace, SecretRef, Slug};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Headers that the HTTP client sets itself.
 const OWN_HEADERS: [&str; 5] = ["host", "content-length", "content-type", "transfer-encoding", "connection"];
+
+/// How often a server is asked how it is when the file does not say.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 impl Check<'_> {
     pub(super) fn providers(&mut self, raw: &[RawProvider]) -> BTreeMap<String, Arc<Provider>> {
@@ -58,8 +62,28 @@ impl Check<'_> {
             first_byte_timeout: raw.first_byte_timeout.value,
             idle_timeout: raw.idle_timeout.value,
             max_attempts: small(raw.max_attempts.value.0),
+            probe: self.probe(raw, kind.value),
             disabled,
         })
+    }
+
+    /// How often its server is asked how it is; `"off"` may be said of every kind.
+    fn probe(&mut self, raw: &RawProvider, kind: &ProviderKind) -> Option<Duration> {
+        match raw.probe.at.as_ref().map(|pace| (pace.value, &pace.span)) {
+            None => kind.probed.then_some(PROBE_EVERY),
+            Some((Pace::Off, _)) => None,
+            Some((Pace::Every(every), _)) if kind.probed => Some(every),
+            Some((Pace::Every(_), span)) => {
+                let kinds: Vec<_> = PROVIDER_KINDS.iter().filter(|kind| kind.probed).map(|kind| kind.name).collect();
+                let message = format!(
+                    "servers of the kind `{}` are not asked how they are; `probe` is for {}",
+                    kind.name,
+                    kinds.join(", ")
+                );
+                self.problems.add(span, message);
+                None
+            }
+        }
     }
 
     /// The key, and why the provider is disabled if it is.
