@@ -9,15 +9,16 @@ use tokio::time::Instant;
 pub struct BackendState {
     /// Whether it can answer.
     pub health: BackendHealth,
-    /// Requests being answered (remote: sent and not yet ended; local: in a slot).
+    /// Requests being answered (remote: sent and not yet ended, and those of others that its server tells of; local: in a slot).
     pub in_flight: u32,
-    /// Requests waiting for a slot; 0 for remote backends.
+    /// Requests waiting for a slot; 0 for remote backends that do not tell.
     pub waiting: u32,
-    /// Tokens still to be read and generated for the requests it has (estimate); 0 for remote backends.
+    /// Tokens still to be read and generated for the requests it has (estimate; remote: for those that wait); 0 for remote backends that do
+    /// not tell.
     pub queue_tokens: u64,
     /// Smoothed time to the first token (unary: to the whole answer); `None` before the first answer.
     pub ttft: Option<Duration>,
-    /// Share of the KV cache in use, 0 to 1; `None` for remote backends.
+    /// Share of the KV cache in use, 0 to 1; `None` for remote backends that do not tell.
     pub kv_usage: Option<f32>,
 }
 

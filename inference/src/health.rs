@@ -34,6 +34,8 @@ pub struct Health {
     failures: AtomicU32,
     /// Milliseconds after `epoch`; 0 when the breaker is closed, in the past when it is half-open.
     cooling_until: AtomicU64,
+    /// The same for faults of the line, which a probe of the server can prove to be over.
+    cut_off_until: AtomicU64,
     /// Milliseconds after `epoch`; in the future while a probe is under way.
     probing_until: AtomicU64,
 }
@@ -47,6 +49,7 @@ impl Health {
             ttft: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             cooling_until: AtomicU64::new(0),
+            cut_off_until: AtomicU64::new(0),
             probing_until: AtomicU64::new(0),
         }
     }
@@ -66,14 +69,16 @@ impl Health {
 
     /// The end of the cooling, if it lies in the future.
     fn cooling_until(&self, now: Instant) -> Option<Instant> {
-        let until = self.cooling_until.load(Relaxed).max(self.probing_until.load(Relaxed));
+        let moments = [&self.cooling_until, &self.cut_off_until, &self.probing_until];
+        let until = moments.map(|until| until.load(Relaxed)).into_iter().max().unwrap_or(0);
         Some(self.epoch + Duration::from_millis(until)).filter(|until| *until > now)
     }
 
     /// Notes the start of a request. The first one after a cooling becomes the probe.
     fn begin(&self, now: Instant) {
         self.in_flight.fetch_add(1, Relaxed);
-        let half_open = self.cooling_until.load(Relaxed) > 0 && self.cooling_until(now).is_none();
+        let opened = [&self.cooling_until, &self.cut_off_until].iter().any(|until| until.load(Relaxed) > 0);
+        let half_open = opened && self.cooling_until(now).is_none();
         if half_open {
             let seen = self.probing_until.load(Relaxed);
             // Losing this race means that another request probes.
@@ -85,11 +90,26 @@ impl Health {
     fn succeeded(&self, now: Instant) {
         self.failures.store(0, Relaxed);
         self.probing_until.store(0, Relaxed);
-        let until = self.cooling_until.load(Relaxed);
-        if until > 0 && until <= self.moment(now) {
-            // Losing this race means that a failure has just begun a new cooling.
-            let _ = self.cooling_until.compare_exchange(until, 0, Relaxed, Relaxed);
+        for moment in [&self.cooling_until, &self.cut_off_until] {
+            let until = moment.load(Relaxed);
+            if until > 0 && until <= self.moment(now) {
+                // Losing this race means that a failure has just begun a new cooling.
+                let _ = moment.compare_exchange(until, 0, Relaxed, Relaxed);
+            }
         }
+    }
+
+    /// A probe reached the server: coolings that faults of the line began are over. Others are not, since a server that is well may still
+    /// refuse a key, limit the rate, or fail at a model.
+    pub(crate) fn reached(&self) {
+        if self.cut_off_until.swap(0, Relaxed) > 0 {
+            self.failures.store(0, Relaxed);
+        }
+    }
+
+    /// A probe did not reach the server: it cools until the next one is due, and no longer than failures alone would make it.
+    pub(crate) fn cut_off(&self, now: Instant, pause: Duration) {
+        self.cut_off_until.fetch_max(self.moment(now + pause.min(LONGEST_COOLING)), Relaxed);
     }
 
     /// Notes a failure.
@@ -108,7 +128,8 @@ impl Health {
             }
         };
         self.probing_until.store(0, Relaxed);
-        self.cooling_until.fetch_max(self.moment(now + cooling), Relaxed);
+        let moment = if fault.kind == FaultKind::Connection { &self.cut_off_until } else { &self.cooling_until };
+        moment.fetch_max(self.moment(now + cooling), Relaxed);
     }
 
     fn observe_ttft(&self, ttft: Duration) {
@@ -248,6 +269,34 @@ mod tests {
         assert_eq!(cooling(&health, now), Some(MINUTE));
         health.failed(&fault(FaultKind::BadRequest, None), now);
         assert_eq!(cooling(&health, now), Some(MINUTE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_ends_what_the_line_began_and_nothing_else() {
+        let now = Instant::now();
+        let health = Health::new(now);
+        for _ in 0..8 {
+            health.failed(&fault(FaultKind::Connection, None), now);
+        }
+        assert_eq!(cooling(&health, now), Some(Duration::from_secs(32)));
+        health.reached();
+        assert_eq!(cooling(&health, now), None);
+        health.failed(&fault(FaultKind::Connection, None), now);
+        assert_eq!(cooling(&health, now), None, "failures are counted anew");
+
+        health.failed(&fault(FaultKind::RateLimited, Some(MINUTE)), now);
+        health.cut_off(now, 9 * MINUTE);
+        assert_eq!(cooling(&health, now), Some(LONGEST_COOLING));
+        health.reached();
+        assert_eq!(cooling(&health, now), Some(MINUTE), "a limit is not the line's");
+
+        let health = Health::new(now);
+        health.cut_off(now, MINUTE);
+        health.begin(now + MINUTE);
+        assert_eq!(cooling(&health, now + MINUTE), Some(PROBE), "without a further probe a request tries");
+        health.succeeded(now + MINUTE);
+        health.begin(now + MINUTE);
+        assert_eq!(cooling(&health, now + MINUTE), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ pub mod reply;
 mod tests;
 
 pub use backend::{BackendHealth, BackendState};
-pub use remote::{Peer, RemoteCounts};
+pub use remote::{Peer, RemoteCounts, ServerLoad, ServerStatus};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use remote::Remote;
 use rustls::ClientConfig;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tollkeeper_config::{BackendId, Config, Provider};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -40,6 +41,8 @@ pub struct Fleet {
     local: LocalEngines,
     remotes: ArcSwap<Remotes>,
     tls: ClientConfig,
+    /// Where servers are asked how they are; a reload may come from any thread.
+    runtime: Handle,
 }
 
 /// Providers by name.
@@ -47,15 +50,17 @@ type Remotes = BTreeMap<Arc<str>, Arc<Remote>>;
 
 impl Fleet {
     /// Starts every backend. Local models load in the background; a model that fails to load is `Unavailable`, not an error here.
-    /// Nothing is sent to a provider before its first request.
+    /// Nothing is sent to a provider before its first request, but servers of the kinds that can be asked how they are.
+    /// Must be called within tokio's runtime.
     ///
     /// # Errors
     /// As [`Fleet::check`].
     pub fn start(config: &Config) -> Result<Self, FleetError> {
         Self::check(config)?;
         let tls = remote::tls();
-        let remotes = remotes(&config.providers, &Remotes::new(), &tls);
-        Ok(Self { local: LocalEngines::start(&config.local), remotes: ArcSwap::from_pointee(remotes), tls })
+        let runtime = Handle::current();
+        let remotes = ArcSwap::from_pointee(remotes(&config.providers, &Remotes::new(), &tls, &runtime));
+        Ok(Self { local: LocalEngines::start(&config.local), remotes, tls, runtime })
     }
 
     /// Whether every provider can be used as configured; a key that is not set is no error.
@@ -75,7 +80,7 @@ impl Fleet {
     /// used becomes `Unavailable`, running answers go on.
     pub fn reload(&self, config: &Config) {
         self.local.reload(&config.local);
-        self.remotes.rcu(|old| remotes(&config.providers, old, &self.tls));
+        self.remotes.rcu(|old| remotes(&config.providers, old, &self.tls, &self.runtime));
     }
 
     /// The state of one backend; `Unavailable` for one that is not configured.
@@ -155,6 +160,11 @@ impl Fleet {
         states
     }
 
+    /// What the servers that are asked how they are said last.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        self.remotes.load().values().filter_map(|remote| remote.server()).collect()
+    }
+
     /// What each provider did since it was configured.
     pub fn counts(&self) -> Vec<(Arc<str>, RemoteCounts)> {
         self.remotes.load().iter().map(|(name, remote)| (name.clone(), remote.counts())).collect()
@@ -189,10 +199,15 @@ impl Fleet {
 }
 
 /// The providers of a configuration, taking over those that did not change.
-fn remotes(providers: &BTreeMap<String, Arc<Provider>>, old: &Remotes, tls: &ClientConfig) -> Remotes {
+fn remotes(
+    providers: &BTreeMap<String, Arc<Provider>>,
+    old: &Remotes,
+    tls: &ClientConfig,
+    runtime: &Handle,
+) -> Remotes {
     let remote = |name: &str, provider: &Arc<Provider>| match old.get(name) {
         Some(remote) if remote.provider() == &**provider => remote.clone(),
-        _ => Arc::new(Remote::new(provider.clone(), tls)),
+        _ => Arc::new(Remote::new(provider.clone(), tls, runtime)),
     };
     providers.iter().map(|(name, provider)| (name.as_str().into(), remote(name, provider))).collect()
 }

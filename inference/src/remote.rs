@@ -4,7 +4,9 @@ mod answer;
 mod body;
 mod client;
 mod frames;
+mod probe;
 pub mod providers;
+pub mod questions;
 mod request;
 mod retry;
 
@@ -15,11 +17,14 @@ use crate::backend::{BackendHealth, BackendState};
 use crate::health::{Flight, Health};
 use crate::reply::{Call, Reply};
 use client::HttpClient;
+use probe::Probe;
+pub use probe::{ServerLoad, ServerStatus};
 use request::Manner;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tollkeeper_config::Provider;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -35,13 +40,18 @@ pub(crate) struct Remote {
     /// How to reach it, or why it cannot be reached as configured.
     reach: Result<Reach, Arc<str>>,
     health: Arc<Health>,
-    models: RwLock<HashMap<Arc<str>, Arc<Health>>>,
+    models: Arc<Models>,
+    /// What is known of it by asking, where it can be asked.
+    probe: Option<Probe>,
     counters: Counters,
 }
 
+/// The models used so far.
+type Models = RwLock<HashMap<Arc<str>, Arc<Health>>>;
+
 #[derive(Debug)]
 struct Reach {
-    manner: Manner,
+    manner: Arc<Manner>,
     client: Arc<HttpClient>,
 }
 
@@ -92,23 +102,28 @@ fn manner(provider: &Provider) -> Result<Manner, String> {
 }
 
 impl Remote {
-    /// Prepares a provider; nothing is connected before the first request.
-    pub(crate) fn new(provider: Arc<Provider>, tls: &ClientConfig) -> Self {
+    /// Prepares a provider; nothing is connected before the first request, unless it is of a kind that is asked how it is.
+    pub(crate) fn new(provider: Arc<Provider>, tls: &ClientConfig, runtime: &Handle) -> Self {
         let reach = match &provider.disabled {
             Some(reason) => Err(reason.as_str().into()),
             None => match manner(&provider) {
-                Ok(manner) => {
-                    Ok(Reach { manner, client: Arc::new(HttpClient::new(tls.clone(), provider.connect_timeout)) })
-                }
+                Ok(manner) => Ok(Reach {
+                    manner: Arc::new(manner),
+                    client: Arc::new(HttpClient::new(tls.clone(), provider.connect_timeout)),
+                }),
                 Err(problem) => Err(format!("the provider `{}` cannot be used: {problem}", provider.name).into()),
             },
         };
+        let name: Arc<str> = provider.name.as_str().into();
+        let (health, models) = (Arc::new(Health::new(Instant::now())), Arc::default());
+        let start = |reach| Probe::start(&name, provider.probe, reach, &health, &models, runtime);
         Self {
-            name: provider.name.as_str().into(),
+            probe: reach.as_ref().ok().and_then(start),
+            name,
             provider,
             reach,
-            health: Arc::new(Health::new(Instant::now())),
-            models: RwLock::default(),
+            health,
+            models,
             counters: Counters::default(),
         }
     }
@@ -172,14 +187,33 @@ impl Remote {
     /// The state of the provider as a whole.
     pub(crate) fn state(&self) -> BackendState {
         match &self.reach {
-            Ok(_) => self.health.state(Instant::now()),
+            Ok(_) => self.probed(self.health.state(Instant::now())),
             Err(reason) => BackendState::idle(BackendHealth::Unavailable(reason.clone())),
         }
     }
 
-    /// The state of one of its models: the worse of its own and the provider's.
+    fn probed(&self, state: BackendState) -> BackendState {
+        match &self.probe {
+            Some(probe) => probe.of_server(state),
+            None => state,
+        }
+    }
+
+    /// The state of one of its models: the worse of its own and the provider's, and what its server says about it.
     pub(crate) fn model_state(&self, model: &str) -> BackendState {
-        let provider = self.state();
+        let used = self.used_model_state(model);
+        match &self.probe {
+            Some(probe) => probe.of_model(model, used, self.health.state(Instant::now()).in_flight),
+            None => used,
+        }
+    }
+
+    /// What is known of a model by using it.
+    fn used_model_state(&self, model: &str) -> BackendState {
+        let provider = match &self.reach {
+            Ok(_) => self.health.state(Instant::now()),
+            Err(reason) => BackendState::idle(BackendHealth::Unavailable(reason.clone())),
+        };
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let Some(own) = models.get(model).map(|health| health.state(Instant::now())) else {
             return BackendState { in_flight: 0, ..provider };
@@ -197,6 +231,11 @@ impl Remote {
     /// The models used so far.
     pub(crate) fn models(&self) -> Vec<Arc<str>> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// What its server said last, if it is asked.
+    pub(crate) fn server(&self) -> Option<ServerStatus> {
+        Some(self.probe.as_ref()?.status(self.name.clone()))
     }
 
     /// What it did so far.

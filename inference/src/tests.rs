@@ -20,6 +20,7 @@ fn config(providers: &[(&str, &str, Option<&str>)]) -> Config {
         first_byte_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(1),
         max_attempts: 1,
+        probe: None,
         disabled: None,
     };
     config.providers = providers.iter().map(|row| (row.0.to_owned(), Arc::new(provider(row)))).collect();

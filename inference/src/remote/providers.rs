@@ -1,5 +1,6 @@
 //! The provider table: where each kind of provider listens, how it wants to be asked, and what it does differently.
 
+use super::questions::{LLAMA_SERVER, OLLAMA, Questions, SGLANG, VLLM};
 use http::Uri;
 use std::fmt::Write;
 use tollkeeper_config::Provider;
@@ -22,6 +23,8 @@ pub struct Row {
     pub stream_usage: StreamUsage,
     /// The field that limits a chat answer. Text completions always take `max_tokens`.
     pub output_field: &'static str,
+    /// What its servers can be asked about themselves, if anything.
+    pub questions: Option<&'static Questions>,
 }
 
 /// How a key is sent.
@@ -67,6 +70,7 @@ const fn row(kind: &'static str, base_url: &'static str) -> Row {
         paths: Paths::OpenAi,
         stream_usage: StreamUsage::Asked,
         output_field: OLD_FIELD,
+        questions: None,
     }
 }
 
@@ -97,9 +101,10 @@ pub const ROWS: &[Row] = &[
     Row { gen_ai_name: "x_ai", output_field: NEW_FIELD, ..row("xai", "https://api.x.ai/v1") },
     // Reports the tokens so far in every chunk: the last report counts.
     Row { stream_usage: StreamUsage::Unasked, ..row("perplexity", "https://api.perplexity.ai") },
-    row("ollama", "http://127.0.0.1:11434/v1"),
-    row("vllm", "http://127.0.0.1:8000/v1"),
-    row("llama-server", "http://127.0.0.1:8080/v1"),
+    Row { questions: Some(&OLLAMA), ..row("ollama", "http://127.0.0.1:11434/v1") },
+    Row { questions: Some(&VLLM), ..row("vllm", "http://127.0.0.1:8000/v1") },
+    Row { questions: Some(&SGLANG), ..row("sglang", "http://127.0.0.1:30000/v1") },
+    Row { questions: Some(&LLAMA_SERVER), ..row("llama-server", "http://127.0.0.1:8080/v1") },
     row("lmstudio", "http://127.0.0.1:1234/v1"),
     Row { base_url: None, ..row("custom", "") },
 ];
@@ -148,6 +153,15 @@ impl Endpoint {
         })
     }
 
+    /// The address of a path below the server's root: what it has beside OpenAI's API is not below `/v1`.
+    ///
+    /// # Errors
+    /// The path makes no address.
+    pub fn below_root(&self, path: &str) -> Result<Uri, http::uri::InvalidUri> {
+        let root = self.base.strip_suffix("/v1").unwrap_or(&self.base);
+        format!("{root}{path}").parse()
+    }
+
     /// The address for an operation on a model.
     ///
     /// # Errors
@@ -172,7 +186,7 @@ impl Endpoint {
 }
 
 /// A text as one segment of a path or one value of a query.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));

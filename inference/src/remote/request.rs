@@ -71,6 +71,19 @@ impl Manner {
         Ok(request)
     }
 
+    /// A question about the server itself: a `GET` of a path below its root.
+    ///
+    /// # Errors
+    /// The path makes no address.
+    pub(super) fn question(&self, path: &str) -> Result<HttpRequest<Full<Bytes>>, http::uri::InvalidUri> {
+        let mut request = HttpRequest::new(Full::default());
+        *request.uri_mut() = self.endpoint.below_root(path)?;
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().remove(CONTENT_TYPE);
+        request.headers_mut().entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        Ok(request)
+    }
+
     /// The client's bytes, with the limit of the answer named as the provider knows it: one that passed over it would generate, and bill, more
     /// than was leased.
     fn in_its_words(&self, call: &Call) -> Result<Bytes, DecodeError> {

@@ -33,7 +33,7 @@ pub(super) fn pause(fault: &ProviderFault, tries: u32) -> Option<Duration> {
 }
 
 /// Between 0 and 1; std's hasher keys are the only randomness this crate needs.
-fn random_share() -> f64 {
+pub(super) fn random_share() -> f64 {
     f64::from(u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
 

@@ -34,12 +34,13 @@ fn provider(base_url: &str) -> Provider {
         first_byte_timeout: Duration::from_secs(120),
         idle_timeout: Duration::from_secs(60),
         max_attempts: 1,
+        probe: None,
         disabled: None,
     }
 }
 
 fn remote(provider: Provider) -> Remote {
-    Remote::new(Arc::new(provider), &super::tls())
+    Remote::new(Arc::new(provider), &super::tls(), &tokio::runtime::Handle::current())
 }
 
 fn call_for(operation: Operation, body: &str) -> Call {

@@ -90,14 +90,14 @@ async fn a_reload_keeps_what_did_not_change() {
         providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect()
     };
     let named = |name: &str, url: &str| Provider { name: name.to_owned(), ..provider(url) };
-    let tls = crate::remote::tls();
+    let (tls, runtime) = (crate::remote::tls(), tokio::runtime::Handle::current());
     let old = config([named("a", "http://a/v1"), named("b", "http://b/v1")]);
-    let old = crate::remotes(&old, &crate::Remotes::new(), &tls);
+    let old = crate::remotes(&old, &crate::Remotes::new(), &tls, &runtime);
     let new = config([named("a", "http://a/v1"), named("b", "http://other/v1")]);
-    let new = crate::remotes(&new, &old, &tls);
+    let new = crate::remotes(&new, &old, &tls, &runtime);
     assert!(Arc::ptr_eq(&old["a"], &new["a"]));
     assert!(!Arc::ptr_eq(&old["b"], &new["b"]));
     assert_eq!(new["b"].peer().unwrap().server_address.as_ref(), "other");
-    let gone = crate::remotes(&config([named("a", "http://a/v1"), named("c", "http://c/v1")]), &new, &tls);
+    let gone = crate::remotes(&config([named("a", "http://a/v1"), named("c", "http://c/v1")]), &new, &tls, &runtime);
     assert_eq!(gone.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "c"]);
 }

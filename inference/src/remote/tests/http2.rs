@@ -106,7 +106,7 @@ fn open_stream(
 }
 
 fn trusting(url: &str, tls: &ClientConfig) -> Remote {
-    Remote::new(Arc::new(provider(url)), tls)
+    Remote::new(Arc::new(provider(url)), tls, &tokio::runtime::Handle::current())
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ xai          x_ai            https://api.x.ai/v1/chat/completions | completions 
 perplexity   perplexity      https://api.perplexity.ai/chat/completions | completions | embeddings
 ollama       ollama          http://127.0.0.1:11434/v1/chat/completions | completions | embeddings
 vllm         vllm            http://127.0.0.1:8000/v1/chat/completions | completions | embeddings
+sglang       sglang          http://127.0.0.1:30000/v1/chat/completions | completions | embeddings
 llama-server llama-server    http://127.0.0.1:8080/v1/chat/completions | completions | embeddings
 lmstudio     lmstudio        http://127.0.0.1:1234/v1/chat/completions | completions | embeddings
 custom       custom          https://example.com/root/chat/completions | completions | embeddings
@@ -224,8 +225,8 @@ async fn answers_are_kept_within_the_limit() {
     }
 }
 
-#[test]
-fn what_cannot_be_used_is_said() {
+#[tokio::test]
+async fn what_cannot_be_used_is_said() {
     let good = || provider("https://example.com/v1");
     let cases = [
         (Provider { kind: "opnai".to_owned(), ..good() }, "there is no kind `opnai`"),
@@ -243,7 +244,7 @@ fn what_cannot_be_used_is_said() {
         let problem = crate::remote::problem(&provider).unwrap();
         assert!(problem.contains(expected), "{problem}");
         assert!(!problem.contains("secret") && !problem.contains("line"), "a secret is told: {problem}");
-        let state = Remote::new(Arc::new(provider), &super::super::tls()).model_state("m");
+        let state = remote(provider).model_state("m");
         assert!(matches!(&state.health, crate::BackendHealth::Unavailable(text) if text.contains(expected)));
     }
     assert_eq!(crate::remote::problem(&good()), None);
@@ -258,8 +259,8 @@ async fn a_disabled_provider_says_why() {
     assert_eq!(remote.counts().tries, 0);
 }
 
-#[test]
-fn secrets_are_not_printed() {
+#[tokio::test]
+async fn secrets_are_not_printed() {
     let shown = format!("{:?}", remote(provider("https://example.com")));
     assert!(!shown.contains("provider-key"), "{shown}");
 }
