@@ -1,6 +1,7 @@
 //! Every series that `GET /metrics` shows; `docs/metrics.md` says what each means.
 
 mod residency;
+mod servers;
 
 use crate::app::App;
 use crate::meter::Ended;
@@ -10,6 +11,7 @@ use prometheus::{
 };
 use prometheus::{CounterVec, core::Collector};
 use residency::Residency;
+use servers::Servers;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -62,6 +64,7 @@ pub(crate) struct Metrics {
     backend_state: GaugeVec,
     providers: Providers,
     residency: Residency,
+    servers: Servers,
     queue_depth: GaugeVec,
     slots_busy: GaugeVec,
     slots: GaugeVec,
@@ -228,6 +231,7 @@ impl Metrics {
             backend_state: make.gauges("tollkeeper_backend_state", "0 healthy, 1 partial, 2 down.", &["backend"]),
             providers: Providers::new(&make),
             residency: Residency::new(&make),
+            servers: Servers::new(&make),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
             slots_busy: make.gauges("tollkeeper_local_slots_busy", "Slots that are decoding.", &["model"]),
             slots: make.gauges("tollkeeper_local_slots", "Slots there are.", &["model"]),
@@ -387,6 +391,7 @@ impl Metrics {
         }
         self.providers.read(app);
         self.residency.read(app);
+        self.servers.read(app);
         for (name, model) in &config.local.models {
             let state = app.fleet.snapshot(&BackendId::Local(name.as_str().into()));
             self.read_model(name, model.slots, &state);

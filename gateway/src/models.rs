@@ -7,13 +7,16 @@ use crate::error::{ApiError, ok_json};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
 use tollkeeper_config::Config;
+use tollkeeper_inference::ServerStatus;
 use tollkeeper_policies::Agent;
 
-/// All that this agent may name: aliases, local models, and the known models of usable providers.
+/// All that this agent may name: aliases, local models, and the known models of usable providers. Where a provider has one price for all its
+/// models, those are known that its server says it has.
 pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let agent = auth::agent(app, head)?;
     let config = app.config.load();
-    let data: Vec<Value> = names(&config, &agent).into_iter().map(|(id, owner)| entry(&id, &owner)).collect();
+    let servers = app.fleet.servers();
+    let data: Vec<Value> = names(&config, &servers, &agent).into_iter().map(|(id, owner)| entry(&id, &owner)).collect();
     Ok(ok_json(json!({"object": "list", "data": data}).to_string()))
 }
 
@@ -33,7 +36,7 @@ pub(crate) fn one(app: &App, head: &HeaderMap, id: &str) -> Result<Response<Body
     Ok(ok_json(entry(id, &owner).to_string()))
 }
 
-fn names(config: &Config, agent: &Agent) -> Vec<(String, String)> {
+fn names(config: &Config, servers: &[ServerStatus], agent: &Agent) -> Vec<(String, String)> {
     let aliases = config.aliases.keys().map(|name| (name.clone(), "tollkeeper".to_owned()));
     let local = config.local.models.keys().map(|name| (name.clone(), "local".to_owned()));
     let usable = |name: &str| config.providers.get(name).is_some_and(|provider| provider.disabled.is_none());
@@ -41,7 +44,12 @@ fn names(config: &Config, agent: &Agent) -> Vec<(String, String)> {
         let (provider, _) = id.split_once('/')?;
         usable(provider).then(|| (id.clone(), provider.to_owned()))
     });
-    let mut names: Vec<_> = aliases.chain(local).chain(remote).filter(|(id, _)| agent.may_use(id)).collect();
+    let priced = servers.iter().filter(|server| config.catalog.providers.contains_key(&*server.provider));
+    let found = priced.flat_map(|server| {
+        server.models.iter().map(|(model, _)| (format!("{}/{model}", server.provider), server.provider.to_string()))
+    });
+    let mut names: Vec<_> =
+        aliases.chain(local).chain(remote).chain(found).filter(|(id, _)| agent.may_use(id)).collect();
     names.sort_unstable();
     names.dedup_by(|a, b| a.0 == b.0);
     names

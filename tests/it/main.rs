@@ -4,6 +4,7 @@
 
 #[cfg(feature = "candle")]
 mod candle;
+mod cluster;
 mod crash;
 mod edge;
 mod errors;

@@ -37,6 +37,12 @@ impl Gateway {
         Client::new(self.addr()).key(KEY)
     }
 
+    /// Takes over another set-up's configuration.
+    pub fn reload(&self, setup: &Setup) {
+        let config = tollkeeper_config::load(&setup.write()).unwrap_or_else(|problems| panic!("{problems}"));
+        self.running.reload(&Arc::new(config));
+    }
+
     /// Its set-up.
     pub fn setup(&self) -> &Setup {
         &self.setup

@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`upstream`] | an OpenAI-compatible provider that counts what it served and plays faults |
+//! | [`model_server`] | a vLLM, SGLang, llama-server or Ollama that tells how it is |
 //! | [`setup`] | a configuration under construction, written to a temporary folder |
 //! | [`gateway`] | the real gateway in this process, its metrics and its ledger |
 //! | [`process`] | the real `tollkeeper` binary: signals, output, exit status |
@@ -16,6 +17,7 @@ pub mod asks;
 pub mod client;
 pub mod gateway;
 pub mod metrics;
+pub mod model_server;
 pub mod process;
 pub mod setup;
 pub mod upstream;

@@ -6,6 +6,7 @@ mod breaking;
 mod faults;
 mod http2;
 mod pool;
+mod probing;
 mod sending;
 mod streams;
 mod waiting;
