@@ -22,14 +22,7 @@ const fn cloud(name: &'static str, key_variable: &'static str) -> ProviderKind {
 }
 
 const fn server(name: &'static str) -> ProviderKind {
-    ProviderKind {
-        name,
-        key_variable: None,
-        needs_base_url: false,
-        own_price: true,
-        reranks: false,
-        probed: false,
-    }
+    ProviderKind { name, key_variable: None, needs_base_url: false, own_price: true, reranks: false, probed: false }
 }
 
 const fn probed(name: &'static str) -> ProviderKind {
