@@ -224,6 +224,8 @@ async fn what_is_in_memory_is_told_and_asking_brings_nothing_into_it() {
             until_waiting(&gateway, "s", 1).await;
             let about: Vec<_> = server.mood().asked.into_iter().filter(|path| path.contains("model=")).collect();
             assert!(about.iter().all(|path| path == "/metrics?model=in&autoload=false"), "{about:?}");
+            let asked = server.mood().asked;
+            assert!(!asked.iter().any(|path| path == "/metrics" || path == "/slots"), "{asked:?}");
         }
     }
 }

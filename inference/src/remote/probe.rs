@@ -185,10 +185,12 @@ impl Asker {
     /// Asks what the server has and how busy it is.
     async fn look(&self) {
         let before = self.view.load_full();
-        let (models, mut told) = tokio::join!(self.list(), self.gauges());
-        if let Some(models) = models.as_ref().filter(|models| models.tell_loaded() && self.questions.loaded.is_none()) {
-            told = self.instances(models).await;
-        }
+        let models = self.list().await;
+        let router = models.as_ref().filter(|models| self.questions.loaded.is_none() && models.tell_loaded());
+        let told = match router {
+            Some(models) => self.instances(models).await,
+            None => self.gauges().await,
+        };
         self.view.store(Arc::new(View::well(&before, self.questions.names, models, told)));
     }
 
