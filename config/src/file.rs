@@ -5,7 +5,7 @@ use crate::catalog::Ability;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
+use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
@@ -133,6 +133,9 @@ table! {
         path: PathBuf = required,
         /// What runs it; candle is Rust only and slower (`docs/candle.md`), `"scripted"` answers from a script and is for tests.
         engine: EngineKind = default("llama.cpp"),
+        /// Where its engine runs: in a `"thread"` of the gateway, or in a `"process"` of its own, whose death the gateway survives;
+        /// `"auto"` is a process for llama.cpp in GPU builds.
+        host: EngineHost = default("auto"),
         /// Context length of each slot, in tokens.
         context: Whole<16, 16_777_216> = default(4096),
         /// Requests decoded at once.

@@ -24,9 +24,9 @@ pub use reference::reference;
 pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
-    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineKind, KvCache, KvType, Local, LocalModel,
-    Log, LogFormat, LoraAdapter, Pooling, Provider, Residency, Server, Speculate, Store, Strategy, SwapRules, Tls,
-    Window,
+    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineHost, EngineKind, KvCache, KvType, Local,
+    LocalModel, Log, LogFormat, LoraAdapter, Pooling, Provider, Residency, Server, Speculate, Store, Strategy,
+    SwapRules, Tls, Window,
 };
 pub use units::{PicoUsd, Secret, Usd};
 

@@ -3,6 +3,7 @@
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::units::{Secret, Usd};
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -158,8 +159,9 @@ impl Default for SwapRules {
     }
 }
 
-/// A local model.
-#[derive(Debug, Clone, PartialEq)]
+/// A local model. What it is serialised for is its engine, which may run in another process: price, abilities and residency are not
+/// that one's business and come out as their defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocalModel {
     /// Its name in requests and aliases; no slash.
     pub name: String,
@@ -167,6 +169,8 @@ pub struct LocalModel {
     pub path: PathBuf,
     /// Which engine runs it.
     pub engine: EngineKind,
+    /// Where its engine runs.
+    pub host: EngineHost,
     /// Context length in tokens of each slot.
     pub context: u32,
     /// Requests decoded at once.
@@ -178,8 +182,10 @@ pub struct LocalModel {
     /// Layers on the GPU; `None` is all that a GPU build can place there.
     pub gpu_layers: Option<u32>,
     /// Price of its tokens (default free).
+    #[serde(skip, default = "Price::free")]
     pub price: Price,
     /// What it can do; embeddings are computed when asked for.
+    #[serde(skip)]
     pub abilities: Abilities,
     /// Default limit of generated tokens when the client sets none (default: what is left of the context).
     pub max_output: Option<u32>,
@@ -190,6 +196,7 @@ pub struct LocalModel {
     /// Whether tokens are guessed and checked several at a time.
     pub speculate: Speculate,
     /// When it is in memory.
+    #[serde(skip)]
     pub residency: Residency,
     /// How its embeddings come from its tokens; `None` is the model's own way.
     pub pooling: Option<Pooling>,
@@ -198,7 +205,7 @@ pub struct LocalModel {
 }
 
 /// How the embedding of a text comes from the states of its tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pooling {
     /// Their mean.
     Mean,
@@ -211,7 +218,7 @@ pub enum Pooling {
 }
 
 /// A LoRA adapter.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraAdapter {
     /// Its GGUF file.
     pub path: PathBuf,
@@ -220,7 +227,7 @@ pub struct LoraAdapter {
 }
 
 /// How tokens are guessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Speculate {
     /// They are not.
     #[default]
@@ -249,7 +256,7 @@ impl Default for Residency {
 }
 
 /// How keys and values are kept in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum KvType {
     /// 16 bits a value.
     #[default]
@@ -271,7 +278,7 @@ impl std::fmt::Display for KvType {
 }
 
 /// Which engine runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineKind {
     /// llama.cpp.
     LlamaCpp,
@@ -279,6 +286,18 @@ pub enum EngineKind {
     Candle,
     /// Answers from a script in the model's path; for tests.
     Scripted,
+}
+
+/// Where a model's engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum EngineHost {
+    /// llama.cpp on a GPU in a process of its own, all else in a thread.
+    #[default]
+    Auto,
+    /// In a thread of the gateway.
+    Thread,
+    /// In a process of its own: when it dies, the gateway lives.
+    Process,
 }
 
 /// A provider: a configured instance of a row of the provider table.

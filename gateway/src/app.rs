@@ -5,6 +5,7 @@ use crate::metrics::{Labels, Metrics};
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,11 +119,13 @@ pub struct Gateway;
 pub struct Options {
     /// Where the policies take the time from.
     pub clock: Clock,
+    /// The program whose `engine` subcommand runs local models in processes of their own: this one, if it has it.
+    pub engine_program: Option<Arc<Path>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::system() }
+        Self { clock: Clock::system(), engine_program: None }
     }
 }
 
@@ -181,7 +184,7 @@ impl Gateway {
                 "an earlier process left requests open; they are charged at what they had leased"
             );
         }
-        let fleet = Fleet::start(&config)?;
+        let fleet = Fleet::start(&config, options.engine_program)?;
         let metrics = Metrics::new();
         metrics.recovered(recovered);
         let most_in_flight = config.server.max_in_flight;

@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and with which exit code it answers.
 
+mod engine;
 mod ledger;
 mod models;
 mod serve;
@@ -32,6 +33,9 @@ enum Command {
     /// The ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Run one model's engine for the gateway that starts this
+    #[command(hide = true)]
+    Engine(engine::Engine),
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +65,7 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check(&file),
         Command::Spend(command) => command.run(),
         Command::Models(command) => command.run(),
+        Command::Engine(command) => command.run(),
         Command::Ledger(LedgerCommand::Verify(file)) => ledger::verify_file(&file),
     };
     match done {

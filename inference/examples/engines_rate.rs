@@ -45,6 +45,7 @@ fn measure(path: &str, kind: EngineKind) -> Rates {
         name: "measured".into(),
         path: path.into(),
         engine: kind,
+        host: tollkeeper_config::EngineHost::Thread,
         context: PROMPT + ANSWER,
         slots: PARALLEL,
         queue: 0,
@@ -60,7 +61,7 @@ fn measure(path: &str, kind: EngineKind) -> Rates {
         pooling: None,
         lora: Vec::new(),
     };
-    let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)) };
+    let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)), program: None };
     let mut rates = [0.0; 3];
     let run = engine::run(&plan, &mut |_, engine| {
         assert_eq!(engine.limits().sequences, PARALLEL, "this architecture answers one at a time");

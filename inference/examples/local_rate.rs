@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tollkeeper_config::{Abilities, EngineKind, Local, LocalModel, Price};
+use tollkeeper_config::{Abilities, EngineHost, EngineKind, Local, LocalModel, Price};
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row, Token, Tokenizer};
 use tollkeeper_inference::{Call, ReplyBody};
@@ -38,8 +38,10 @@ async fn main() {
         let model = Arc::new(model(&path, parallel, threads));
         let (mut bare, mut worker, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         let ends = end_tokens(&model);
-        let engines =
-            LocalEngines::start(&Local { models: [(model.name.clone(), model.clone())].into(), ..Local::default() });
+        let engines = LocalEngines::start(
+            &Local { models: [(model.name.clone(), model.clone())].into(), ..Local::default() },
+            None,
+        );
         engines.ready().await;
         for round in 0..ROUNDS {
             let alone = tokio::task::spawn_blocking({
@@ -60,6 +62,7 @@ fn model(path: &str, slots: u32, threads: Option<u32>) -> LocalModel {
         name: "measured".into(),
         path: path.into(),
         engine: EngineKind::LlamaCpp,
+        host: EngineHost::Thread,
         context: 256,
         slots,
         queue: 0,
@@ -83,7 +86,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn with_engine<T>(model: &Arc<LocalModel>, mut use_it: impl FnMut(&dyn Tokenizer, &mut dyn Engine) -> T) -> T {
-    let plan = LoadPlan { model: model.clone(), stop: Arc::new(AtomicBool::new(false)) };
+    let plan = LoadPlan { model: model.clone(), stop: Arc::new(AtomicBool::new(false)), program: None };
     let mut result = None;
     engine::run(&plan, &mut |tokenizer, engine| result = Some(use_it(&*tokenizer, engine))).unwrap();
     result.unwrap()

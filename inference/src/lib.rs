@@ -22,6 +22,7 @@ use local::LocalEngines;
 use remote::Remote;
 use rustls::ClientConfig;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tollkeeper_config::{BackendId, Config, Provider};
@@ -50,17 +51,17 @@ type Remotes = BTreeMap<Arc<str>, Arc<Remote>>;
 
 impl Fleet {
     /// Starts every backend. Local models load in the background; a model that fails to load is `Unavailable`, not an error here.
-    /// Nothing is sent to a provider before its first request, but servers of the kinds that can be asked how they are.
-    /// Must be called within tokio's runtime.
+    /// Nothing is sent to a provider before its first request, but servers of the kinds that can be asked how they are. `program` runs
+    /// engines in processes of their own, if there is one: see [`local::process`]. Must be called within tokio's runtime.
     ///
     /// # Errors
     /// As [`Fleet::check`].
-    pub fn start(config: &Config) -> Result<Self, FleetError> {
+    pub fn start(config: &Config, program: Option<Arc<Path>>) -> Result<Self, FleetError> {
         Self::check(config)?;
         let tls = remote::tls();
         let runtime = Handle::current();
         let remotes = ArcSwap::from_pointee(remotes(&config.providers, &Remotes::new(), &tls, &runtime));
-        Ok(Self { local: LocalEngines::start(&config.local), remotes, tls, runtime })
+        Ok(Self { local: LocalEngines::start(&config.local, program), remotes, tls, runtime })
     }
 
     /// Whether every provider can be used as configured; a key that is not set is no error.

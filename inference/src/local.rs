@@ -28,6 +28,7 @@ mod model_file;
 mod output;
 mod prefetch;
 mod prepare;
+pub mod process;
 mod sampler;
 pub mod scripted;
 mod size;
@@ -48,6 +49,7 @@ pub use kv_store::KvStoreReading;
 use kv_store::{Budget, KvStore};
 use manager::{Manager, Status, fault};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -115,11 +117,12 @@ pub enum LocalAction {
 }
 
 impl LocalEngines {
-    /// Starts the threads of all models and begins to load as many of them as there is room for, in the order of the file. Must be
-    /// called inside a runtime.
-    pub fn start(config: &Local) -> Self {
+    /// Starts the threads of all models and begins to load as many of them as there is room for, in the order of the file. `program`
+    /// runs those engines that have a process of their own (see [`process`]); without one, only threads do. Must be called inside a
+    /// runtime.
+    pub fn start(config: &Local, program: Option<Arc<Path>>) -> Self {
         let engines = Self {
-            manager: Manager::start(rules(config), KvStore::new(kept(config))),
+            manager: Manager::start(rules(config), program, KvStore::new(kept(config))),
             models: RwLock::default(),
             max_wait: RwLock::new(config.swap.max_wait),
             settled: AtomicBool::new(false),

@@ -47,7 +47,9 @@ fn call() -> Call {
 async fn every_unusable_provider_is_reported_at_once() {
     let providers =
         [("a", "azure", None), ("b", "openai", None), ("c", "nope", None), ("d", "custom", Some("ftp://x"))];
-    let Err(FleetError::Providers(problems)) = Fleet::start(&config(&providers)) else { panic!("must not start") };
+    let Err(FleetError::Providers(problems)) = Fleet::start(&config(&providers), None) else {
+        panic!("must not start")
+    };
     assert_eq!(problems.len(), 3);
     assert!(problems[0].starts_with("provider `a`: ") && problems[2].starts_with("provider `d`: "), "{problems:?}");
     assert_eq!(FleetError::Providers(problems).to_string().lines().count(), 3);
@@ -55,7 +57,7 @@ async fn every_unusable_provider_is_reported_at_once() {
 
 #[tokio::test]
 async fn a_reload_swaps_providers() {
-    let fleet = Fleet::start(&config(&[("a", "openai", None)])).unwrap();
+    let fleet = Fleet::start(&config(&[("a", "openai", None)]), None).unwrap();
     let names = |fleet: &Fleet| fleet.states().into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&fleet), ["a"]);
     let (a, b) = (remote_id("a", "m"), remote_id("b", "m"));

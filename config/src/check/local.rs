@@ -62,6 +62,7 @@ impl Check<'_> {
             name: raw.name?.value.value.0,
             path: self.path(&raw.path?.value),
             engine: raw.engine.value,
+            host: raw.host.value,
             context: small(raw.context.value.0),
             slots: small(raw.slots.value.0),
             queue: small(raw.queue.value.0),

@@ -5,6 +5,7 @@ use crate::telemetry;
 use crate::{Gateway, Options, Running};
 use clap::Args;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tollkeeper_config::reload::{Reloader, Watch};
@@ -44,8 +45,10 @@ async fn serve(config: Arc<Config>, reloader: Reloader) -> Result<(), String> {
         terminate: signal(SignalKind::terminate()).map_err(failed)?,
         interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
     };
+    // Whatever becomes of its file meanwhile: this very program.
+    let options = Options { engine_program: Some(Path::new("/proc/self/exe").into()), ..Options::default() };
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-    let mut running = Gateway::start(config, Options::default()).await.map_err(|error| error.to_string())?;
+    let mut running = Gateway::start(config, options).await.map_err(|error| error.to_string())?;
     let watch = watch(&running, &reloader);
     say(&format!("tollkeeper {} listening on {scheme}://{}", env!("CARGO_PKG_VERSION"), running.addr));
     loop {

@@ -9,7 +9,7 @@ mod splits;
 mod vocabulary;
 mod weights;
 
-use super::engine::{Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token};
+use super::engine::{Compute, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Token, Tokenizer};
 use gguf::Gguf;
 use std::sync::Arc;
 use vocabulary::Vocabulary;
@@ -18,8 +18,16 @@ use weights::{Feed, MOST_CONTEXT, Weights};
 /// Rows of a batch; also what one call computes at a time, so that a cancelled answer stops after at most so many tokens.
 const BATCH: u32 = 128;
 
-/// Loads the model and serves: a folder is a BERT, a file is a GGUF.
-pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
+/// Reads the tokenizer alone: a folder is a BERT, a file is a GGUF.
+pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError> {
+    if plan.model.path.is_dir() {
+        return bert::tokenizer(&plan.model.path);
+    }
+    Ok(Arc::new(Vocabulary::of(Gguf::open(plan)?.metadata())?))
+}
+
+/// Loads the model and computes.
+pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadError> {
     let model = &plan.model;
     let threads = u32::try_from(candle_core::utils::get_num_threads()).unwrap_or(u32::MAX);
     if model.gpu_layers.is_some() || model.threads.is_some_and(|wanted| wanted != threads) {
@@ -33,12 +41,11 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
         return Err(LoadError("the candle engine has no LoRA adapters; use `engine = \"llama.cpp\"`".into()));
     }
     if model.path.is_dir() {
-        return bert::run(plan, serve);
+        return bert::compute(plan, compute);
     }
     let file = Gguf::open(plan)?;
-    let vocabulary = Arc::new(Vocabulary::of(file.metadata())?);
-    let mut engine = CandleEngine::load(file, plan, vocabulary.size())?;
-    serve(vocabulary, &mut engine);
+    let tokens = Vocabulary::count(file.metadata())?;
+    compute(&mut CandleEngine::load(file, plan, tokens)?);
     Ok(())
 }
 

@@ -4,14 +4,17 @@
 //! embeds sequences. Which request gets which sequence, what is drawn from the logits and what the client sees is the
 //! worker's business and the same for every engine.
 
+use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use tollkeeper_config::{EngineHost, EngineKind};
 
 /// A token id of a model's vocabulary.
 pub type Token = u32;
 
 /// One token of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// The token to read.
     pub token: Token,
@@ -24,7 +27,7 @@ pub struct Row {
 }
 
 /// What an engine can hold and do; fixed while it lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Most tokens of one sequence, prompt and answer together.
     pub context: u32,
@@ -47,7 +50,7 @@ pub struct Limits {
 }
 
 /// Why an engine could not do a step.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum EngineError {
     /// No room in the KV cache; nothing changed, and freeing sequences helps.
     #[error("the KV cache has no room for the batch")]
@@ -79,6 +82,14 @@ pub trait Engine {
     /// # Errors
     /// [`EngineError::Broken`].
     fn warm_up(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Whether it is still there; asked while nothing is to be computed.
+    ///
+    /// # Errors
+    /// [`EngineError::Broken`].
+    fn alive(&mut self) -> Result<(), EngineError> {
         Ok(())
     }
 
@@ -215,27 +226,78 @@ pub struct LoadPlan {
     pub model: Arc<tollkeeper_config::LocalModel>,
     /// Set when the model is not wanted any more: loading ends early.
     pub stop: Arc<AtomicBool>,
+    /// The program that runs engines in processes of their own: `PROGRAM engine`. Without one, those that need not have a process run
+    /// in threads.
+    pub program: Option<Arc<Path>>,
+}
+
+impl LoadPlan {
+    /// The program whose process is to run the engine; `None` for a thread.
+    fn process(&self) -> Result<Option<&Arc<Path>>, LoadError> {
+        let on_gpu = cfg!(any(feature = "cuda", feature = "vulkan")) && self.model.engine == EngineKind::LlamaCpp;
+        match (self.model.host, &self.program) {
+            (EngineHost::Thread, _) => Ok(None),
+            (EngineHost::Auto, program) => Ok(program.as_ref().filter(|_| on_gpu)),
+            (EngineHost::Process, Some(program)) => Ok(Some(program)),
+            (EngineHost::Process, None) => {
+                Err(LoadError("this program runs engines in threads only; use `host = \"thread\"`".into()))
+            }
+        }
+    }
 }
 
 /// What to do with a loaded engine; it ends when the engine is to be dropped.
 pub type Serve<'a> = &'a mut dyn FnMut(Arc<dyn Tokenizer>, &mut dyn Engine);
 
-/// Loads an engine, calls `serve` once with it, and drops it.
+/// The same, for who has no use of text.
+pub(crate) type Compute<'a> = &'a mut dyn FnMut(&mut dyn Engine);
+
+/// Loads an engine, here or in a process of its own, calls `serve` once with it, and drops it.
 ///
 /// # Errors
 /// The engine could not be loaded; `serve` was not called.
 pub fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
-    use tollkeeper_config::EngineKind;
-    match plan.model.engine {
-        EngineKind::Scripted => super::scripted::run(plan, serve),
+    if let Some(program) = plan.process()? {
+        return super::process::run(program, plan, serve);
+    }
+    let tokenizer = tokenizer(plan)?;
+    compute(plan, &mut |engine| serve(tokenizer.clone(), engine))
+}
+
+/// The tokenizer of a model, without its weights.
+pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError> {
+    (loader(plan.model.engine)?.tokenizer)(plan)
+}
+
+/// [`run`] in this process, and without a tokenizer.
+pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadError> {
+    (loader(plan.model.engine)?.compute)(plan, compute)
+}
+
+/// The two halves of a model.
+struct Loader {
+    tokenizer: fn(&LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError>,
+    compute: fn(&LoadPlan, Compute<'_>) -> Result<(), LoadError>,
+}
+
+fn loader(engine: EngineKind) -> Result<Loader, LoadError> {
+    use super::scripted;
+    match engine {
+        EngineKind::Scripted => Ok(Loader { tokenizer: scripted::tokenizer, compute: scripted::compute }),
         #[cfg(feature = "llama-cpp")]
-        EngineKind::LlamaCpp => super::llama_cpp::run(plan, serve),
+        EngineKind::LlamaCpp => {
+            use super::llama_cpp;
+            Ok(Loader { tokenizer: llama_cpp::tokenizer, compute: llama_cpp::compute })
+        }
         #[cfg(not(feature = "llama-cpp"))]
         EngineKind::LlamaCpp => {
             Err(LoadError("this build has no llama.cpp engine; build with `--features llama-cpp`".into()))
         }
         #[cfg(feature = "candle")]
-        EngineKind::Candle => super::candle::run(plan, serve),
+        EngineKind::Candle => {
+            use super::candle;
+            Ok(Loader { tokenizer: candle::tokenizer, compute: candle::compute })
+        }
         #[cfg(not(feature = "candle"))]
         EngineKind::Candle => {
             let advice = "use `engine = \"llama.cpp\"`, or build with `--features candle`";

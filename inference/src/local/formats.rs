@@ -311,7 +311,7 @@ impl Format {
 }
 
 /// The bracketed names in a mark: `<a>function<b>` has two.
-#[cfg(any(feature = "llama-cpp", test))]
+#[cfg(any(feature = "llama-cpp", feature = "candle", test))]
 fn marks_in(mark: &'static str) -> Vec<&'static str> {
     let starts: Vec<usize> = mark.match_indices(['<', '[']).map(|(at, _)| at).collect();
     starts.into_iter().filter_map(|at| mark[at..].find(['>', ']']).map(|end| &mark[at..=at + end])).collect()

@@ -14,6 +14,7 @@ use super::worker::{Command, Model, Turn, Worker};
 use crate::reply::{Call, Reply, ReplyBody};
 use arc_swap::ArcSwapOption;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -116,7 +117,12 @@ impl Host {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub(crate) fn start(model: Arc<LocalModel>, store: Arc<KvStore>, report: Reporter) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        model: Arc<LocalModel>,
+        program: Option<Arc<Path>>,
+        store: Arc<KvStore>,
+        report: Reporter,
+    ) -> std::io::Result<Self> {
         let admission = Admission::new(model.slots.saturating_add(model.queue));
         let (commands, receiver) = mpsc::channel(admission.capacity().max(1) as usize);
         let board = Arc::new(Board::default());
@@ -125,7 +131,7 @@ impl Host {
         let frontend = Arc::new(ArcSwapOption::empty());
         let shelf = Arc::new(ArcSwapOption::empty());
         let seat = Seat {
-            plan: LoadPlan { model: model.clone(), stop: desk.interrupt.clone() },
+            plan: LoadPlan { model: model.clone(), stop: desk.interrupt.clone(), program },
             frontend: frontend.clone(),
             store,
             shelf: shelf.clone(),
@@ -450,6 +456,7 @@ impl Seat {
 /// Turns the worker until the thread is told something, or the engine is broken (the reason).
 fn serve_until_told(worker: &mut Worker, model: &mut Model<'_>, desk: &Desk) -> Result<(), String> {
     while !desk.interrupted() {
+        model.engine.alive().map_err(|error| error.to_string())?;
         match worker.turn(model) {
             Ok(Turn::Worked) => {}
             Ok(Turn::Idle(None)) => std::thread::park(),

@@ -8,7 +8,7 @@
 
 use super::control::ControlTokens;
 use super::engine::{
-    ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
+    Compute, ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Token, Tokenizer,
 };
 use super::formats::Format;
 use super::load_log;
@@ -44,15 +44,24 @@ const ONE_THREAD_BYTES: u64 = 64 << 20;
 /// The pooling type, as files write it, of models with a classifier head.
 const RANK: &str = "4";
 
-/// Loads the model and serves.
-pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
+/// Reads the vocabulary alone.
+pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError> {
+    let path = &plan.model.path;
+    check_gguf(path)?;
+    let backend = backend()?;
+    let (vocabulary, _) = load(path, "reading its vocabulary", || {
+        // No devices: asking one for its memory would leave a context of some hundred MB on it for the life of this process.
+        let params = LlamaModelParams::default().with_devices(&[]).map_err(|error| error.to_string())?;
+        LlamaModel::load_from_file(backend, path, &params.with_vocab_only(true)).map_err(|error| error.to_string())
+    })?;
+    Ok(Arc::new(Vocabulary::of(vocabulary)?))
+}
+
+/// Loads the model and computes.
+pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadError> {
     let path = &plan.model.path;
     let bytes = check_gguf(path)?;
     let backend = backend()?;
-    let (vocabulary, _) = load(path, "reading its vocabulary", || {
-        LlamaModel::load_from_file(backend, path, &LlamaModelParams::default().with_vocab_only(true))
-    })?;
-    let tokenizer = Arc::new(Vocabulary::of(vocabulary)?);
     let (mut model, weights) = load(path, "loading it", || {
         let stop = plan.stop.clone();
         let gpu = backend.supports_gpu_offload();
@@ -71,7 +80,7 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     let (mut engine, buffers) =
         load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads, adapter))?;
     engine.memory = Some(weights + buffers).filter(|bytes| *bytes > 0);
-    serve(tokenizer, &mut engine);
+    compute(&mut engine);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use super::swap::{
 use super::vram::shown;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -25,6 +26,8 @@ use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 pub(crate) struct Manager {
     floor: Mutex<Floor>,
     start: Instant,
+    /// See [`super::engine::LoadPlan::program`].
+    program: Option<Arc<Path>>,
     store: Arc<KvStore>,
     wake: watch::Sender<Option<Moment>>,
     /// Where every model is; replaced when one moved.
@@ -91,7 +94,7 @@ impl Drop for Lease {
 
 impl Manager {
     /// A manager of so much memory. Must be called inside a runtime: its timer is a task there.
-    pub(crate) fn start(rules: Rules, store: Arc<KvStore>) -> Arc<Self> {
+    pub(crate) fn start(rules: Rules, program: Option<Arc<Path>>, store: Arc<KvStore>) -> Arc<Self> {
         let (wake, alarm) = watch::channel(None);
         let manager = Arc::new(Self {
             floor: Mutex::new(Floor {
@@ -103,6 +106,7 @@ impl Manager {
                 journal: Journal::default(),
             }),
             start: Instant::now(),
+            program,
             store,
             wake,
             statuses: ArcSwap::default(),
@@ -233,6 +237,7 @@ impl Manager {
         let name = model.name.clone();
         let host = Host::start(
             model,
+            self.program.clone(),
             self.store.clone(),
             Box::new(move |generation, report| {
                 if let Some(manager) = manager.upgrade() {

@@ -4,7 +4,7 @@
 //! text, or with what the script says for it. A plain prompt is continued with the alphabet. The engine is as strict as
 //! llama.cpp: a gap in the positions, a row too many or a wrong sequence breaks it.
 
-use super::engine::{ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer};
+use super::engine::{Compute, ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Token, Tokenizer};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,8 +41,13 @@ pub struct Script {
     pub ranks: bool,
 }
 
+/// It needs no file.
+pub(crate) fn tokenizer(_: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError> {
+    Ok(Arc::new(ScriptedTokenizer))
+}
+
 /// Loads the script and serves.
-pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
+pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadError> {
     let path = &plan.model.path;
     let script: Script = if path.as_os_str() == "echo" {
         Script::default()
@@ -54,7 +59,7 @@ pub(crate) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     if let Some(reason) = &script.load_error {
         return Err(LoadError(reason.clone()));
     }
-    serve(Arc::new(ScriptedTokenizer), &mut ScriptedEngine::new(script, plan.model.context, plan.model.slots));
+    compute(&mut ScriptedEngine::new(script, plan.model.context, plan.model.slots));
     Ok(())
 }
 

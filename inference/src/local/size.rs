@@ -112,6 +112,7 @@ pub(crate) mod tests {
             name: "toll-tiny".into(),
             path: Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/toll-tiny.gguf"),
             engine: EngineKind::LlamaCpp,
+            host: tollkeeper_config::EngineHost::Auto,
             context: 4096,
             slots: 8,
             queue: 8,

@@ -22,6 +22,7 @@ pub(crate) fn model(name: &str, engine: EngineKind, path: impl AsRef<Path>) -> L
         name: name.into(),
         path: path.as_ref().into(),
         engine,
+        host: tollkeeper_config::EngineHost::Auto,
         context: 256,
         slots: 4,
         queue: 8,
@@ -51,7 +52,7 @@ pub(crate) fn local(models: impl IntoIterator<Item = LocalModel>) -> Local {
 }
 
 pub(crate) async fn engines(models: impl IntoIterator<Item = LocalModel>) -> LocalEngines {
-    let engines = LocalEngines::start(&local(models));
+    let engines = LocalEngines::start(&local(models), None);
     engines.ready().await;
     engines
 }

@@ -193,8 +193,11 @@ fn gelu(x: f64) -> f64 {
 
 /// The vectors as the engine gives them, and the tokens of two texts.
 fn through_the_engine(folder: &Path, inputs: &[&[Token]]) -> (Vec<Vec<f32>>, [Vec<Token>; 2]) {
-    let plan =
-        LoadPlan { model: Arc::new(model("bert", EngineKind::Candle, folder)), stop: Arc::new(AtomicBool::new(false)) };
+    let plan = LoadPlan {
+        model: Arc::new(model("bert", EngineKind::Candle, folder)),
+        stop: Arc::new(AtomicBool::new(false)),
+        program: None,
+    };
     let mut seen = None;
     engine::run(&plan, &mut |tokenizer, engine| {
         let texts = [tokenizer.encode("The TOLLKEEPER is open!", true), tokenizer.encode("[CLS] toll", false)];

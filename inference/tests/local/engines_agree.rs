@@ -18,7 +18,7 @@ const CLOSE: f32 = 0.02;
 fn both<T>(path: &Path, mut look: impl FnMut(&dyn Tokenizer, &mut dyn Engine) -> T) -> [T; 2] {
     BOTH.map(|kind| {
         let model = LocalModel { context: TRAINED, threads: Some(1), ..model("m", kind, path) };
-        let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)) };
+        let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)), program: None };
         let mut seen = None;
         engine::run(&plan, &mut |tokenizer, engine| seen = Some(look(&*tokenizer, engine))).unwrap();
         seen.unwrap()

@@ -25,7 +25,7 @@ const TIE: f32 = 1e-3;
 
 /// One answer at a time, one token at a time, nothing else: each token with the lead of its logit over the second best.
 fn bare_loop(folder: &Folder, prompt: &str, count: usize) -> Vec<(Token, f32)> {
-    let plan = LoadPlan { model: Arc::new(folder.model()), stop: Arc::new(AtomicBool::new(false)) };
+    let plan = LoadPlan { model: Arc::new(folder.model()), stop: Arc::new(AtomicBool::new(false)), program: None };
     let mut written = Vec::new();
     engine::run(&plan, &mut |tokenizer, engine| {
         let mut unread = tokenizer.encode(prompt, true);

@@ -76,7 +76,7 @@ async fn a_changed_model_is_loaded_again_and_a_failed_one_gets_another_chance() 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("late.json");
     let config = local([echo("changing"), model("late", EngineKind::Scripted, &path)]);
-    let engines = LocalEngines::start(&config);
+    let engines = LocalEngines::start(&config, None);
     engines.ready().await;
     assert!(matches!(engines.state("late").health, BackendHealth::Unavailable(_)));
     std::fs::write(&path, "{\"otherwise\": \"here\"}").unwrap();
@@ -91,6 +91,6 @@ async fn a_changed_model_is_loaded_again_and_a_failed_one_gets_another_chance() 
 
 #[tokio::test]
 async fn a_request_waits_for_a_model_that_is_being_loaded() {
-    let engines = LocalEngines::start(&local([echo("m")]));
+    let engines = LocalEngines::start(&local([echo("m")]), None);
     assert_eq!(ask(&engines, "m", Request::Chat(chat("early"))).await.unwrap().text(), "early");
 }

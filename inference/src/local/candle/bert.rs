@@ -2,7 +2,7 @@
 
 use super::{broken, clamp_context, failed, said};
 use crate::local::engine::{
-    ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Tokenizer,
+    Compute, ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Token, Tokenizer,
 };
 use candle_core::{Device, IndexOp, Tensor};
 use candle_nn::VarBuilder;
@@ -12,21 +12,26 @@ use std::path::Path;
 use std::sync::Arc;
 use tokenizers::Tokenizer as Inner;
 
-/// Loads the folder and serves.
-pub(super) fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
-    let folder: &Path = &plan.model.path;
+/// Reads the tokenizer of a folder.
+pub(super) fn tokenizer(folder: &Path) -> Result<Arc<dyn Tokenizer>, LoadError> {
     let config = config(folder)?;
-    let words = Arc::new(Words::of(&read(folder, "tokenizer.json")?)?);
+    let words = Words::of(&read(folder, "tokenizer.json")?)?;
     if words.size > config.vocab_size {
         return Err(LoadError(format!(
             "`tokenizer.json` has {} tokens, the model {}: they do not belong together",
             words.size, config.vocab_size
         )));
     }
-    let mut engine = BertEngine::load(folder, plan, &config)?;
+    Ok(Arc::new(words))
+}
+
+/// Loads the folder and computes.
+pub(super) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadError> {
+    let folder: &Path = &plan.model.path;
+    let mut engine = BertEngine::load(folder, plan, &config(folder)?)?;
     // A folder that contradicts itself shows here and not in the first answer.
     engine.embed(&[&[0]]).map_err(|error| LoadError(format!("candle cannot compute with this folder: {error}")))?;
-    serve(words, &mut engine);
+    compute(&mut engine);
     Ok(())
 }
 

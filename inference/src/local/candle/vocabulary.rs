@@ -182,6 +182,14 @@ impl Vocabulary {
         })
     }
 
+    /// How many tokens the file lists.
+    ///
+    /// # Errors
+    /// None at all, or too many.
+    pub(super) fn count(metadata: Metadata<'_>) -> Result<u32, LoadError> {
+        Ok(u32::try_from(Listed::of(metadata)?.names.len()).unwrap_or(u32::MAX))
+    }
+
     /// Tokens of the vocabulary.
     pub(super) fn size(&self) -> u32 {
         u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
