@@ -7,6 +7,7 @@ mod candle;
 mod cluster;
 mod crash;
 mod edge;
+mod engine_process;
 mod errors;
 mod faults;
 #[cfg(feature = "llama-cpp")]

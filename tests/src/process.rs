@@ -92,6 +92,18 @@ impl Process {
         self.child.id().expect("the process has not been waited for")
     }
 
+    /// The processes it has started and that it has not waited for: their ids, and their states as the system shows them (`Z` is one
+    /// that has ended).
+    pub fn children(&self) -> Vec<(u32, char)> {
+        let processes =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mine = |pid: u32| {
+            let (state, parent) = state_and_parent(pid)?;
+            (parent == self.pid()).then_some((pid, state))
+        };
+        processes.filter_map(mine).collect()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
@@ -116,6 +128,18 @@ impl Process {
         let status = self.wait().await;
         (status, self.output())
     }
+}
+
+/// Whether a process runs: there is one of this id, and it has not ended.
+pub fn is_running(pid: u32) -> bool {
+    state_and_parent(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 /// Runs a subcommand with these arguments to its end.
