@@ -46,13 +46,13 @@ async fn answers_under_swaps_are_the_answers_without() {
     for name in models {
         let alone =
             Local { vram: None, models: [(name.to_owned(), config.models[name].clone())].into(), ..config.clone() };
-        let engines = LocalEngines::start(&alone);
+        let engines = LocalEngines::start(&alone, None);
         for text in texts {
             expected.push(ask(&engines, name, long(text, 250)).await.unwrap().text().to_owned());
         }
         engines.shutdown().await;
     }
-    let engines = Arc::new(LocalEngines::start(&config));
+    let engines = Arc::new(LocalEngines::start(&config, None));
     engines.ready().await;
     let asked = models.iter().flat_map(|name| texts.iter().map(move |text| (*name, *text)));
     let answers: Vec<_> = asked
@@ -84,7 +84,7 @@ async fn a_conversation_goes_on_after_a_swap_and_after_a_restart() {
     let folder = Folder::new();
     let kept = folder.path("kv");
     let config = either(&folder, KvCache { folder: Some(kept.clone()), ..KvCache::default() });
-    let engines = LocalEngines::start(&config);
+    let engines = LocalEngines::start(&config, None);
     engines.ready().await;
     let first = ask(&engines, "random.gguf", long("abcde", 20)).await.unwrap();
     assert_eq!(first.usage.cached_input, 0);
@@ -99,7 +99,7 @@ async fn a_conversation_goes_on_after_a_swap_and_after_a_restart() {
     );
     engines.shutdown().await;
 
-    let engines = LocalEngines::start(&config);
+    let engines = LocalEngines::start(&config, None);
     let later = ask(&engines, "random.gguf", long("abcde", 20)).await.unwrap();
     assert_eq!((later.usage.cached_input, later.text()), (later.usage.input - 1, first.text()), "after a restart");
     engines.shutdown().await;
@@ -111,7 +111,7 @@ async fn a_conversation_goes_on_after_a_swap_and_after_a_restart() {
         bytes[middle] ^= 0x55;
         std::fs::write(&path, bytes).unwrap();
     }
-    let engines = LocalEngines::start(&config);
+    let engines = LocalEngines::start(&config, None);
     let later = ask(&engines, "random.gguf", long("abcde", 20)).await.unwrap();
     assert_eq!(
         (later.usage.cached_input, later.text()),
@@ -126,7 +126,7 @@ async fn a_conversation_goes_on_after_a_swap_and_after_a_restart() {
 async fn a_conversation_that_lost_its_slot_comes_back() {
     let folder = Folder::new();
     let model = LocalModel { slots: 1, context: 512, ..folder.model() };
-    let engines = LocalEngines::start(&local([model]));
+    let engines = LocalEngines::start(&local([model]), None);
     let first = ask(&engines, "random.gguf", long("abcde", 10)).await.unwrap();
     ask(&engines, "random.gguf", long("vwxyz", 10)).await.unwrap();
     let again = ask(&engines, "random.gguf", long("abcde", 10)).await.unwrap();
@@ -137,7 +137,7 @@ async fn a_conversation_that_lost_its_slot_comes_back() {
 #[tokio::test]
 async fn what_a_model_takes_is_measured_when_it_is_loaded() {
     let folder = Folder::new();
-    let engines = LocalEngines::start(&local([LocalModel { context: 512, ..folder.model() }]));
+    let engines = LocalEngines::start(&local([LocalModel { context: 512, ..folder.model() }]), None);
     let told = engines.statuses()[0].bytes;
     engines.ready().await;
     let measured = engines.statuses()[0].bytes;
