@@ -185,14 +185,9 @@ impl Vocabulary {
     /// How many tokens the file lists.
     ///
     /// # Errors
-    /// None at all, or too many.
+    /// There are none.
     pub(super) fn count(metadata: Metadata<'_>) -> Result<u32, LoadError> {
         Ok(u32::try_from(Listed::of(metadata)?.names.len()).unwrap_or(u32::MAX))
-    }
-
-    /// Tokens of the vocabulary.
-    pub(super) fn size(&self) -> u32 {
-        u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -217,7 +212,7 @@ impl Tokenizer for Vocabulary {
     }
 
     fn vocabulary(&self) -> u32 {
-        self.size()
+        u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
     }
 
     fn control_tokens(&self) -> Vec<ControlToken> {
