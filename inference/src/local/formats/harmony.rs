@@ -8,7 +8,7 @@ use super::{Piece, text_piece};
 use crate::local::stop::open_tail;
 
 /// What headers and messages are made of.
-#[cfg(any(feature = "llama-cpp", test))]
+#[cfg(any(feature = "llama-cpp", feature = "candle", test))]
 pub(super) const MARKS: [&str; 5] = ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"];
 
 const MESSAGE: &str = "<|message|>";
