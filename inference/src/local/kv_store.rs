@@ -207,7 +207,7 @@ impl Shelf {
             (entry.path.clone()?, entry.tokens.clone())
         };
         // The lock is not held while the disk is read.
-        let state = file::read(&path, &self.model).ok().filter(|(kept, _)| **kept == *tokens).map(|(_, state)| state);
+        let state = file::read(&path, &self.model).ok().filter(|kept| *kept.tokens == *tokens).map(|kept| kept.state);
         let mut inner = self.store.enter();
         match state {
             Some(state) => {

@@ -19,7 +19,7 @@ use tollkeeper_protocol::rerank::RerankRequest;
 /// Work for a model's worker.
 pub(crate) enum Work {
     /// Text.
-    Generate(Generation),
+    Generate(Box<Generation>),
     /// Vectors.
     Embed(Embedding),
 }
@@ -115,8 +115,12 @@ impl Frontend {
     /// Checks and tokenises a request. `output_limit` bounds each answer.
     pub(crate) fn prepare(&self, request: &Request, output_limit: Option<u64>) -> Result<Work, ProviderFault> {
         match request {
-            Request::Chat(request) => self.chat(request, output_limit).map(Work::Generate),
-            Request::Completion(request) => self.completion(request, output_limit).map(Work::Generate),
+            Request::Chat(request) => {
+                self.chat(request, output_limit).map(|generation| Work::Generate(Box::new(generation)))
+            }
+            Request::Completion(request) => {
+                self.completion(request, output_limit).map(|generation| Work::Generate(Box::new(generation)))
+            }
             Request::Embedding(request) => self.embedding(request).map(Work::Embed),
             Request::Rerank(request) => self.rerank(request).map(Work::Embed),
         }

@@ -13,6 +13,7 @@ const FIXED_LOAD: Duration = Duration::from_millis(300);
 /// The candle engine's longest context.
 const CANDLE_CONTEXT: u32 = 4096;
 /// What of a card may go to models, in percent: the driver, a desktop and the engine's own context need the rest.
+#[cfg(feature = "llama-cpp")]
 const SHARE_OF_CARD: u64 = 94;
 /// What of the memory of a machine without a GPU may go to models, in percent.
 const SHARE_OF_RAM: u64 = 80;

@@ -33,7 +33,7 @@ const EXPECTED_ANSWER: f64 = 128.0;
 /// What a worker is asked to do.
 pub(crate) enum Command {
     /// Answer prompts.
-    Generate { generation: Generation, sender: Sender, permit: Permit, submitted: Instant, deadline: Instant },
+    Generate { generation: Box<Generation>, sender: Sender, permit: Permit, submitted: Instant, deadline: Instant },
     /// Embed inputs.
     Embed(EmbedJob),
 }
@@ -199,7 +199,7 @@ impl Worker {
 
     fn enqueue(
         &mut self,
-        generation: Generation,
+        generation: Box<Generation>,
         sender: Sender,
         permit: Permit,
         submitted: Instant,

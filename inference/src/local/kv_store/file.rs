@@ -17,6 +17,12 @@ const HEADER: usize = 4 + 4 + 32 + 8 + 8;
 const SAMPLE: usize = 64 << 10;
 const SAMPLES: u64 = 64;
 
+/// An entry as it is on disk.
+pub(super) struct Kept {
+    pub(super) tokens: Arc<[Token]>,
+    pub(super) state: Arc<[u8]>,
+}
+
 /// Where an entry is written: a folder for each model, a name for each beginning.
 pub(super) fn path(folder: &Path, model: &Fingerprint, tokens: &[Token]) -> PathBuf {
     use sha2::{Digest, Sha256};
@@ -81,7 +87,7 @@ pub(super) fn read_tokens(path: &Path, model: &Fingerprint) -> io::Result<Arc<[T
 }
 
 /// An entry, checked.
-pub(super) fn read(path: &Path, model: &Fingerprint) -> io::Result<(Arc<[Token]>, Arc<[u8]>)> {
+pub(super) fn read(path: &Path, model: &Fingerprint) -> io::Result<Kept> {
     let mut file = File::open(path)?;
     let (tokens, state) = lengths(&mut file, model)?;
     let mut bytes = vec![0; HEADER + tokens * 4 + state + 4];
@@ -91,7 +97,7 @@ pub(super) fn read(path: &Path, model: &Fingerprint) -> io::Result<(Arc<[Token]>
         return Err(refused("its checksum is wrong"));
     }
     let state = &content[HEADER + tokens * 4..];
-    Ok((words(&content[HEADER..HEADER + tokens * 4]), state.into()))
+    Ok(Kept { tokens: words(&content[HEADER..HEADER + tokens * 4]), state: state.into() })
 }
 
 /// The numbers of tokens and of bytes of state, which the file's own length bears out.

@@ -1,3 +1,5 @@
+//! The store: what is found, what goes where when budgets are full, and what is refused.
+
 use super::*;
 use proptest::prelude::*;
 use std::path::Path;

@@ -48,7 +48,7 @@ impl Bench {
     /// Asks for answers to a plain prompt (the alphabet) or, with a script, to a user message.
     fn ask(&self, ask: Ask) -> Events {
         let (sender, events) = channel(Bell::default());
-        let generation = Generation {
+        let generation = Box::new(Generation {
             prompts: ask
                 .prompts
                 .iter()
@@ -61,7 +61,7 @@ impl Bench {
             scores_prompt: ask.scored,
             layout: None,
             guide: None,
-        };
+        });
         let permit = self.admission.take(ask.answers * ask.prompts.len() as u32).unwrap();
         let command = Command::Generate {
             generation,
