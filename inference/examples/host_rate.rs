@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tollkeeper_config::{Abilities, EngineHost, EngineKind, KvType, LocalModel, Price, Residency};
+use tollkeeper_config::{Abilities, EngineHost, EngineKind, KvType, LocalModel, Price, Residency, Speculate};
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row};
 use tollkeeper_inference::local::process;
 
@@ -30,7 +30,7 @@ fn main() {
     println!(
         "{first}: prompts of {PROMPT} tokens, answers of {ANSWER}, median of {ROUNDS} rounds, tokens/s (reading and writing)"
     );
-    println!("{:>8} {:>12} {:>12} {:>7} {:>14}", "parallel", "thread", "process", "ratio", "a step is longer by");
+    println!("{:>8} {:>12} {:>12} {:>7}", "parallel", "thread", "process", "ratio");
     for parallel in PARALLEL {
         let measure = |host| rate(&model(&first, parallel, threads, host), parallel);
         let rounds = (0..ROUNDS).map(|_| (measure(EngineHost::Thread), measure(EngineHost::Process)));
@@ -38,9 +38,7 @@ fn main() {
         let thread = median(rounds.iter().map(|(thread, _)| *thread).collect());
         let process = median(rounds.iter().map(|(_, process)| *process).collect());
         let ratio = median(rounds.iter().map(|(thread, process)| process / thread).collect());
-        let tokens = f64::from(parallel * (ANSWER + PROMPT));
-        let longer = (tokens / process - tokens / thread) / f64::from(ANSWER) * 1e6;
-        println!("{parallel:>8} {thread:>12.0} {process:>12.0} {ratio:>7.3} {longer:>11.0} µs");
+        println!("{parallel:>8} {thread:>12.0} {process:>12.0} {ratio:>7.3}");
     }
 }
 
@@ -64,6 +62,7 @@ fn model(path: &str, slots: u32, threads: Option<u32>, host: EngineHost) -> Loca
         residency: Residency::default(),
         pooling: None,
         lora: Vec::new(),
+        speculate: Speculate::Off,
     }
 }
 
