@@ -1,6 +1,6 @@
 //! An engine in a process of its own: safe Rust calls into C++ and CUDA that can end the process they are in, and that is not the gateway.
 //!
-//! [`ProcessEngine`] is an [`Engine`] like any other; what it is asked it asks the process, which is this same program started as
+//! `ProcessEngine` is an [`Engine`] like any other; what it is asked it asks the process, which is this same program started as
 //! `tollkeeper engine`, with a socket for its standard input. Every request has one answer, in order; while an answer takes its time
 //! the process shows life. Death and long silence are [`EngineError::Broken`], and from there on the gateway does what it does when
 //! an engine in a thread breaks. Tokenizer, sampling, grammars and the choice of who runs stay in the gateway.
