@@ -58,7 +58,6 @@ fn model(path: &str, slots: u32, threads: Option<u32>, host: EngineHost) -> Loca
         max_output: None,
         kv: KvType::F16,
         fit: false,
-        speculate: tollkeeper_config::Speculate::Off,
         residency: Residency::default(),
         pooling: None,
         lora: Vec::new(),
