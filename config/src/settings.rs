@@ -226,6 +226,32 @@ pub struct LoraAdapter {
     pub scale: f32,
 }
 
+impl LocalModel {
+    /// A free model that is as little as possible: one slot without a queue, 256 tokens of context, run in a thread of this process.
+    pub fn plain(name: impl Into<String>, engine: EngineKind, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            path: path.into(),
+            engine,
+            host: EngineHost::Thread,
+            context: 256,
+            slots: 1,
+            queue: 0,
+            threads: None,
+            gpu_layers: None,
+            price: Price::free(),
+            abilities: Abilities::default(),
+            max_output: None,
+            kv: KvType::F16,
+            fit: false,
+            speculate: Speculate::Off,
+            residency: Residency::default(),
+            pooling: None,
+            lora: Vec::new(),
+        }
+    }
+}
+
 /// How tokens are guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Speculate {

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use tollkeeper_config::{Abilities, EngineKind, LocalModel, Price};
+use tollkeeper_config::{EngineKind, LocalModel};
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row, Token};
 
 const PROMPT: u32 = 256;
@@ -41,26 +41,7 @@ fn main() {
 }
 
 fn measure(path: &str, kind: EngineKind) -> Rates {
-    let model = LocalModel {
-        name: "measured".into(),
-        path: path.into(),
-        engine: kind,
-        host: tollkeeper_config::EngineHost::Thread,
-        context: PROMPT + ANSWER,
-        slots: PARALLEL,
-        queue: 0,
-        threads: None,
-        gpu_layers: None,
-        price: Price::free(),
-        abilities: Abilities::default(),
-        max_output: None,
-        kv: tollkeeper_config::KvType::F16,
-        fit: false,
-        speculate: tollkeeper_config::Speculate::Off,
-        residency: tollkeeper_config::Residency::default(),
-        pooling: None,
-        lora: Vec::new(),
-    };
+    let model = LocalModel { context: PROMPT + ANSWER, slots: PARALLEL, ..LocalModel::plain("measured", kind, path) };
     let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)), program: None };
     let mut rates = [0.0; 3];
     let run = engine::run(&plan, &mut |_, engine| {

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tollkeeper_config::{Abilities, EngineHost, EngineKind, KvType, LocalModel, Price, Residency, Speculate};
+use tollkeeper_config::{EngineHost, EngineKind, LocalModel};
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row};
 use tollkeeper_inference::local::process;
 
@@ -43,26 +43,7 @@ fn main() {
 }
 
 fn model(path: &str, slots: u32, threads: Option<u32>, host: EngineHost) -> LocalModel {
-    LocalModel {
-        name: "measured".into(),
-        path: path.into(),
-        engine: EngineKind::LlamaCpp,
-        host,
-        context: 256,
-        slots,
-        queue: 0,
-        threads,
-        gpu_layers: None,
-        price: Price::free(),
-        abilities: Abilities::default(),
-        max_output: None,
-        kv: KvType::F16,
-        fit: false,
-        residency: Residency::default(),
-        pooling: None,
-        lora: Vec::new(),
-        speculate: Speculate::Off,
-    }
+    LocalModel { host, slots, threads, ..LocalModel::plain("measured", EngineKind::LlamaCpp, path) }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tollkeeper_config::{Abilities, EngineHost, EngineKind, Local, LocalModel, Price};
+use tollkeeper_config::{EngineKind, Local, LocalModel};
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row, Token, Tokenizer};
 use tollkeeper_inference::{Call, ReplyBody};
@@ -58,26 +58,7 @@ async fn main() {
 }
 
 fn model(path: &str, slots: u32, threads: Option<u32>) -> LocalModel {
-    LocalModel {
-        name: "measured".into(),
-        path: path.into(),
-        engine: EngineKind::LlamaCpp,
-        host: EngineHost::Thread,
-        context: 256,
-        slots,
-        queue: 0,
-        threads,
-        gpu_layers: None,
-        price: Price::free(),
-        abilities: Abilities::default(),
-        max_output: None,
-        kv: tollkeeper_config::KvType::F16,
-        fit: false,
-        speculate: tollkeeper_config::Speculate::Off,
-        residency: tollkeeper_config::Residency::default(),
-        pooling: None,
-        lora: Vec::new(),
-    }
+    LocalModel { slots, threads, ..LocalModel::plain("measured", EngineKind::LlamaCpp, path) }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

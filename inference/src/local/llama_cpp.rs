@@ -523,7 +523,7 @@ impl Engine for LlamaEngine<'_> {
         self.memory
     }
 
-    /// A few fixed tokens: a model whose probabilities are not numbers, or not the ones of its first load, is not used.
+    /// A few fixed tokens: a model whose probabilities are not numbers is not used.
     fn warm_up(&mut self) -> Result<(), EngineError> {
         if self.context.is_none() {
             return Ok(());

@@ -106,29 +106,11 @@ fn weigh(path: &Path) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use tollkeeper_config::{Abilities, Price, Residency};
+    use tollkeeper_config::Residency;
 
     pub(crate) fn shipped() -> LocalModel {
-        LocalModel {
-            name: "toll-tiny".into(),
-            path: Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/toll-tiny.gguf"),
-            engine: EngineKind::LlamaCpp,
-            host: tollkeeper_config::EngineHost::Auto,
-            context: 4096,
-            slots: 8,
-            queue: 8,
-            threads: None,
-            gpu_layers: None,
-            price: Price::free(),
-            abilities: Abilities::default(),
-            max_output: None,
-            pooling: None,
-            lora: Vec::new(),
-            kv: KvType::F16,
-            fit: false,
-            speculate: tollkeeper_config::Speculate::Off,
-            residency: Residency::default(),
-        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/toll-tiny.gguf");
+        LocalModel { context: 4096, slots: 8, ..LocalModel::plain("toll-tiny", EngineKind::LlamaCpp, path) }
     }
 
     #[test]

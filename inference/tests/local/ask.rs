@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tollkeeper_config::{Abilities, EngineKind, Local, LocalModel, Price};
+use tollkeeper_config::{EngineKind, Local, LocalModel};
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::{Call, EventStream, ReplyBody};
 use tollkeeper_protocol::chat::{ChatRequest, FinishReason, Message, Part, Role, Sampling};
@@ -19,24 +19,10 @@ use tollkeeper_protocol::{Operation, Request};
 
 pub(crate) fn model(name: &str, engine: EngineKind, path: impl AsRef<Path>) -> LocalModel {
     LocalModel {
-        name: name.into(),
-        path: path.as_ref().into(),
-        engine,
         host: tollkeeper_config::EngineHost::Auto,
-        context: 256,
         slots: 4,
         queue: 8,
-        threads: None,
-        gpu_layers: None,
-        price: Price::free(),
-        abilities: Abilities::default(),
-        max_output: None,
-        kv: tollkeeper_config::KvType::F16,
-        fit: false,
-        speculate: tollkeeper_config::Speculate::Off,
-        residency: tollkeeper_config::Residency::default(),
-        pooling: None,
-        lora: Vec::new(),
+        ..LocalModel::plain(name, engine, path.as_ref())
     }
 }
 
