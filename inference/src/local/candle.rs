@@ -100,6 +100,7 @@ impl CandleEngine {
             batch: BATCH.max(held),
             vocabulary,
             rewinds: false,
+            idle_rows: None,
             generates: true,
             ranks: false,
             embedding_context: 0,

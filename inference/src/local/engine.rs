@@ -39,6 +39,9 @@ pub struct Limits {
     pub vocabulary: u32,
     /// Whether the tail of a sequence can be cut off (not so for recurrent models).
     pub rewinds: bool,
+    /// Rows read in other sequences after which it has paid to move an idle sequence's KV out, because every batch attends to all the
+    /// KV there is; `None` where an idle sequence costs the others nothing.
+    pub idle_rows: Option<u32>,
     /// Whether it generates text (embedding-only models do not).
     pub generates: bool,
     /// Most tokens of one embedding input; 0 when it cannot embed.

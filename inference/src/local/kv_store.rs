@@ -16,8 +16,8 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tollkeeper_config::LocalModel;
 
-/// Shorter beginnings are read again: that costs less than finding them.
-pub(crate) const SHORTEST: usize = 128;
+/// Shorter beginnings are read again: that costs less than finding them. (What was kept whole comes back at any length.)
+pub(crate) const SHORTEST: usize = 32;
 /// Entries of all models together.
 const MOST_ENTRIES: usize = 4096;
 /// States on their way to disk.
@@ -166,7 +166,7 @@ impl Shelf {
         });
         found
             .max_by_key(|found| (found.common, std::cmp::Reverse(found.length)))
-            .filter(|found| found.common >= SHORTEST)
+            .filter(|found| found.common >= SHORTEST || (found.common > 0 && found.common == found.length))
     }
 
     /// Brings the entry for a prompt into memory if it is on disk, so that the engine's thread does not wait for the disk.
@@ -236,12 +236,12 @@ impl Shelf {
         inner.remove(found.entry);
     }
 
-    /// Keeps the state of a sequence; entries that are its beginning are not needed any more.
-    pub(crate) fn put(&self, tokens: &[Token], state: Vec<u8>) {
+    /// Keeps the state of a sequence; entries that are its beginning are not needed any more. Returns whether there is room for it at all.
+    pub(crate) fn put(&self, tokens: &[Token], state: Vec<u8>) -> bool {
         let bytes = (state.len() + std::mem::size_of_val(tokens)) as u64;
         let mut inner = self.store.enter();
         if bytes > inner.budget.memory.max(inner.disk_budget()) {
-            return;
+            return false;
         }
         let superseded: Vec<u64> = inner
             .entries
@@ -258,6 +258,7 @@ impl Shelf {
         inner.entries.insert(id, entry);
         inner.keep_in_memory(id, state.into());
         inner.limit_count();
+        true
     }
 }
 

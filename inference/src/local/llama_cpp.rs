@@ -40,6 +40,11 @@ const EMBEDDING_SEQUENCES: u32 = 32;
 const CHAT_MODEL_EMBEDDING: u32 = 2048;
 /// Files below this size run on one thread: the others would wait for each other longer than they compute.
 const ONE_THREAD_BYTES: u64 = 64 << 20;
+/// Moving a token's KV out and back in moves some four times the bytes that a batch of one row reads of it; a batch of many rows also
+/// computes with it. So after this many rows of others an idle sequence has cost more than its move.
+const IDLE_ROWS: u32 = 32;
+/// The same where the way to the host is a hundred times narrower than the card's own memory.
+const IDLE_ROWS_ON_A_CARD: u32 = 4096;
 
 /// The pooling type, as files write it, of models with a classifier head.
 const RANK: &str = "4";
@@ -324,12 +329,14 @@ impl<'m> LlamaEngine<'m> {
         }
         let context = wanted.context.clamp(1, trained);
         let sequences = wanted.slots.max(1);
+        let on_card = backend.supports_gpu_offload() && wanted.gpu_layers != Some(0);
         let limits = Limits {
             context,
             sequences,
             batch: BATCH.max(sequences),
             vocabulary: u32::try_from(model.n_vocab()).unwrap_or(0),
             rewinds: !model.is_recurrent() && !model.is_hybrid(),
+            idle_rows: Some(if on_card { IDLE_ROWS_ON_A_CARD } else { IDLE_ROWS }),
             generates: !embeds_only,
             embedding_context: match wanted.pooling {
                 Some(Pooling::None) => 0,

@@ -37,6 +37,8 @@ pub struct Script {
     pub batch: Option<u32>,
     /// Tokens that all sequences together can hold (default: as many as they need).
     pub cells: Option<usize>,
+    /// After so many rows of others, idle KV costs more than moving it out (default: never).
+    pub idle_rows: Option<u32>,
     /// It only ranks: by the share of a document's letters that are in the query too.
     pub ranks: bool,
 }
@@ -127,6 +129,7 @@ impl ScriptedEngine {
             batch: script.batch.unwrap_or(64).max(sequences),
             vocabulary: VOCABULARY,
             rewinds: true,
+            idle_rows: script.idle_rows,
             generates: !script.ranks,
             embedding_context: context,
             ranks: script.ranks,

@@ -112,6 +112,8 @@ pub(crate) struct Slot {
     pub(crate) running: Option<Running>,
     /// When it was last given away, in turns.
     pub(crate) used: u64,
+    /// Rows that others were about to read while it stood idle.
+    pub(crate) passed: u64,
 }
 
 impl Slot {
@@ -147,14 +149,30 @@ impl Slot {
     }
 }
 
-/// Keeps what a sequence has read, if it is worth it and not kept yet.
-pub(crate) fn keep(shelf: &Shelf, slot: &Slot, sequence: u32, engine: &mut dyn Engine) {
-    if slot.cached.len() >= SHORTEST
-        && !shelf.holds(&slot.cached)
-        && let Some(state) = engine.save(sequence)
-    {
-        shelf.put(&slot.cached, state);
+/// What a sequence that is given a slot brings with it.
+pub(crate) struct Guest<'a> {
+    /// What it is about to read, as far as KV of earlier prompts can stand for it.
+    pub(crate) prompt: &'a [Token],
+    /// Tokens it will write, as far as one can tell.
+    pub(crate) answer: u64,
+}
+
+/// What a slot is worth keeping from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Worth {
+    /// Everything: an answer goes on from here.
+    All,
+    /// What takes longer to read again than to find.
+    Long,
+}
+
+/// Keeps what a sequence has read, if it is worth it and not kept yet. Returns whether the slot may forget it now.
+pub(crate) fn keep(shelf: &Shelf, slot: &Slot, sequence: u32, worth: Worth, engine: &mut dyn Engine) -> bool {
+    let shortest = if worth == Worth::All { 1 } else { SHORTEST };
+    if slot.cached.len() < shortest || shelf.holds(&slot.cached) {
+        return true;
     }
+    engine.save(sequence).is_some_and(|state| shelf.put(&slot.cached, state))
 }
 
 /// Finds a free slot for a prompt, keeps, copies or brings back the longest beginning that was read before, and forgets the rest; what is
@@ -162,11 +180,12 @@ pub(crate) fn keep(shelf: &Shelf, slot: &Slot, sequence: u32, engine: &mut dyn E
 /// slot is free.
 pub(crate) fn place(
     slots: &mut [Slot],
-    prompt: &[Token],
+    guest: &Guest<'_>,
     engine: &mut dyn Engine,
     shelf: Option<&Shelf>,
     now: u64,
 ) -> Option<(usize, usize)> {
+    let prompt = guest.prompt;
     let rewinds = engine.limits().rewinds;
     let most = prompt.len().saturating_sub(1);
     let reuse = |slot: &Slot| if rewinds { slot.shared_prefix(prompt).min(most) } else { 0 };
@@ -179,10 +198,12 @@ pub(crate) fn place(
     // A slot that would lose more than half of what it has read is copied from instead.
     let keeps = free(&slots[best]) && reused > 0 && reused * 2 >= slots[best].cached.len();
     let target = if keeps { best } else { oldest };
-    if let Some(shelf) = shelf
-        && slots[target].cached.len() >= if target == best { reused + SHORTEST } else { SHORTEST }
-    {
-        keep(shelf, &slots[target], target as u32, engine);
+    if let Some(shelf) = shelf {
+        if slots[target].cached.len() >= if target == best { reused + SHORTEST } else { SHORTEST } {
+            keep(shelf, &slots[target], target as u32, Worth::Long, engine);
+        }
+        let rows = (prompt.len() - reused) as u64 + guest.answer;
+        move_out_idle(slots, [target, best], rows, engine, shelf);
     }
     let restored = shelf.and_then(|shelf| restore(shelf, prompt, reused, target as u32, engine));
     let reused = match restored {
@@ -202,7 +223,25 @@ pub(crate) fn place(
     slot.cached.clear();
     slot.cached.extend_from_slice(&prompt[..reused]);
     slot.used = now;
+    slot.passed = 0;
     Some((target, reused))
+}
+
+/// Before others read `rows` more: moves out the idle sequences to which that costs more than their move does. Those that are `in_use`
+/// stay, and so does what the shelf does not take.
+fn move_out_idle(slots: &mut [Slot], in_use: [usize; 2], rows: u64, engine: &mut dyn Engine, shelf: &Shelf) {
+    let Some(bearable) = engine.limits().idle_rows else { return };
+    for (at, slot) in slots.iter_mut().enumerate() {
+        if slot.running.is_some() || slot.cached.is_empty() || in_use.contains(&at) {
+            continue;
+        }
+        slot.passed += rows;
+        if slot.passed >= u64::from(bearable) && keep(shelf, slot, at as u32, Worth::Long, engine) {
+            engine.truncate(at as u32, 0);
+            slot.cached.clear();
+            slot.passed = 0;
+        }
+    }
 }
 
 /// Brings back what the shelf has of a prompt, if that is worth more than what a slot has (`reused`). Returns the number of tokens that
@@ -212,7 +251,7 @@ fn restore(shelf: &Shelf, prompt: &[Token], reused: usize, sequence: u32, engine
     let found = shelf.find(prompt)?;
     let wanted = found.common.min(most);
     let whole = wanted == found.length;
-    if wanted < reused + SHORTEST || !(whole || engine.limits().rewinds) {
+    if wanted < reused + if whole { 1 } else { SHORTEST } || !(whole || engine.limits().rewinds) {
         return None;
     }
     let state = shelf.take(found)?;

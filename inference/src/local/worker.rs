@@ -16,7 +16,7 @@ use super::lookup::Lookup;
 use super::output::Output;
 use super::prepare::Generation;
 use super::sampler::{Sampler, logprob};
-use super::slots::{Rules, Running, Sequence, Slot, Waiting, keep, place, reusable};
+use super::slots::{Guest, Rules, Running, Sequence, Slot, Waiting, Worth, keep, place, reusable};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,7 +148,8 @@ impl Worker {
     pub(crate) fn park(&mut self, engine: &mut dyn Engine) {
         if let Some(shelf) = &self.shelf {
             for (sequence, slot) in (0..).zip(&self.slots) {
-                keep(shelf, slot, sequence, engine);
+                let worth = if slot.running.is_some() { Worth::All } else { Worth::Long };
+                keep(shelf, slot, sequence, worth, engine);
             }
         }
         let slots = std::mem::take(&mut self.slots).into_iter();
@@ -314,6 +315,7 @@ impl Worker {
 
     fn begin(&mut self, mut sequence: Sequence, model: &mut Model<'_>) {
         let rules = sequence.rules.clone();
+        let expected = self.expected_answer();
         let Some(answer) = self.answers.get_mut(&sequence.answer) else { return };
         let mut output = Output::new(sequence.choice, &rules.stop, rules.layout);
         output.echo(sequence.echo.take().unwrap_or_default(), &mut |event| answer.say(event));
@@ -324,10 +326,11 @@ impl Worker {
             output.finish(FinishReason::Length, 0, &mut |event| answer.say(event));
             return answer.close_one();
         }
-        let shelf = self.shelf.as_ref();
-        let Some((slot, reused)) =
-            place(&mut self.slots, reusable(&sequence.prompt, rules.scores_prompt), model.engine, shelf, self.turns)
-        else {
+        let guest = Guest {
+            prompt: reusable(&sequence.prompt, rules.scores_prompt),
+            answer: u64::from(sequence.limit.min(expected)),
+        };
+        let Some((slot, reused)) = place(&mut self.slots, &guest, model.engine, self.shelf.as_ref(), self.turns) else {
             return;
         };
         if sequence.leads {
@@ -353,8 +356,11 @@ impl Worker {
     /// Goes on with what was parked: all that was read and written is read again, and nothing is said twice. Its sampler and its
     /// grammar know no engine, and have stayed where they were.
     fn resume(&mut self, running: Running, model: &mut Model<'_>) {
-        let prompt = reusable(&running.sequence.prompt, running.scored.is_some());
-        if let Some((slot, _)) = place(&mut self.slots, prompt, model.engine, self.shelf.as_ref(), self.turns) {
+        let guest = Guest {
+            prompt: reusable(&running.sequence.prompt, running.scored.is_some()),
+            answer: running.remaining(running.sequence.prompt.len(), self.expected_answer()),
+        };
+        if let Some((slot, _)) = place(&mut self.slots, &guest, model.engine, self.shelf.as_ref(), self.turns) {
             self.slots[slot].running = Some(running);
         }
     }
@@ -547,6 +553,9 @@ impl Worker {
         let mut freed = false;
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if slot.running.is_none() && !slot.cached.is_empty() {
+                if let Some(shelf) = &self.shelf {
+                    keep(shelf, slot, at as u32, Worth::Long, model.engine);
+                }
                 model.engine.truncate(at as u32, 0);
                 slot.cached.clear();
                 freed = true;
@@ -562,13 +571,18 @@ impl Worker {
         }
     }
 
+    /// Tokens that answers have taken lately.
+    fn expected_answer(&self) -> u32 {
+        self.answer_tokens.unwrap_or(EXPECTED_ANSWER) as u32
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let answers = self.answers.values().filter(|answer| answer.open > 0).map(|answer| answer.deadline);
         answers.chain(self.embedder.next_deadline()).min()
     }
 
     fn publish(&self, model: &Model<'_>) {
-        let expected = self.answer_tokens.unwrap_or(EXPECTED_ANSWER) as u32;
+        let expected = self.expected_answer();
         let waiting: u64 = self.waiting.iter().map(|waiting| waiting.tokens(expected)).sum();
         let running: u64 = self
             .slots

@@ -127,6 +127,7 @@ impl BertEngine {
             batch: sequences,
             vocabulary: number(config.vocab_size),
             rewinds: false,
+            idle_rows: None,
             generates: false,
             ranks: false,
             embedding_context: context,

@@ -1,6 +1,7 @@
 //! The worker, turn by turn, with the scripted engine: no threads, no clocks but the test's own.
 
 mod guessing;
+mod kept;
 
 use super::*;
 use crate::local::answer::{Admission, Bell, Event, Events, channel};

@@ -36,6 +36,7 @@ fn answers() -> impl Strategy<Value = Answer> {
         batch: 512,
         vocabulary: 151_936,
         rewinds: true,
+        idle_rows: Some(32),
         generates: true,
         ranks: false,
         embedding_context: 2048,
