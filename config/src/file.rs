@@ -5,7 +5,9 @@ use crate::catalog::Ability;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
+use crate::settings::{
+    Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Speculate, Strategy, Window,
+};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
@@ -274,6 +276,8 @@ table! {
         key: SecretRef = required,
         /// Aliases and models it may name; `*` stands for any run of characters.
         models: Vec<At<String>> = default(["*"]),
+        /// Whether its requests to local models go first (`"interactive"`) or wait for those that do (`"batch"`).
+        priority: Priority = default("interactive"),
         /// Its budgets; all must hold.
         budgets: Vec<RawBudget> = default([]),
     }

@@ -409,8 +409,20 @@ pub struct AgentConfig {
     pub key: Secret,
     /// Patterns (`*` matches any run of characters) of aliases and models it may name; default `["*"]`.
     pub models: Vec<String>,
+    /// How urgent its requests are where local models have a queue.
+    pub priority: Priority,
     /// Its budgets; all must hold.
     pub budgets: Vec<BudgetConfig>,
+}
+
+/// How urgent a request is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// It may wait for those, but not for ever.
+    Batch,
 }
 
 /// A cap on spend within a window.

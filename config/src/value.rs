@@ -4,7 +4,9 @@ use crate::catalog::Ability;
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Speculate, Strategy, Window};
+use crate::settings::{
+    Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Speculate, Strategy, Window,
+};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -152,6 +154,7 @@ read_choice! {
     EngineKind: "llama.cpp" => Self::LlamaCpp, "candle" => Self::Candle, "scripted" => Self::Scripted;
     EngineHost: "auto" => Self::Auto, "thread" => Self::Thread, "process" => Self::Process;
     KvType: "f16" => Self::F16, "q8_0" => Self::Q8_0, "q4_0" => Self::Q4_0;
+    Priority: "interactive" => Self::Interactive, "batch" => Self::Batch;
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
     Speculate: "off" => Self::Off, "lookup" => Self::Lookup;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;

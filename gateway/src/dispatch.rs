@@ -7,7 +7,7 @@ use crate::stack::Arrival;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tollkeeper_config::{BackendId, Config, Resolved};
+use tollkeeper_config::{BackendId, Config, Priority, Resolved};
 use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
 use tollkeeper_policies::{Agent, OutputBound, Spend};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -161,6 +161,7 @@ impl Job<'_> {
             original: self.original.clone(),
             operation: self.operation,
             output_limit,
+            priority: if self.request.is_flexible() { Priority::Batch } else { self.agent.priority },
             request_id: self.arrival.id.clone(),
             deadline: self.deadline,
         }

@@ -29,6 +29,7 @@ mod output;
 mod prefetch;
 mod prepare;
 pub mod process;
+mod queue;
 mod sampler;
 pub mod scripted;
 mod size;
@@ -199,7 +200,7 @@ impl LocalEngines {
             let Some(Entry { key, host, .. }) = self.entry(name) else {
                 return Err(ProviderFault::new(FaultKind::Unavailable, unknown(name)));
             };
-            let ticket = host.admit(&call.request)?;
+            let ticket = host.admit(&call)?;
             // What is wrong with the request is said before a model is loaded for it, if that can be known.
             let early = host.prepare(&call).await.transpose()?;
             let patience = Instant::now() + *self.max_wait.read().unwrap_or_else(PoisonError::into_inner);

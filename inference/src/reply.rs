@@ -6,6 +6,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::time::Instant;
+use tollkeeper_config::Priority;
 use tollkeeper_protocol::embedding::EmbeddingResponse;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::ProviderFault;
@@ -24,6 +25,8 @@ pub struct Call {
     pub operation: Operation,
     /// `Some(n)`: the answer, all its choices together, must not exceed `n` tokens, whatever the client asked for.
     pub output_limit: Option<u64>,
+    /// How urgent it is; local engines with a queue read this.
+    pub priority: Priority,
     /// The gateway's id of the request, for logs.
     pub request_id: Arc<str>,
     /// No attempt starts and no answer continues after this moment of tokio's clock.

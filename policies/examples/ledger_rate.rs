@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, Durability, PicoUsd, Price, PriceSource, Rates, Secret, Usd, Window,
+    AgentConfig, BackendId, BudgetConfig, Config, Durability, PicoUsd, Price, PriceSource, Priority, Rates, Secret,
+    Usd, Window,
 };
 use tollkeeper_policies::{Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
@@ -145,6 +146,7 @@ fn config(ledger: &Path, durability: Durability) -> Result<Config, Box<dyn Error
         name: "bench".to_owned(),
         key: Secret::new("bench-key"),
         models: vec!["*".to_owned()],
+        priority: Priority::Interactive,
         budgets: vec![budget(Window::Day), budget(Window::Total)],
     };
     config.agents.insert(agent.name.clone(), Arc::new(agent));

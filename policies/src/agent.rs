@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use tollkeeper_config::AgentConfig;
+use tollkeeper_config::{AgentConfig, Priority};
 
 /// An agent as configured when it was looked up. Its limits are not in here: they hold at once when the configuration
 /// changes.
@@ -12,6 +12,8 @@ use tollkeeper_config::AgentConfig;
 pub struct Agent {
     /// Its name in logs, metrics and the ledger.
     pub name: Arc<str>,
+    /// How urgent its requests are unless they say otherwise.
+    pub priority: Priority,
     models: Vec<Box<str>>,
     key: KeyHash,
     /// Its account's place in [`crate::budget::Accounts`].
@@ -21,7 +23,7 @@ pub struct Agent {
 impl Agent {
     pub(crate) fn new(config: &AgentConfig, name: Arc<str>, account: usize) -> Self {
         let models = config.models.iter().map(|pattern| pattern.as_str().into()).collect();
-        Self { name, models, key: KeyHash::of(config.key.expose()), account }
+        Self { name, priority: config.priority, models, key: KeyHash::of(config.key.expose()), account }
     }
 
     /// Whether one of its patterns covers this alias or model; `*` stands for any run of characters, slashes included.

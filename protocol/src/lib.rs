@@ -95,6 +95,16 @@ impl Request {
         }
     }
 
+    /// Whether it may wait for more urgent ones: OpenAI's `service_tier` `"flex"`.
+    pub fn is_flexible(&self) -> bool {
+        let extra = match self {
+            Self::Chat(request) => &request.extra,
+            Self::Completion(request) => &request.extra,
+            Self::Embedding(_) | Self::Rerank(_) => return false,
+        };
+        extra.get("service_tier").and_then(serde_json::Value::as_str) == Some("flex")
+    }
+
     /// Whether the client asked for the usage chunk of a stream.
     pub fn include_usage(&self) -> bool {
         match self {

@@ -217,3 +217,31 @@ fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
+
+#[tokio::test]
+async fn an_urgent_request_takes_the_slot_of_one_that_may_wait() {
+    let slow = json!({"otherwise": "hello", "answers": {"count": null}, "step_millis": 5});
+    let gateway = Gateway::start(model(Setup::new(), "tiny", &slow, "slots = 1")).await;
+    let mut flexible = count(streamed("tiny"));
+    flexible["service_tier"] = json!("flex");
+    let mut flexible = gateway.client().stream(CHAT, &flexible).await;
+    flexible.next_event().await.unwrap();
+    let urgent = gateway.client().post_json(CHAT, &chat("tiny")).await;
+    assert_eq!(urgent.json()["choices"][0]["message"]["content"], "hello");
+    // The other one would have gone on for five seconds, and does.
+    eventually("the slot is given back", async || {
+        let metrics = gateway.metrics().await;
+        (metrics.sum("tollkeeper_local_slots_busy", &[("model", "tiny")]) == 1.0).then_some(())
+    })
+    .await;
+    let mut text = String::new();
+    while let Ok(Some(event)) = flexible.next_event().await {
+        let chunk: Value = serde_json::from_str(&event).unwrap_or_default();
+        text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+        if text.len() > 100 {
+            break;
+        }
+    }
+    let alphabet: String = ('a'..='z').cycle().take(text.len()).collect();
+    assert_eq!(text, alphabet);
+}

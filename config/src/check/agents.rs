@@ -43,7 +43,7 @@ impl Check<'_> {
             _ => drop(keys.insert(key.expose().to_owned(), whose)),
         }
         let models = raw.models.value.into_iter().map(|pattern| pattern.value).collect();
-        Some(AgentConfig { name: name.value.0, key, models, budgets })
+        Some(AgentConfig { name: name.value.0, key, models, priority: raw.priority.value, budgets })
     }
 
     fn budgets(&mut self, raw: Vec<RawBudget>) -> Vec<BudgetConfig> {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::thread::Thread;
 use std::time::Instant;
 use tokio::sync::mpsc;
+use tollkeeper_config::Priority;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::usage::Usage;
@@ -52,8 +53,12 @@ impl Admission {
         Arc::new(Self { capacity, taken: AtomicU32::new(0) })
     }
 
-    pub(crate) fn capacity(&self) -> u32 {
-        self.capacity
+    /// Sequences that one may find here, itself included: the batch class leaves a quarter to those who wait.
+    pub(crate) fn capacity(&self, priority: Priority) -> u32 {
+        match priority {
+            Priority::Interactive => self.capacity,
+            Priority::Batch => self.capacity - self.capacity / 4,
+        }
     }
 
     pub(crate) fn taken(&self) -> u32 {
@@ -61,10 +66,11 @@ impl Admission {
     }
 
     /// Room for `sequences`, or nothing if they do not all fit.
-    pub(crate) fn take(self: &Arc<Self>, sequences: u32) -> Option<Permit> {
-        let fits = |taken: u32| taken.checked_add(sequences).filter(|sum| *sum <= self.capacity);
+    pub(crate) fn take(self: &Arc<Self>, sequences: u32, priority: Priority) -> Option<Permit> {
+        let most = self.capacity(priority);
+        let fits = |taken: u32| taken.checked_add(sequences).filter(|sum| *sum <= most);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        Some(Permit { admission: self.clone(), sequences, lease: None })
+        Some(Permit { admission: self.clone(), sequences, priority, lease: None })
     }
 }
 
@@ -73,10 +79,16 @@ impl Admission {
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     sequences: u32,
+    priority: Priority,
     lease: Option<Lease>,
 }
 
 impl Permit {
+    /// How urgent the request is.
+    pub(crate) fn priority(&self) -> Priority {
+        self.priority
+    }
+
     /// Keeps the lease for as long as the room is taken.
     pub(crate) fn hold(&mut self, lease: Lease) {
         self.lease = Some(lease);

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tollkeeper_config::{LocalModel, Speculate};
+use tollkeeper_config::{LocalModel, Priority, Speculate};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::rerank::RerankResponse;
@@ -124,7 +124,7 @@ impl Host {
         report: Reporter,
     ) -> std::io::Result<Self> {
         let admission = Admission::new(model.slots.saturating_add(model.queue));
-        let (commands, receiver) = mpsc::channel(admission.capacity().max(1) as usize);
+        let (commands, receiver) = mpsc::channel(admission.capacity(Priority::Interactive).max(1) as usize);
         let board = Arc::new(Board::default());
         let bell = Bell::default();
         let desk = Arc::new(Desk::default());
@@ -212,10 +212,10 @@ impl Host {
     }
 
     /// Takes a place for a request, or says when there will be one.
-    pub(crate) fn admit(&self, request: &Request) -> Result<Ticket, ProviderFault> {
+    pub(crate) fn admit(&self, call: &Call) -> Result<Ticket, ProviderFault> {
         let (submitted, abandoned) = (Instant::now(), self.desk.open().abandoned);
-        let wanted = sequences(request);
-        let capacity = self.admission.capacity();
+        let wanted = sequences(&call.request);
+        let capacity = self.admission.capacity(call.priority);
         if wanted > capacity {
             let message = format!(
                 "the request asks for {wanted} answers at once; the model `{}` takes at most {capacity}",
@@ -223,7 +223,7 @@ impl Host {
             );
             return Err(ProviderFault::new(FaultKind::BadRequest, message));
         }
-        let permit = self.admission.take(wanted).ok_or_else(|| {
+        let permit = self.admission.take(wanted, call.priority).ok_or_else(|| {
             let taken = self.admission.taken();
             let message = format!(
                 "the model `{}` has {taken} requests in work and in its queue, and takes no more; try again later",

@@ -12,6 +12,7 @@ use super::output::Output;
 use super::prepare::Layout;
 use super::sampler::Sampler;
 use std::sync::Arc;
+use tollkeeper_config::Priority;
 use tollkeeper_protocol::chat::Sampling;
 
 /// Prompt tokens that are scored in one batch: each has logits of the whole vocabulary, which take memory and time.
@@ -23,6 +24,7 @@ pub(crate) struct Sequence {
     pub(crate) answer: u64,
     /// Its choice index in the answer.
     pub(crate) choice: u32,
+    pub(crate) priority: Priority,
     /// Whether it is the first to read its prompt; the others wait for it and share its KV.
     pub(crate) leads: bool,
     pub(crate) prompt: Arc<[Token]>,
@@ -86,6 +88,8 @@ pub(crate) struct Running {
     pub(crate) lookup: Lookup,
     /// While the prompt's own tokens are said with their log-probabilities: how many were.
     pub(crate) scored: Option<usize>,
+    /// Whether it gave up its slot once for an urgent one. It does not again.
+    pub(crate) yielded: bool,
 }
 
 impl Running {

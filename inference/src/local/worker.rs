@@ -10,19 +10,16 @@ use super::batch::{Demand, Pace, share, smooth};
 use super::board::{Board, Reading};
 use super::embedder::{EmbedJob, Embedder};
 use super::engine::{Engine, EngineError, Limits, Row, Token, Tokenizer};
-use super::guide::Guide;
 use super::kv_store::Shelf;
-use super::lookup::Lookup;
-use super::output::Output;
 use super::prepare::Generation;
-use super::sampler::{Sampler, logprob};
-use super::slots::{Guest, Rules, Running, Sequence, Slot, Waiting, Worth, keep, place, reusable};
-use std::collections::{BTreeMap, VecDeque};
+use super::queue::Queue;
+use super::sampler::logprob;
+use super::slots::{Rules, Sequence, Slot, Waiting, Worth, keep};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tollkeeper_protocol::chat::FinishReason;
-use tollkeeper_protocol::event::TokenLogprob;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
 /// Rows of a batch that only writes and checks guesses: more would slow down all answers for the sake of one.
@@ -60,7 +57,7 @@ pub(crate) struct Worker {
     clock: Box<dyn Fn() -> Instant + Send>,
     answers: BTreeMap<u64, Answer>,
     next_answer: u64,
-    waiting: VecDeque<Waiting>,
+    waiting: Queue,
     slots: Vec<Slot>,
     embedder: Embedder,
     /// Whether tokens are guessed from the text so far.
@@ -85,7 +82,7 @@ impl Worker {
             clock,
             answers: BTreeMap::new(),
             next_answer: 0,
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             slots: Vec::new(),
             embedder: Embedder::default(),
             guesses: false,
@@ -155,7 +152,7 @@ impl Worker {
         let slots = std::mem::take(&mut self.slots).into_iter();
         let mut parked: Vec<Waiting> = slots.filter_map(|slot| Some(slot.running?.park(&slot.cached))).collect();
         parked.sort_by_key(|waiting| (waiting.sequence().answer, waiting.sequence().choice));
-        parked.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+        parked.into_iter().rev().for_each(|waiting| self.waiting.push_first(waiting));
         self.board.write(Reading::default());
     }
 
@@ -220,9 +217,10 @@ impl Worker {
         let mut choice = 0;
         for prompt in generation.prompts {
             for index in 0..answers {
-                self.waiting.push_back(Waiting::New(Sequence {
+                self.waiting.push(Waiting::New(Sequence {
                     answer: id,
                     choice,
+                    priority: permit.priority(),
                     leads: index == 0,
                     prompt: prompt.tokens.clone(),
                     echo: prompt.echo.clone(),
@@ -268,7 +266,7 @@ impl Worker {
 
     /// Takes an answer's sequences out of the queue and the slots. The KV stays for later prompts.
     fn forget(&mut self, id: u64) {
-        self.waiting.retain(|waiting| waiting.sequence().answer != id);
+        self.waiting.forget(id);
         for slot in &mut self.slots {
             if slot.running.as_ref().is_some_and(|running| running.sequence.answer == id) {
                 slot.running = None;
@@ -280,88 +278,6 @@ impl Worker {
         self.forget(id);
         if let Some(answer) = self.answers.get_mut(&id) {
             answer.fail(fault);
-        }
-    }
-
-    /// Gives free slots to waiting sequences, first come first served. A sequence whose prompt another one of its answer is
-    /// reading right now lets others go first: it will share that KV.
-    fn fill_slots(&mut self, model: &mut Model<'_>) {
-        let mut at = 0;
-        while at < self.waiting.len() {
-            let Some(sequence) = self.waiting.get(at).map(Waiting::sequence) else { return };
-            if self.slots.iter().all(|slot| slot.running.is_some()) {
-                return;
-            }
-            if !sequence.leads && self.is_being_read(sequence) {
-                at += 1;
-                continue;
-            }
-            match self.waiting.remove(at) {
-                Some(Waiting::New(sequence)) => self.begin(sequence, model),
-                Some(Waiting::Parked(running)) => self.resume(*running, model),
-                None => {}
-            }
-        }
-    }
-
-    fn is_being_read(&self, sequence: &Sequence) -> bool {
-        let reads = |slot: &Slot, other: &Running| {
-            other.sequence.answer == sequence.answer
-                && Arc::ptr_eq(&other.sequence.prompt, &sequence.prompt)
-                && slot.cached.len() < sequence.prompt.len()
-        };
-        self.slots.iter().any(|slot| slot.running.as_ref().is_some_and(|other| reads(slot, other)))
-    }
-
-    fn begin(&mut self, mut sequence: Sequence, model: &mut Model<'_>) {
-        let rules = sequence.rules.clone();
-        let expected = self.expected_answer();
-        let Some(answer) = self.answers.get_mut(&sequence.answer) else { return };
-        let mut output = Output::new(sequence.choice, &rules.stop, rules.layout);
-        output.echo(sequence.echo.take().unwrap_or_default(), &mut |event| answer.say(event));
-        if sequence.leads {
-            answer.usage.input += sequence.prompt.len() as u64;
-        }
-        if sequence.limit == 0 && !rules.scores_prompt {
-            output.finish(FinishReason::Length, 0, &mut |event| answer.say(event));
-            return answer.close_one();
-        }
-        let guest = Guest {
-            prompt: reusable(&sequence.prompt, rules.scores_prompt),
-            answer: u64::from(sequence.limit.min(expected)),
-        };
-        let Some((slot, reused)) = place(&mut self.slots, &guest, model.engine, self.shelf.as_ref(), self.turns) else {
-            return;
-        };
-        if sequence.leads {
-            answer.usage.cached_input += reused as u64;
-        }
-        let constraint = rules.guide.as_ref().map(Guide::start);
-        if let (true, Some(first)) = (rules.scores_prompt, sequence.prompt.first()) {
-            let logprob = TokenLogprob { logprob: None, top: Vec::new(), ..logprob(&[], *first, 0, model.tokenizer) };
-            output.scored(&logprob.bytes.clone(), logprob, &mut |event| answer.say(event));
-        }
-        let sampler = Sampler::new(&rules.sampling, sequence.choice, &sequence.prompt, model.tokenizer, constraint);
-        self.slots[slot].running = Some(Running {
-            sequence,
-            sampler,
-            output,
-            generated: 0,
-            next: None,
-            lookup: Lookup::default(),
-            scored: rules.scores_prompt.then_some(1),
-        });
-    }
-
-    /// Goes on with what was parked: all that was read and written is read again, and nothing is said twice. Its sampler and its
-    /// grammar know no engine, and have stayed where they were.
-    fn resume(&mut self, running: Running, model: &mut Model<'_>) {
-        let guest = Guest {
-            prompt: reusable(&running.sequence.prompt, running.scored.is_some()),
-            answer: running.remaining(running.sequence.prompt.len(), self.expected_answer()),
-        };
-        if let Some((slot, _)) = place(&mut self.slots, &guest, model.engine, self.shelf.as_ref(), self.turns) {
-            self.slots[slot].running = Some(running);
         }
     }
 
@@ -601,5 +517,6 @@ impl Worker {
     }
 }
 
+mod placing;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tollkeeper_config::{Provider, Secret};
+use tollkeeper_config::{Priority, Provider, Secret};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, openai};
 
@@ -50,6 +50,7 @@ fn call_for(operation: Operation, body: &str) -> Call {
         original: Bytes::copy_from_slice(body.as_bytes()),
         operation,
         output_limit: None,
+        priority: Priority::Interactive,
         request_id: "r".into(),
         deadline: Instant::now() + Duration::from_secs(1800),
     }

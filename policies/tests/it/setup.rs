@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, PicoUsd, Price, PriceSource, Rates, Secret, Usd, Window,
+    AgentConfig, BackendId, BudgetConfig, Config, PicoUsd, Price, PriceSource, Priority, Rates, Secret, Usd, Window,
 };
 use tollkeeper_policies::{Agent, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
@@ -23,7 +23,13 @@ pub(crate) fn config(budgets: &[(Window, i64)]) -> Config {
 pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64)]) {
     let budgets = budgets.iter().map(|(window, limit)| BudgetConfig { window: *window, limit: Usd(*limit) }).collect();
     let key = Secret::new(format!("{name}-key"));
-    let agent = AgentConfig { name: name.to_owned(), key, models: vec!["*".to_owned()], budgets };
+    let agent = AgentConfig {
+        name: name.to_owned(),
+        key,
+        models: vec!["*".to_owned()],
+        priority: Priority::Interactive,
+        budgets,
+    };
     config.agents.insert(name.to_owned(), Arc::new(agent));
 }
 

@@ -1,17 +1,20 @@
 //! The worker, turn by turn, with the scripted engine: no threads, no clocks but the test's own.
 
+mod classes;
 mod guessing;
 mod kept;
 
 use super::*;
 use crate::local::answer::{Admission, Bell, Event, Events, channel};
 use crate::local::engine::Token;
+use crate::local::kv_store::{Budget, KvStore};
 use crate::local::prepare::{Embedding, PromptTokens};
 use crate::local::scripted::{IM_END, Script, ScriptedEngine, ScriptedTokenizer};
 use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
+use tollkeeper_config::Priority;
 use tollkeeper_protocol::chat::Sampling;
 use tollkeeper_protocol::event::ChatEvent;
 
@@ -63,7 +66,7 @@ impl Bench {
             layout: None,
             guide: None,
         });
-        let permit = self.admission.take(ask.answers * ask.prompts.len() as u32).unwrap();
+        let permit = self.admission.take(ask.answers * ask.prompts.len() as u32, ask.priority).unwrap();
         let command = Command::Generate {
             generation,
             sender,
@@ -100,10 +103,18 @@ struct Ask {
     limit: u32,
     stop: Vec<String>,
     scored: bool,
+    priority: Priority,
 }
 
 fn plain(prompt: &str, limit: u32) -> Ask {
-    Ask { prompts: vec![prompt.bytes().map(Token::from).collect()], answers: 1, limit, stop: Vec::new(), scored: false }
+    Ask {
+        prompts: vec![prompt.bytes().map(Token::from).collect()],
+        answers: 1,
+        limit,
+        stop: Vec::new(),
+        scored: false,
+        priority: Priority::Interactive,
+    }
 }
 
 /// Everything that has come so far.
@@ -217,7 +228,7 @@ fn a_client_that_leaves_the_queue_is_forgotten() {
     bench.turn().unwrap();
     bench.turn().unwrap();
     assert_eq!(bench.admission.taken(), 1);
-    assert_eq!(bench.worker.waiting.len(), 0);
+    assert!(bench.worker.waiting.is_empty());
 }
 
 #[test]
@@ -370,7 +381,7 @@ fn embeddings_take_turns_with_answers() {
     let mut events = bench.ask(plain("ab", 10));
     let (reply, mut vectors) = oneshot::channel();
     let inputs: Vec<Vec<Token>> = (0..5).map(|number| vec![number; 12]).collect();
-    let permit = bench.admission.take(1).unwrap();
+    let permit = bench.admission.take(1, Priority::Interactive).unwrap();
     let deadline = bench.start + Duration::from_secs(1);
     let embedding = Embedding { inputs, dimensions: Some(4) };
     bench
@@ -453,7 +464,7 @@ fn what_is_parked_ends_in_its_time_without_an_engine() {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Ask { prompt: usize, limit: u32, answers: u32 },
+    Ask { prompt: usize, limit: u32, answers: u32, priority: Priority },
     Turn(u8),
     Read(usize),
     Leave(usize),
@@ -463,7 +474,10 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => (1usize..70, 0u32..12, 1u32..4).prop_map(|(prompt, limit, answers)| Act::Ask { prompt, limit, answers }),
+        3 => (1usize..70, 0u32..12, 1u32..4, any::<bool>()).prop_map(|(prompt, limit, answers, urgent)| {
+            let priority = if urgent { Priority::Interactive } else { Priority::Batch };
+            Act::Ask { prompt, limit, answers, priority }
+        }),
         6 => (1u8..9).prop_map(Act::Turn),
         2 => (0usize..8).prop_map(Act::Read),
         1 => (0usize..8).prop_map(Act::Leave),
@@ -478,13 +492,18 @@ proptest! {
     /// Whatever clients do: the strict engine never sees a wrong batch, every answer that is read to its end is whole or ends with
     /// a fault, counts are exact, and in the end nothing is left.
     #[test]
-    fn no_answer_is_lost_or_wrong(acts in prop::collection::vec(act(), 1..60)) {
-        let mut bench = Bench::new(Script { batch: Some(16), ..Script::default() }, 90, 3);
+    fn no_answer_is_lost_or_wrong(acts in prop::collection::vec(act(), 1..60), keeps in any::<bool>()) {
+        let script = || Script { batch: Some(16), idle_rows: Some(30), ..Script::default() };
+        let mut bench = Bench::new(script(), 90, 3);
+        if keeps {
+            let store = KvStore::new(Budget { memory: 2_000, disk: 0, folder: None });
+            bench.worker.keep_kv(Some(store.shelf([7; 32])));
+        }
         let mut asked: Vec<(Events, Vec<Event>, usize, u32, u32)> = Vec::new();
         for act in acts {
             match act {
-                Act::Ask { prompt, limit, answers } if bench.admission.taken() + answers <= 60 => {
-                    let events = bench.ask(Ask { answers, ..plain(&"q".repeat(prompt), limit) });
+                Act::Ask { prompt, limit, answers, priority } if bench.admission.taken() + answers <= 45 => {
+                    let events = bench.ask(Ask { answers, priority, ..plain(&"q".repeat(prompt), limit) });
                     asked.push((events, Vec::new(), prompt, limit, answers));
                 }
                 Act::Ask { .. } => {}
@@ -494,11 +513,11 @@ proptest! {
                 Act::Swap => {
                     bench.worker.park(&mut bench.engine);
                     bench.worker.rest();
-                    bench.engine = ScriptedEngine::new(Script { batch: Some(16), ..Script::default() }, 90, 3);
+                    bench.engine = ScriptedEngine::new(script(), 90, 3);
                 }
                 Act::Break => {
                     bench.worker.fail_running(&ProviderFault::new(FaultKind::Internal, "broken"));
-                    bench.engine = ScriptedEngine::new(Script { batch: Some(16), ..Script::default() }, 90, 3);
+                    bench.engine = ScriptedEngine::new(script(), 90, 3);
                 }
             }
         }

@@ -1,7 +1,6 @@
 //! What of the KV leaves the engine, and when it comes back.
 
 use super::*;
-use crate::local::kv_store::{Budget, KvStore};
 
 /// A worker with a shelf of so many bytes and an engine to which idle KV is dear after `idle_rows`.
 fn bench(memory: u64, idle_rows: Option<u32>) -> Bench {
