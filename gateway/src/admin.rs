@@ -37,7 +37,9 @@ pub(crate) fn act(app: &App, head: &HeaderMap, name: &str, action: LocalAction) 
 }
 
 fn shown(model: &LocalStatus) -> Value {
-    let LocalStatus { name, state, reason, pinned, ready_in, bytes, slots: (slots, busy), context } = model;
+    let LocalStatus { name, state, reason, pinned, ready_in, bytes, slots: (slots, busy), context, .. } = model;
+    let decode: serde_json::Map<String, Value> =
+        model.decode_rates.iter().map(|(answers, rate)| (answers.to_string(), json!(rate))).collect();
     json!({
         "name": &**name,
         "state": state,
@@ -48,6 +50,8 @@ fn shown(model: &LocalStatus) -> Value {
         "slots": slots,
         "slots_busy": busy,
         "context": context,
+        "prefill_tokens_per_second": model.prefill_rate,
+        "decode_tokens_per_second": decode,
     })
 }
 

@@ -7,7 +7,6 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for people")]
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tollkeeper_config::{EngineKind, LocalModel};
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row, Token};
@@ -42,7 +41,7 @@ fn main() {
 
 fn measure(path: &str, kind: EngineKind) -> Rates {
     let model = LocalModel { context: PROMPT + ANSWER, slots: PARALLEL, ..LocalModel::plain("measured", kind, path) };
-    let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)), program: None };
+    let plan = LoadPlan::new(Arc::new(model));
     let mut rates = [0.0; 3];
     let run = engine::run(&plan, &mut |_, engine| {
         assert_eq!(engine.limits().sequences, PARALLEL, "this architecture answers one at a time");

@@ -53,7 +53,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn rate(model: &LocalModel, parallel: u32) -> f64 {
     let program = Some(Path::new("/proc/self/exe").into());
-    let plan = LoadPlan { model: Arc::new(model.clone()), stop: Arc::default(), program };
+    let plan = LoadPlan { program, ..LoadPlan::new(Arc::new(model.clone())) };
     let mut rate = 0.0;
     engine::run(&plan, &mut |_, engine| {
         engine.warm_up().unwrap();

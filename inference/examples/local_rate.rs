@@ -9,7 +9,6 @@
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tollkeeper_config::{EngineKind, Local, LocalModel};
 use tollkeeper_inference::local::LocalEngines;
@@ -67,7 +66,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn with_engine<T>(model: &Arc<LocalModel>, mut use_it: impl FnMut(&dyn Tokenizer, &mut dyn Engine) -> T) -> T {
-    let plan = LoadPlan { model: model.clone(), stop: Arc::new(AtomicBool::new(false)), program: None };
+    let plan = LoadPlan::new(model.clone());
     let mut result = None;
     engine::run(&plan, &mut |tokenizer, engine| result = Some(use_it(&*tokenizer, engine))).unwrap();
     result.unwrap()

@@ -39,6 +39,7 @@ mod swap;
 mod teach;
 mod template;
 mod text;
+pub mod vocabulary;
 mod vram;
 mod worker;
 
@@ -97,6 +98,10 @@ pub struct LocalStatus {
     pub slots: (u32, u32),
     /// Tokens of context of each slot.
     pub context: u32,
+    /// Tokens of prompts read in a second, as measured; `None` before that.
+    pub prefill_rate: Option<f64>,
+    /// Tokens written in a second, all answers together, by how many answers there are at most (1, 2, 4, 8 and so on), as far as measured.
+    pub decode_rates: Vec<(u32, f64)>,
 }
 
 impl LocalStatus {
@@ -246,14 +251,18 @@ impl LocalEngines {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner).clone();
         let shown = |(name, Entry { key, host, .. }): (Arc<str>, Entry)| {
             let status = self.manager.status_of(key)?;
-            let model = host.model();
+            let (model, reading) = (host.model(), host.reading());
+            let known = |rate: &f64| *rate > 0.0;
+            let decode_rates = (0..).map(|power| 1 << power).zip(reading.rates.decode);
             Some(LocalStatus {
                 name,
                 state: state_name(&status),
                 pinned: status.pinned,
                 ready_in: status.ready_in(Instant::now()),
                 bytes: status.bytes,
-                slots: (model.slots, host.reading().running),
+                slots: (model.slots, reading.running),
+                prefill_rate: Some(reading.rates.prefill).filter(known),
+                decode_rates: decode_rates.filter(|(_, rate)| known(rate)).collect(),
                 context: model.context,
                 reason: status.failed,
             })

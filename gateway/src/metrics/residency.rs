@@ -10,6 +10,8 @@ pub(super) struct Residency {
     state: GaugeVec,
     ready_in: GaugeVec,
     bytes: GaugeVec,
+    prefill: GaugeVec,
+    decode: GaugeVec,
     memory: GaugeVec,
     phases: IntCounterVec,
     phase_seconds: CounterVec,
@@ -30,6 +32,16 @@ impl Residency {
                 &["model"],
             ),
             bytes: make.gauges("tollkeeper_local_model_bytes", "Memory a model takes, or would take.", &["model"]),
+            prefill: make.gauges(
+                "tollkeeper_local_prefill_tokens_per_second",
+                "How fast a model reads prompts, smoothed.",
+                &["model"],
+            ),
+            decode: make.gauges(
+                "tollkeeper_local_decode_tokens_per_second",
+                "How fast a model writes, all answers together, smoothed, by the most answers at once.",
+                &["model", "answers"],
+            ),
             memory: make.gauges("tollkeeper_local_memory_bytes", "Memory for local models.", &["kind"]),
             phases: make.counters("tollkeeper_swap_phases_total", "Phases of swaps that have ended.", &phase),
             phase_seconds: make
@@ -43,13 +55,17 @@ impl Residency {
 
     #[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
     pub(super) fn read(&self, app: &App) {
-        [&self.state, &self.ready_in, &self.bytes].into_iter().for_each(GaugeVec::reset);
-        for LocalStatus { name, state, ready_in, bytes, .. } in app.fleet.local_models() {
+        [&self.state, &self.ready_in, &self.bytes, &self.prefill, &self.decode].into_iter().for_each(GaugeVec::reset);
+        for LocalStatus { name, state, ready_in, bytes, prefill_rate, decode_rates, .. } in app.fleet.local_models() {
             for known in LocalStatus::STATES {
                 self.state.with_label_values(&[&*name, known]).set(f64::from(u8::from(known == state)));
             }
             self.ready_in.with_label_values(&[&*name]).set(ready_in.as_secs_f64());
             self.bytes.with_label_values(&[&*name]).set(bytes as f64);
+            prefill_rate.into_iter().for_each(|rate| self.prefill.with_label_values(&[&*name]).set(rate));
+            for (answers, rate) in decode_rates {
+                self.decode.with_label_values(&[&*name, &answers.to_string()]).set(rate);
+            }
         }
         let (budget, free) = app.fleet.local_memory();
         for (kind, bytes) in [("budget", budget), ("free", free)] {

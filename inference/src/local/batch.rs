@@ -53,34 +53,66 @@ pub(crate) struct Pace {
     prefill: Option<f64>,
     /// Smoothed tokens a second of all batches.
     overall: Option<f64>,
+    /// Smoothed tokens a second of batches that only write, by the number of writers: see [`writers_like`].
+    decode: [Option<f64>; SIZES],
 }
 
-/// How long a batch with prompt tokens may take while answers are being written.
+/// Sizes of batches that are told apart when it comes to how fast they write.
+pub(crate) const SIZES: usize = 8;
+
+/// The place among [`SIZES`] of a batch with so many writers: 1, 2, up to 4, up to 8 and so on; the last is for all larger ones.
+fn writers_like(writers: u32) -> usize {
+    (writers.max(1).next_power_of_two().ilog2() as usize).min(SIZES - 1)
+}
+
+/// How fast an engine is, in tokens a second; 0 where that is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Rates {
+    /// Reading and writing together, while busy.
+    pub(crate) overall: f64,
+    /// Batches that read prompts.
+    pub(crate) prefill: f64,
+    /// Batches that only write, all answers together, by how many there are: 1, 2, up to 4, and so on.
+    pub(crate) decode: [f64; SIZES],
+}
+
+/// How long a batch with prompt tokens may take while at least as many answers are being written as prompts are read.
 const STALL: Duration = Duration::from_millis(100);
 /// Fewer prompt tokens a batch than this would slow reading down for nothing.
 const SMALLEST_CHUNK: u32 = 32;
 
 impl Pace {
-    /// Most prompt tokens of the next batch.
-    pub(crate) fn chunk(&self, writers: bool, batch: u32) -> u32 {
+    /// Most prompt tokens of the next batch. Large batches are quicker by the token, but all writers wait for them: the more readers
+    /// wait for each writer, the longer they may.
+    pub(crate) fn chunk(&self, writers: usize, readers: usize, batch: u32) -> u32 {
         match (writers, self.prefill) {
-            (true, Some(rate)) => ((rate * STALL.as_secs_f64()) as u32).clamp(SMALLEST_CHUNK.min(batch), batch),
+            (1.., Some(rate)) => {
+                let stall = STALL.as_secs_f64() * (readers as f64 / writers as f64).max(1.0);
+                ((rate * stall) as u32).clamp(SMALLEST_CHUNK.min(batch), batch)
+            }
             _ => batch,
         }
     }
 
-    /// Notes what a batch took.
+    /// Notes what a batch took: of its `tokens`, `prefill` were prompts'.
     pub(crate) fn note(&mut self, tokens: u32, prefill: u32, took: Duration) {
         let seconds = took.as_secs_f64().max(1e-6);
+        if prefill == 0 {
+            smooth(&mut self.decode[writers_like(tokens)], f64::from(tokens) / seconds);
+        }
         if prefill >= SMALLEST_CHUNK {
             smooth(&mut self.prefill, f64::from(tokens) / seconds);
         }
         smooth(&mut self.overall, f64::from(tokens) / seconds);
     }
 
-    /// Tokens a second, reading and writing together; `None` before the first batch.
-    pub(crate) fn rate(&self) -> Option<f64> {
-        self.overall
+    /// What was learned, in tokens a second; 0 where nothing was.
+    pub(crate) fn rates(&self) -> Rates {
+        Rates {
+            overall: self.overall.unwrap_or(0.0),
+            prefill: self.prefill.unwrap_or(0.0),
+            decode: self.decode.map(|rate| rate.unwrap_or(0.0)),
+        }
     }
 }
 
@@ -151,11 +183,25 @@ mod tests {
     #[test]
     fn readers_are_slowed_down_only_for_writers() {
         let mut pace = Pace::default();
-        assert_eq!(pace.chunk(true, 512), 512);
+        assert_eq!(pace.chunk(1, 1, 512), 512);
         pace.note(512, 512, Duration::from_secs(1));
-        assert_eq!(pace.chunk(true, 512), 51);
-        assert_eq!(pace.chunk(false, 512), 512);
+        assert_eq!(pace.chunk(1, 1, 512), 51);
+        assert_eq!(pace.chunk(4, 1, 512), 51);
+        assert_eq!(pace.chunk(2, 7, 512), 179);
+        assert_eq!(pace.chunk(1, 15, 512), 512);
+        assert_eq!(pace.chunk(0, 3, 512), 512);
         pace.note(512, 512, Duration::from_secs(100));
-        assert!(pace.chunk(true, 512) >= SMALLEST_CHUNK);
+        assert!(pace.chunk(1, 1, 512) >= SMALLEST_CHUNK);
+    }
+
+    #[test]
+    fn how_fast_is_written_is_learned_by_the_number_of_writers() {
+        let mut pace = Pace::default();
+        for (writers, rate) in [(1, 10.0), (3, 20.0), (4, 20.0), (5, 30.0), (1000, 40.0)] {
+            pace.note(writers, 0, Duration::from_secs_f64(f64::from(writers) / rate));
+        }
+        let rounded = pace.rates().decode.map(|rate| rate.round());
+        assert_eq!(rounded, [10.0, 0.0, 20.0, 30.0, 0.0, 0.0, 0.0, 40.0]);
+        assert_eq!(pace.rates().prefill, 0.0);
     }
 }

@@ -1,5 +1,7 @@
 //! What a worker shows to other threads: counts and rates, written by one thread and read by any.
 
+use super::batch::{Rates, SIZES};
+use std::array::from_fn;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,7 +12,9 @@ pub(crate) struct Board {
     queue_tokens: AtomicU64,
     ttft_micros: AtomicU64,
     kv_permille: AtomicU32,
-    tokens_a_second: AtomicU32,
+    overall: AtomicU32,
+    prefill: AtomicU32,
+    decode: [AtomicU32; SIZES],
 }
 
 /// What the worker writes after each turn.
@@ -24,8 +28,8 @@ pub(crate) struct Reading {
     pub(crate) ttft: Option<Duration>,
     /// Share of the KV cache in use, 0 to 1.
     pub(crate) kv_usage: f32,
-    /// Tokens read and written a second while busy, 0 when unknown.
-    pub(crate) rate: f64,
+    /// How fast it is, or was when it last ran.
+    pub(crate) rates: Rates,
 }
 
 impl Board {
@@ -35,28 +39,37 @@ impl Board {
         let micros = reading.ttft.map_or(0, |ttft| u64::try_from(ttft.as_micros()).unwrap_or(u64::MAX).max(1));
         self.ttft_micros.store(micros, Ordering::Relaxed);
         self.kv_permille.store((reading.kv_usage * 1000.0) as u32, Ordering::Relaxed);
-        self.tokens_a_second.store(reading.rate as u32, Ordering::Relaxed);
+        self.overall.store(reading.rates.overall as u32, Ordering::Relaxed);
+        self.prefill.store(reading.rates.prefill as u32, Ordering::Relaxed);
+        for (place, rate) in self.decode.iter().zip(reading.rates.decode) {
+            place.store(rate as u32, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn read(&self) -> Reading {
         let micros = self.ttft_micros.load(Ordering::Relaxed);
+        let of = |rate: &AtomicU32| f64::from(rate.load(Ordering::Relaxed));
         Reading {
             running: self.running.load(Ordering::Relaxed),
             queue_tokens: self.queue_tokens.load(Ordering::Relaxed),
             ttft: (micros > 0).then(|| Duration::from_micros(micros)),
             kv_usage: self.kv_permille.load(Ordering::Relaxed) as f32 / 1000.0,
-            rate: f64::from(self.tokens_a_second.load(Ordering::Relaxed)),
+            rates: Rates {
+                overall: of(&self.overall),
+                prefill: of(&self.prefill),
+                decode: from_fn(|at| of(&self.decode[at])),
+            },
         }
     }
 
     /// How long until one of `admitted` sequences has ended and another fits, by the rate measured so far: whole seconds, 1 to 300.
     pub(crate) fn wait_for_room(&self, admitted: u32) -> Duration {
         let reading = self.read();
-        if reading.rate < 1.0 || admitted == 0 {
+        if reading.rates.overall < 1.0 || admitted == 0 {
             return Duration::from_secs(1);
         }
         let tokens_each = reading.queue_tokens as f64 / f64::from(admitted);
-        Duration::from_secs((tokens_each / reading.rate).ceil().clamp(1.0, 300.0) as u64)
+        Duration::from_secs((tokens_each / reading.rates.overall).ceil().clamp(1.0, 300.0) as u64)
     }
 }
 
@@ -68,9 +81,10 @@ mod tests {
     fn the_wait_is_the_work_of_one_sequence_at_the_measured_rate() {
         let board = Board::default();
         assert_eq!(board.wait_for_room(4), Duration::from_secs(1));
-        board.write(Reading { queue_tokens: 8000, rate: 100.0, ..Reading::default() });
+        let at = |overall| Rates { overall, ..Rates::default() };
+        board.write(Reading { queue_tokens: 8000, rates: at(100.0), ..Reading::default() });
         assert_eq!(board.wait_for_room(4), Duration::from_secs(20));
-        board.write(Reading { queue_tokens: u64::MAX, rate: 1.0, ..Reading::default() });
+        board.write(Reading { queue_tokens: u64::MAX, rates: at(1.0), ..Reading::default() });
         assert_eq!(board.wait_for_room(1), Duration::from_secs(300));
     }
 }

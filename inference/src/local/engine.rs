@@ -4,6 +4,7 @@
 //! embeds sequences. Which request gets which sequence, what is drawn from the logits and what the client sees is the
 //! worker's business and the same for every engine.
 
+use super::vocabulary::KeptVocabulary;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -232,9 +233,16 @@ pub struct LoadPlan {
     /// The program that runs engines in processes of their own: `PROGRAM engine`. Without one, those that need not have a process run
     /// in threads.
     pub program: Option<Arc<Path>>,
+    /// What the loads of this plan have in common.
+    pub vocabulary: KeptVocabulary,
 }
 
 impl LoadPlan {
+    /// The plan for a model whose engine runs in a thread unless it must have a process.
+    pub fn new(model: Arc<tollkeeper_config::LocalModel>) -> Self {
+        Self { model, stop: Arc::default(), program: None, vocabulary: KeptVocabulary::default() }
+    }
+
     /// The program whose process is to run the engine; `None` for a thread.
     fn process(&self) -> Result<Option<&Arc<Path>>, LoadError> {
         let on_gpu = cfg!(any(feature = "cuda", feature = "vulkan")) && self.model.engine == EngineKind::LlamaCpp;
@@ -269,7 +277,7 @@ pub fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
 
 /// The tokenizer of a model, without its weights.
 pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError> {
-    (loader(plan.model.engine)?.tokenizer)(plan)
+    plan.vocabulary.tokenizer(&plan.model.path, || (loader(plan.model.engine)?.tokenizer)(plan))
 }
 
 /// [`run`] in this process, and without a tokenizer.
@@ -312,7 +320,6 @@ fn loader(engine: EngineKind) -> Result<Loader, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     #[test]
     fn a_gap_is_asked_for_in_the_order_that_the_model_knows() {
         let infill = Infill { before: 101, after: 102, middle: Some(103) };

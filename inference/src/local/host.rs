@@ -10,6 +10,7 @@ use super::engine::{self, LoadError, LoadPlan};
 use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
 use super::prepare::{Frontend, Work, takes_long};
+use super::vocabulary::Stamp;
 use super::worker::{Command, Model, Turn, Worker};
 use crate::reply::{Call, Reply, ReplyBody};
 use arc_swap::ArcSwapOption;
@@ -131,10 +132,11 @@ impl Host {
         let frontend = Arc::new(ArcSwapOption::empty());
         let shelf = Arc::new(ArcSwapOption::empty());
         let seat = Seat {
-            plan: LoadPlan { model: model.clone(), stop: desk.interrupt.clone(), program },
+            plan: LoadPlan { stop: desk.interrupt.clone(), program, ..LoadPlan::new(model.clone()) },
             frontend: frontend.clone(),
             store,
             shelf: shelf.clone(),
+            stamp: None,
             worker: {
                 let mut worker = Worker::new(receiver, board.clone(), Box::new(Instant::now));
                 worker.guess(model.speculate == Speculate::Lookup);
@@ -337,6 +339,8 @@ struct Seat {
     frontend: Arc<ArcSwapOption<Frontend>>,
     store: Arc<KvStore>,
     shelf: Arc<ArcSwapOption<Shelf>>,
+    /// The file that the shelf is for.
+    stamp: Option<Stamp>,
     worker: Worker,
     bell: Bell,
     desk: Arc<Desk>,
@@ -388,12 +392,13 @@ impl Seat {
         }
     }
 
-    /// Finds the place for the model's KV, once; without one nothing is kept.
-    fn find_shelf(&self) {
-        if self.shelf.load().is_none()
-            && let Ok(model) = kv_store::fingerprint(&self.plan.model)
-        {
-            self.shelf.store(Some(Arc::new(self.store.shelf(model))));
+    /// Finds the place for the model's KV, as long as its file stays the same only once; without one nothing is kept.
+    fn find_shelf(&mut self) {
+        let stamp = Stamp::of(&self.plan.model.path);
+        if self.shelf.load().is_none() || self.stamp != stamp {
+            let model = kv_store::fingerprint(&self.plan.model).ok();
+            self.shelf.store(model.map(|model| Arc::new(self.store.shelf(model))));
+            self.stamp = stamp;
         }
     }
 
@@ -413,7 +418,10 @@ impl Seat {
                 let warm_up = warming.elapsed();
                 let limits = engine.limits().clone();
                 tracing::info!(model = name, ?limits, ?load, "model loaded");
-                frontend.store(Some(Arc::new(Frontend::new(plan.model.clone(), tokenizer.clone(), limits))));
+                if !frontend.load().as_ref().is_some_and(|known| known.is_for(&tokenizer, &limits)) {
+                    let new = Frontend::new(plan.model.clone(), tokenizer.clone(), limits);
+                    frontend.store(Some(Arc::new(new)));
+                }
                 desk.order(|orders| orders.abort = false);
                 // What the operator says that it takes counts.
                 let bytes = engine.memory().filter(|_| plan.model.residency.memory.is_none());

@@ -10,6 +10,7 @@ mod file;
 mod tests;
 
 use super::engine::Token;
+use super::slots::common_prefix;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -162,7 +163,7 @@ impl Shelf {
         let found = mine.map(|(id, entry)| Found {
             entry: *id,
             length: entry.tokens.len(),
-            common: entry.tokens.iter().zip(prompt).take_while(|(kept, wanted)| kept == wanted).count(),
+            common: common_prefix(&entry.tokens, prompt),
         });
         found
             .max_by_key(|found| (found.common, std::cmp::Reverse(found.length)))

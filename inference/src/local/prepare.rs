@@ -101,6 +101,11 @@ impl Frontend {
         Self { model, tokenizer, template, guides, limits }
     }
 
+    /// Whether this is what a new one for them would be.
+    pub(crate) fn is_for(&self, tokenizer: &Arc<dyn Tokenizer>, limits: &Limits) -> bool {
+        Arc::ptr_eq(&self.tokenizer, tokenizer) && self.limits == *limits
+    }
+
     /// The number of prompt tokens, or nothing if the request would be refused.
     pub(crate) fn count(&self, request: &Request) -> Option<u64> {
         let tokens = match request {

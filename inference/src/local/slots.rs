@@ -148,9 +148,15 @@ impl Slot {
         }
     }
 
-    fn shared_prefix(&self, prompt: &[Token]) -> usize {
-        self.cached.iter().zip(prompt).take_while(|(cached, wanted)| cached == wanted).count()
+    /// How much of a prompt's beginning the engine holds here.
+    pub(crate) fn shared_prefix(&self, prompt: &[Token]) -> usize {
+        common_prefix(&self.cached, prompt)
     }
+}
+
+/// Tokens that two texts have in common from the first on.
+pub(crate) fn common_prefix(one: &[Token], other: &[Token]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// What a sequence that is given a slot brings with it.

@@ -138,7 +138,7 @@ impl Worker {
         self.slots.clear();
         self.embedder.fail_begun(fault);
         self.deliver();
-        self.board.write(Reading::default());
+        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
     }
 
     /// The engine is to go, with all KV: what runs is set aside, first in the queue, and goes on with the next engine.
@@ -153,7 +153,7 @@ impl Worker {
         let mut parked: Vec<Waiting> = slots.filter_map(|slot| Some(slot.running?.park(&slot.cached))).collect();
         parked.sort_by_key(|waiting| (waiting.sequence().answer, waiting.sequence().choice));
         parked.into_iter().rev().for_each(|waiting| self.waiting.push_first(waiting));
-        self.board.write(Reading::default());
+        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
     }
 
     /// A turn without an engine: takes what comes, and ends what is late or left. Returns when to look again at the latest.
@@ -180,7 +180,7 @@ impl Worker {
         self.slots.clear();
         self.embedder.fail_all(fault);
         self.deliver();
-        self.board.write(Reading::default());
+        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
     }
 
     fn take_commands(&mut self) {
@@ -290,7 +290,8 @@ impl Worker {
             .filter_map(|(at, slot)| slot.demand(at))
             .collect();
         let most = model.engine.limits().batch;
-        let chunk = self.pace.chunk(demands.iter().any(|demand| !demand.prefill), most);
+        let readers = demands.iter().filter(|demand| demand.prefill).count();
+        let chunk = self.pace.chunk(demands.len() - readers, readers, most);
         let plan = share(&demands, most, chunk, self.turns as usize);
         if plan.is_empty() {
             return Ok(false);
@@ -512,7 +513,7 @@ impl Worker {
             queue_tokens: waiting + running + self.embedder.tokens(),
             ttft: self.ttft.map(Duration::from_secs_f64),
             kv_usage: if cells == 0 { 0.0 } else { (cached as f64 / cells as f64).min(1.0) as f32 },
-            rate: self.pace.rate().unwrap_or(0.0),
+            rates: self.pace.rates(),
         });
     }
 }

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tollkeeper_config::EngineKind;
 use tollkeeper_inference::local::engine::{self, LoadPlan, Token};
 use tollkeeper_models::rng::Rng;
@@ -193,11 +192,7 @@ fn gelu(x: f64) -> f64 {
 
 /// The vectors as the engine gives them, and the tokens of two texts.
 fn through_the_engine(folder: &Path, inputs: &[&[Token]]) -> (Vec<Vec<f32>>, [Vec<Token>; 2]) {
-    let plan = LoadPlan {
-        model: Arc::new(model("bert", EngineKind::Candle, folder)),
-        stop: Arc::new(AtomicBool::new(false)),
-        program: None,
-    };
+    let plan = LoadPlan::new(Arc::new(model("bert", EngineKind::Candle, folder)));
     let mut seen = None;
     engine::run(&plan, &mut |tokenizer, engine| {
         let texts = [tokenizer.encode("The TOLLKEEPER is open!", true), tokenizer.encode("[CLS] toll", false)];

@@ -4,7 +4,6 @@ use crate::ask::model;
 use crate::model::{Architecture, Folder, TRAINED, token, write_as, write_model};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tollkeeper_config::{EngineKind, LocalModel};
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row, Token, Tokenizer};
 use tollkeeper_models::gguf::Value;
@@ -18,7 +17,7 @@ const CLOSE: f32 = 0.02;
 fn both<T>(path: &Path, mut look: impl FnMut(&dyn Tokenizer, &mut dyn Engine) -> T) -> [T; 2] {
     BOTH.map(|kind| {
         let model = LocalModel { context: TRAINED, threads: Some(1), ..model("m", kind, path) };
-        let plan = LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)), program: None };
+        let plan = LoadPlan::new(Arc::new(model));
         let mut seen = None;
         engine::run(&plan, &mut |tokenizer, engine| seen = Some(look(&*tokenizer, engine))).unwrap();
         seen.unwrap()

@@ -6,7 +6,6 @@ use crate::model::{Folder, IM_END, TRAINED, VOCABULARY, token, write_model};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tollkeeper_config::LocalModel;
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::local::engine::{self, LoadPlan, Row, Token};
@@ -25,7 +24,7 @@ const TIE: f32 = 1e-3;
 
 /// One answer at a time, one token at a time, nothing else: each token with the lead of its logit over the second best.
 fn bare_loop(folder: &Folder, prompt: &str, count: usize) -> Vec<(Token, f32)> {
-    let plan = LoadPlan { model: Arc::new(folder.model()), stop: Arc::new(AtomicBool::new(false)), program: None };
+    let plan = LoadPlan::new(Arc::new(folder.model()));
     let mut written = Vec::new();
     engine::run(&plan, &mut |tokenizer, engine| {
         let mut unread = tokenizer.encode(prompt, true);

@@ -55,7 +55,7 @@ pub(super) fn talk(socket: UnixStream, orphaned: impl FnOnce() + Send + 'static)
         }
     })?;
     let Some((Request::Load(model), _)) = seat.next()? else { return Ok(()) };
-    let plan = LoadPlan { model: Arc::new(*model), stop: Arc::new(AtomicBool::new(false)), program: None };
+    let plan = LoadPlan::new(Arc::new(*model));
     let mut served = Ok(());
     match engine::compute(&plan, &mut |engine| served = seat.serve(engine)) {
         Ok(()) => served,

@@ -15,7 +15,7 @@ fn plan(script: &str) -> (LoadPlan, tempfile::TempDir) {
     std::fs::write(&config, format!("[[local.models]]\n{model}\n")).unwrap();
     let config = tollkeeper_config::load(&config).unwrap();
     let model = config.local.models["m"].clone();
-    (LoadPlan { model, stop: Arc::default(), program: None }, folder)
+    (LoadPlan::new(model), folder)
 }
 
 /// Runs the engine of this plan at the other end of a socket.

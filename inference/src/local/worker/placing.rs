@@ -1,20 +1,22 @@
 //! Who gets a slot, and whose is taken back.
 
 use super::{Model, Worker};
+use crate::local::answer::Answer;
 use crate::local::engine::Engine;
 use crate::local::guide::Guide;
+use crate::local::kv_store::SHORTEST;
 use crate::local::lookup::Lookup;
 use crate::local::output::Output;
 use crate::local::sampler::{Sampler, logprob};
-use crate::local::slots::{Guest, Running, Sequence, Slot, Waiting, Worth, keep, place, reusable};
-use std::sync::Arc;
+use crate::local::slots::{Guest, Running, Sequence, Slot, Waiting, Worth, common_prefix, keep, place, reusable};
+use std::collections::BTreeMap;
 use tollkeeper_config::Priority;
 use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::event::TokenLogprob;
 
 impl Worker {
-    /// Gives free slots to waiting sequences, first come first served within their class. A sequence whose prompt another one of its
-    /// answer is reading right now lets others go first: it will share that KV.
+    /// Gives free slots to waiting sequences, first come first served within their class. A sequence whose beginning another one is
+    /// reading right now lets others go first: it will share that KV.
     pub(super) fn fill_slots(&mut self, model: &mut Model<'_>) {
         while !self.waiting.is_empty() {
             let yields = match self.slots.iter().any(|slot| slot.running.is_none()) {
@@ -24,8 +26,8 @@ impl Worker {
                     slot => slot,
                 },
             };
-            let slots = &self.slots;
-            let ready = |sequence: &Sequence| sequence.leads || !is_being_read(slots, sequence);
+            let (slots, answers, shares) = (&self.slots, &self.answers, model.engine.limits().rewinds);
+            let ready = |sequence: &Sequence| !(shares && is_being_read(slots, answers, sequence));
             let next = match yields {
                 None => self.waiting.next(ready),
                 Some(_) => self.waiting.next_interactive(ready),
@@ -116,12 +118,16 @@ impl Worker {
     }
 }
 
-/// Whether another sequence of the same answer is reading the same prompt.
-fn is_being_read(slots: &[Slot], sequence: &Sequence) -> bool {
-    let reads = |slot: &Slot, other: &Running| {
-        other.sequence.answer == sequence.answer
-            && Arc::ptr_eq(&other.sequence.prompt, &sequence.prompt)
-            && slot.cached.len() < sequence.prompt.len()
-    };
-    slots.iter().any(|slot| slot.running.as_ref().is_some_and(|other| reads(slot, other)))
+/// Whether another sequence is reading so much of the same beginning that waiting for it, and sharing its KV, saves work.
+fn is_being_read(slots: &[Slot], answers: &BTreeMap<u64, Answer>, sequence: &Sequence) -> bool {
+    let wanted = reusable(&sequence.prompt, sequence.rules.scores_prompt);
+    let there = slots.iter().map(|slot| slot.shared_prefix(wanted)).max().unwrap_or(0);
+    slots.iter().any(|slot| {
+        let Some(other) = slot.running.as_ref().map(|running| &running.sequence) else { return false };
+        let reads = slot.cached.len() < other.prompt.len();
+        // Who cannot go on, because its client does not read what it echoes, is not waited for.
+        let goes_on = answers.get(&other.answer).is_some_and(Answer::is_clear);
+        let worth = if other.answer == sequence.answer { 1 } else { SHORTEST };
+        reads && goes_on && common_prefix(&other.prompt, wanted).min(wanted.len().saturating_sub(1)) >= there + worth
+    })
 }

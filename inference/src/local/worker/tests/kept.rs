@@ -60,3 +60,31 @@ fn what_is_parked_is_not_read_again_however_short() {
     bench.until_idle();
     assert_eq!(text(&drain(&mut events), 0), alphabet(2, 5));
 }
+
+#[test]
+fn a_beginning_that_several_share_is_read_once_however_they_come() {
+    let mut bench = bench(1 << 20, None);
+    let system = "s".repeat(150);
+    let mut asked: Vec<Events> = (0..4).map(|number| bench.ask(plain(&format!("{system}{number}"), 3))).collect();
+    let mut other = bench.ask(plain("elsewhere", 3));
+    bench.turn().unwrap();
+    assert_eq!(bench.running(), 2, "the first of them and the other one; the rest wait for the first");
+    bench.until_idle();
+    let cached: Vec<u64> = asked.iter_mut().map(|events| usage(&drain(events)).cached_input).collect();
+    assert_eq!(cached, [0, 150, 150, 150]);
+    assert_eq!(text(&drain(&mut other), 0), alphabet(9, 3));
+}
+
+#[test]
+fn who_cannot_go_on_is_not_waited_for() {
+    let mut bench = bench(1 << 20, None);
+    let long = "s".repeat(390);
+    let stuck = bench.ask(Ask { scored: true, ..plain(&long, 1) });
+    for _ in 0..20 {
+        bench.turn().unwrap();
+    }
+    let mut other = bench.ask(plain(&long, 3));
+    bench.until_idle();
+    assert_eq!(text(&drain(&mut other), 0), alphabet(390, 3));
+    drop(stuck);
+}
