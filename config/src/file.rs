@@ -5,12 +5,10 @@ use crate::catalog::Ability;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{
-    Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Speculate, Strategy, Window,
-};
+use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Strategy, Window};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
+    AliasName, BaseUrl, BudgetStatus, Guesses, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -158,9 +156,12 @@ table! {
         kv: KvType = default("f16"),
         /// Load it with smaller keys and values, fewer slots, a shorter context or fewer layers on the GPU when it does not fit.
         fit: bool = default(false),
-        /// `"lookup"` guesses tokens from where the last words stood before, and checks several in one batch: quicker where answers repeat
-        /// their prompt (edits, quotes, filled-in forms). A token that was nearly a tie may come out otherwise.
-        speculate: Speculate = default("off"),
+        /// Guesses tokens and checks several in one batch: `"lookup"` from where the last words stood before, which is quicker where answers
+        /// repeat their prompt (edits, quotes, filled-in forms); `"draft"` by a smaller model, the `draft`. What does not pay is left off. A
+        /// token that was nearly a tie may come out otherwise.
+        speculate: Guesses = default("off"),
+        /// The GGUF file of a much smaller model with the same vocabulary, for `speculate = "draft"`; it takes memory beside the model.
+        draft: PathBuf = optional,
         /// Load it at the start if there is room; else with the first request for it.
         preload: bool = default(true),
         /// Never take it out of memory for another.

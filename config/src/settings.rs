@@ -253,13 +253,15 @@ impl LocalModel {
 }
 
 /// How tokens are guessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Speculate {
     /// They are not.
     #[default]
     Off,
     /// From where the last words stood before in the prompt or the answer.
     Lookup,
+    /// By a smaller model of the same vocabulary, in this GGUF file.
+    Draft(PathBuf),
 }
 
 /// When a local model is in memory.

@@ -4,9 +4,7 @@ use crate::catalog::Ability;
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{
-    Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Speculate, Strategy, Window,
-};
+use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Strategy, Window};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,6 +66,14 @@ pub(crate) struct ModelName(pub(crate) String);
 /// A model name that may hold slashes.
 #[derive(Debug, Clone)]
 pub(crate) struct AliasName(pub(crate) String);
+
+/// Where guessed tokens come from; the file of a draft has a key of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guesses {
+    Off,
+    Lookup,
+    Draft,
+}
 
 /// A factor from -100 to 100.
 #[derive(Debug, Clone, Copy)]
@@ -156,7 +162,7 @@ read_choice! {
     KvType: "f16" => Self::F16, "q8_0" => Self::Q8_0, "q4_0" => Self::Q4_0;
     Priority: "interactive" => Self::Interactive, "batch" => Self::Batch;
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
-    Speculate: "off" => Self::Off, "lookup" => Self::Lookup;
+    Guesses: "off" => Self::Off, "lookup" => Self::Lookup, "draft" => Self::Draft;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     Window: "minute" => Self::Minute, "hour" => Self::Hour, "day" => Self::Day, "week" => Self::Week,
         "month" => Self::Month, "total" => Self::Total;

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 use std::path::Path;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, LoraAdapter, PicoUsd, Pooling, PriceSource, Strategy, Usd, Window, parse,
+    BackendId, Config, ConfigErrors, LoraAdapter, PicoUsd, Pooling, PriceSource, Speculate, Strategy, Usd, Window,
+    parse,
 };
 
 const PROVIDERS: &str = r#"
@@ -158,6 +159,16 @@ lora = [{ path = "/a/mine.gguf" }, ]
     assert_eq!(tuned.lora, [LoraAdapter { path: folder.join("mine.gguf"), scale: -0.5 }]);
     assert_eq!(tuned.pooling, Some(Pooling::Last));
     assert_eq!(whole.lora, [LoraAdapter { path: "/a/mine.gguf".into(), scale: 1.0 }]);
+}
+
+#[test]
+fn a_draft_is_a_file_beside_its_model() {
+    let lines =
+        "\n[[local.models]]\nname = \"big\"\npath = \"big.gguf\"\nspeculate = \"draft\"\ndraft = \"little.gguf\"\n";
+    let config = read(lines);
+    let [small, big] = ["small", "big"].map(|name| &*config.local.models[name]);
+    let little = big.path.parent().unwrap().join("little.gguf");
+    assert_eq!((&small.speculate, &big.speculate), (&Speculate::Off, &Speculate::Draft(little)));
 }
 
 #[test]

@@ -37,7 +37,8 @@ pub(crate) fn act(app: &App, head: &HeaderMap, name: &str, action: LocalAction) 
 }
 
 fn shown(model: &LocalStatus) -> Value {
-    let LocalStatus { name, state, reason, pinned, ready_in, bytes, slots: (slots, busy), context, .. } = model;
+    let LocalStatus { name, state, reason, pinned, ready_in, bytes, slots: (slots, busy), context, guesses, .. } =
+        model;
     let decode: serde_json::Map<String, Value> =
         model.decode_rates.iter().map(|(answers, rate)| (answers.to_string(), json!(rate))).collect();
     json!({
@@ -52,6 +53,7 @@ fn shown(model: &LocalStatus) -> Value {
         "context": context,
         "prefill_tokens_per_second": model.prefill_rate,
         "decode_tokens_per_second": decode,
+        "guesses": guesses.map(|count| json!({"source": count.source, "guessed": count.guessed, "accepted": count.accepted})),
     })
 }
 

@@ -16,7 +16,7 @@ pub use remote::{Peer, RemoteCounts, ServerLoad, ServerStatus};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
-pub use local::{KvStoreReading, LocalAction, LocalStatus, Phase, Swap, SwapReport};
+pub use local::{GuessCount, KvStoreReading, LocalAction, LocalStatus, Phase, Swap, SwapReport};
 
 use local::LocalEngines;
 use remote::Remote;

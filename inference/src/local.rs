@@ -6,6 +6,7 @@ mod board;
 #[cfg(feature = "candle")]
 mod candle;
 mod control;
+mod draft;
 mod dry;
 mod embedder;
 pub mod engine;
@@ -13,6 +14,7 @@ mod form;
 mod formats;
 mod gbnf;
 mod gguf;
+mod guess;
 mod guide;
 mod host;
 mod journal;
@@ -21,7 +23,6 @@ mod kv_store;
 mod llama_cpp;
 #[cfg(feature = "llama-cpp")]
 mod load_log;
-mod lookup;
 mod manager;
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]
 mod model_file;
@@ -102,6 +103,19 @@ pub struct LocalStatus {
     pub prefill_rate: Option<f64>,
     /// Tokens written in a second, all answers together, by how many answers there are at most (1, 2, 4, 8 and so on), as far as measured.
     pub decode_rates: Vec<(u32, f64)>,
+    /// Guessed tokens since its settings changed last; `None` if none are guessed.
+    pub guesses: Option<GuessCount>,
+}
+
+/// How guessed tokens of a model fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuessCount {
+    /// `lookup` or `draft`.
+    pub source: &'static str,
+    /// Tokens that were checked.
+    pub guessed: u64,
+    /// Those of them that were drawn then.
+    pub accepted: u64,
 }
 
 impl LocalStatus {
@@ -264,6 +278,7 @@ impl LocalEngines {
                 prefill_rate: Some(reading.rates.prefill).filter(known),
                 decode_rates: decode_rates.filter(|(_, rate)| known(rate)).collect(),
                 context: model.context,
+                guesses: host.guesses().map(|(source, guessed, accepted)| GuessCount { source, guessed, accepted }),
                 reason: status.failed,
             })
         };

@@ -3,8 +3,8 @@
 use super::server::small;
 use super::{Check, is_first};
 use crate::file::{RawLocal, RawLocalModel};
-use crate::settings::{KvCache, Local, LocalModel, LoraAdapter, Residency, SwapRules};
-use crate::value::Vram;
+use crate::settings::{EngineKind, KvCache, Local, LocalModel, LoraAdapter, Residency, Speculate, SwapRules};
+use crate::value::{Guesses, Vram};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ impl Check<'_> {
     }
 
     fn local_model(&mut self, raw: RawLocalModel) -> Option<LocalModel> {
+        let speculate = self.speculate(&raw);
         let abilities = raw.abilities.value.into_iter().collect();
         if let Some(limit) = raw.max_output.at.as_ref().filter(|limit| limit.value.0 > raw.context.value.0) {
             let message = format!("`max_output` is larger than the context of {} tokens", raw.context.value.0);
@@ -73,7 +74,7 @@ impl Check<'_> {
             max_output: raw.max_output.at.map(|limit| small(limit.value.0)),
             kv: raw.kv.value,
             fit: raw.fit.value,
-            speculate: raw.speculate.value,
+            speculate: speculate?,
             residency: Residency {
                 preload: raw.preload.value,
                 pin: raw.pin.value,
@@ -83,6 +84,33 @@ impl Check<'_> {
             pooling: raw.pooling.at.map(|pooling| pooling.value),
             lora,
         })
+    }
+
+    /// How tokens are guessed: a draft and the wish for one belong together.
+    fn speculate(&mut self, raw: &RawLocalModel) -> Option<Speculate> {
+        match (&raw.draft.at, raw.speculate.value) {
+            (None, Guesses::Off) => return Some(Speculate::Off),
+            (None, Guesses::Lookup) => return Some(Speculate::Lookup),
+            (Some(draft), Guesses::Draft) if raw.engine.value != EngineKind::Candle => {
+                return Some(Speculate::Draft(self.path(&draft.value)));
+            }
+            (Some(_), Guesses::Draft) => {
+                let message = "the candle engine cannot check a draft's guesses; use `engine = \"llama.cpp\"`";
+                self.problems.add(&raw.speculate.span, message);
+            }
+            (Some(draft), _) => {
+                self.problems
+                    .add(&draft.span, "`draft` is used by `speculate = \"draft\"` only; add it, or leave `draft` out");
+            }
+            // A path that was written wrong has been reported.
+            (None, Guesses::Draft) if !raw.draft.written => {
+                let message =
+                    "`speculate = \"draft\"` needs `draft`: the GGUF file of a smaller model with the same vocabulary";
+                self.problems.add(&raw.speculate.span, message);
+            }
+            (None, Guesses::Draft) => {}
+        }
+        None
     }
 }
 

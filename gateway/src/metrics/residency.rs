@@ -3,7 +3,7 @@
 use super::Maker;
 use crate::app::App;
 use prometheus::{CounterVec, GaugeVec, IntCounter, IntCounterVec, Opts};
-use tollkeeper_inference::LocalStatus;
+use tollkeeper_inference::{GuessCount, LocalStatus};
 
 /// The series.
 pub(super) struct Residency {
@@ -16,6 +16,8 @@ pub(super) struct Residency {
     phases: IntCounterVec,
     phase_seconds: CounterVec,
     crashes: IntCounterVec,
+    guessed: IntCounterVec,
+    accepted: IntCounterVec,
     kept: GaugeVec,
     kept_events: IntCounterVec,
     kept_tokens: IntCounter,
@@ -49,6 +51,16 @@ impl Residency {
             kept: make.gauges("tollkeeper_kept_kv_bytes", "KV of conversations that have no slot.", &["place"]),
             kept_events: make.counters("tollkeeper_kept_kv_total", "What became of such KV.", &["event"]),
             kept_tokens: make.counter("tollkeeper_kept_kv_restored_tokens_total", "Tokens not read again for it."),
+            guessed: make.counters(
+                "tollkeeper_guessed_tokens_total",
+                "Tokens that were guessed and checked.",
+                &["model", "source"],
+            ),
+            accepted: make.counters(
+                "tollkeeper_guessed_tokens_accepted_total",
+                "Those that were drawn then.",
+                &["model", "source"],
+            ),
             crashes: make.counters("tollkeeper_engine_crashes_total", "Engines that broke while serving.", &["model"]),
         }
     }
@@ -56,7 +68,10 @@ impl Residency {
     #[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
     pub(super) fn read(&self, app: &App) {
         [&self.state, &self.ready_in, &self.bytes, &self.prefill, &self.decode].into_iter().for_each(GaugeVec::reset);
-        for LocalStatus { name, state, ready_in, bytes, prefill_rate, decode_rates, .. } in app.fleet.local_models() {
+        [&self.guessed, &self.accepted].into_iter().for_each(IntCounterVec::reset);
+        for LocalStatus { name, state, ready_in, bytes, prefill_rate, decode_rates, guesses, .. } in
+            app.fleet.local_models()
+        {
             for known in LocalStatus::STATES {
                 self.state.with_label_values(&[&*name, known]).set(f64::from(u8::from(known == state)));
             }
@@ -65,6 +80,10 @@ impl Residency {
             prefill_rate.into_iter().for_each(|rate| self.prefill.with_label_values(&[&*name]).set(rate));
             for (answers, rate) in decode_rates {
                 self.decode.with_label_values(&[&*name, &answers.to_string()]).set(rate);
+            }
+            if let Some(GuessCount { source, guessed, accepted }) = guesses {
+                self.guessed.with_label_values(&[&*name, source]).inc_by(guessed);
+                self.accepted.with_label_values(&[&*name, source]).inc_by(accepted);
             }
         }
         let (budget, free) = app.fleet.local_memory();

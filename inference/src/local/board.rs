@@ -15,6 +15,8 @@ pub(crate) struct Board {
     overall: AtomicU32,
     prefill: AtomicU32,
     decode: [AtomicU32; SIZES],
+    guessed: AtomicU64,
+    right: AtomicU64,
 }
 
 /// What the worker writes after each turn.
@@ -60,6 +62,19 @@ impl Board {
                 decode: from_fn(|at| of(&self.decode[at])),
             },
         }
+    }
+
+    /// Counts guesses that were checked: slot, tokens, and how many of them were right.
+    pub(crate) fn guessed(&self, checked: &[(usize, usize, usize)]) {
+        for (_, guessed, right) in checked {
+            self.guessed.fetch_add(*guessed as u64, Ordering::Relaxed);
+            self.right.fetch_add(*right as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Tokens guessed so far, and how many of them were right.
+    pub(crate) fn guesses(&self) -> (u64, u64) {
+        (self.guessed.load(Ordering::Relaxed), self.right.load(Ordering::Relaxed))
     }
 
     /// How long until one of `admitted` sequences has ended and another fits, by the rate measured so far: whole seconds, 1 to 300.

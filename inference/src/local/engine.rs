@@ -4,12 +4,13 @@
 //! embeds sequences. Which request gets which sequence, what is drawn from the logits and what the client sees is the
 //! worker's business and the same for every engine.
 
+use super::draft;
 use super::vocabulary::KeptVocabulary;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tollkeeper_config::{EngineHost, EngineKind};
+use tollkeeper_config::{EngineHost, EngineKind, Speculate};
 
 /// A token id of a model's vocabulary.
 pub type Token = u32;
@@ -69,6 +70,21 @@ pub enum EngineError {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
+/// A sequence that is being written, as who guesses has to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished<'t> {
+    /// The sequence, below [`Limits::sequences`].
+    pub sequence: u32,
+    /// The tokens that were read so far.
+    pub read: &'t [Token],
+    /// The token that was drawn last and will be read next.
+    pub next: Token,
+    /// Most tokens to guess behind it.
+    pub most: u32,
+    /// Most tokens that are worth reading for it before the first guess; where more are lacking there is none.
+    pub reach: u32,
+}
+
 /// A model with its KV cache. It is built, used and dropped on one thread.
 pub trait Engine {
     /// What it can hold.
@@ -110,6 +126,15 @@ pub trait Engine {
 
     /// Makes the empty sequence `to` begin with the first `length` tokens of `from`. Needs [`Limits::rewinds`].
     fn share(&mut self, from: u32, to: u32, length: u32);
+
+    /// Guesses how sequences go on, each at most once: for each, in their order, tokens that may come behind its next one. None by default,
+    /// and whenever guessing would take longer than a running answer should wait.
+    ///
+    /// # Errors
+    /// [`EngineError::Broken`].
+    fn guess(&mut self, unfinished: &[Unfinished<'_>]) -> Result<Vec<Vec<Token>>, EngineError> {
+        Ok(vec![Vec::new(); unfinished.len()])
+    }
 
     /// The KV of a whole sequence as bytes that [`Engine::restore`] of the same model understands; `None` if it cannot.
     fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
@@ -275,20 +300,36 @@ pub fn run(plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
     compute(plan, &mut |engine| serve(tokenizer.clone(), engine))
 }
 
-/// The tokenizer of a model, without its weights.
+/// The tokenizer of a model, without its weights. A draft has to agree with it.
 pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError> {
-    plan.vocabulary.tokenizer(&plan.model.path, || (loader(plan.model.engine)?.tokenizer)(plan))
+    plan.vocabulary.tokenizer(&plan.model.path, || {
+        let read = loader(plan.model.engine)?.tokenizer;
+        let tokenizer = read(plan)?;
+        if let Speculate::Draft(path) = &plan.model.speculate {
+            draft::agree(plan, path, read, &*tokenizer)?;
+        }
+        Ok(tokenizer)
+    })
 }
 
 /// [`run`] in this process, and without a tokenizer.
 pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadError> {
-    (loader(plan.model.engine)?.compute)(plan, compute)
+    let load = loader(plan.model.engine)?.compute;
+    match &plan.model.speculate {
+        Speculate::Draft(path) => draft::beside(plan, path, load, compute),
+        Speculate::Off | Speculate::Lookup => load(plan, compute),
+    }
 }
+
+/// Reads a model's vocabulary.
+pub(crate) type ReadTokenizer = fn(&LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError>;
+/// Loads a model, computes and drops it.
+pub(crate) type Load = fn(&LoadPlan, Compute<'_>) -> Result<(), LoadError>;
 
 /// The two halves of a model.
 struct Loader {
-    tokenizer: fn(&LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError>,
-    compute: fn(&LoadPlan, Compute<'_>) -> Result<(), LoadError>,
+    tokenizer: ReadTokenizer,
+    compute: Load,
 }
 
 fn loader(engine: EngineKind) -> Result<Loader, LoadError> {

@@ -7,6 +7,7 @@ use super::answer::{Admission, Bell, Permit, channel};
 use super::board::{Board, Reading};
 use super::embedder::EmbedJob;
 use super::engine::{self, LoadError, LoadPlan};
+use super::guess::Source;
 use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
 use super::prepare::{Frontend, Work, takes_long};
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tollkeeper_config::{LocalModel, Priority, Speculate};
+use tollkeeper_config::{LocalModel, Priority};
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::rerank::RerankResponse;
@@ -139,7 +140,7 @@ impl Host {
             stamp: None,
             worker: {
                 let mut worker = Worker::new(receiver, board.clone(), Box::new(Instant::now));
-                worker.guess(model.speculate == Speculate::Lookup);
+                worker.guess(Source::of(&model.speculate));
                 worker
             },
             bell: bell.clone(),
@@ -158,6 +159,12 @@ impl Host {
     /// Sequences in a slot, and what else the worker shows.
     pub(crate) fn reading(&self) -> Reading {
         self.board.read()
+    }
+
+    /// Where guessed tokens come from, how many were guessed, and how many of them were right.
+    pub(crate) fn guesses(&self) -> Option<(&'static str, u64, u64)> {
+        let (guessed, right) = self.board.guesses();
+        Source::of(&self.model.speculate).map(|source| (source.name(), guessed, right))
     }
 
     /// Sequences taken in.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use tollkeeper_config::LocalModel;
+use tollkeeper_config::{LocalModel, Speculate};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
 /// Decides which models of a device are in memory, and tells their threads.
@@ -149,6 +149,9 @@ impl Manager {
             Effect::Prefetch { model } => {
                 if let Some(host) = floor.hosts.get(&model) {
                     prefetch::begin(&host.model().path);
+                    if let Speculate::Draft(draft) = &host.model().speculate {
+                        prefetch::begin(draft);
+                    }
                 }
             }
             Effect::Load { model, generation } => {

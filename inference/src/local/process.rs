@@ -14,12 +14,12 @@ mod wire;
 
 pub use child::serve;
 
-use super::engine::{self, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token};
+use super::engine::{self, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Unfinished};
 use link::Link;
 use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
-use wire::{Answer, Request};
+use wire::{Answer, Guessing, Request};
 
 /// A process from which nothing was heard for so long is stuck. It shows life much more often, but may have to wait for a core.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -38,7 +38,8 @@ fn run_over(mut link: Link, plan: &LoadPlan, serve: Serve<'_>) -> Result<(), Loa
     let tokenizer = engine::tokenizer(plan)?;
     match link.loaded(&plan.stop)? {
         (Answer::Loaded { limits, memory }, 0) => {
-            let mut engine = ProcessEngine { link, limits, memory, logits: Vec::new(), places: Vec::new() };
+            let told = vec![Vec::new(); limits.sequences as usize];
+            let mut engine = ProcessEngine { link, limits, memory, logits: Vec::new(), places: Vec::new(), told };
             serve(tokenizer, &mut engine);
             Ok(())
         }
@@ -56,12 +57,25 @@ struct ProcessEngine {
     logits: Vec<f32>,
     /// Where in them each row's are.
     places: Vec<Option<usize>>,
+    /// The text of each sequence as the process was told it, when guesses were asked for.
+    told: Vec<Vec<Token>>,
 }
 
 impl ProcessEngine {
     /// An answer of the wrong kind: the two do not understand each other.
     fn confused(&mut self, answer: &Answer) -> EngineError {
         self.link.broke(&wire::strange(format!("{answer:?}")))
+    }
+
+    /// What the process has to be told to know the same.
+    fn tell(&mut self, text: &Unfinished<'_>) -> Option<Guessing> {
+        let told = self.told.get_mut(text.sequence as usize)?;
+        let keep = told.iter().zip(text.read).take_while(|(told, read)| told == read).count();
+        let more = text.read[keep..].to_vec();
+        told.truncate(keep);
+        told.extend(&more);
+        let Unfinished { sequence, next, most, reach, .. } = *text;
+        Some(Guessing { sequence, keep: keep as u32, more, next, most, reach })
     }
 
     /// Asks for something that cannot fail. If it does, the next request that can says so.
@@ -129,6 +143,14 @@ impl Engine for ProcessEngine {
 
     fn share(&mut self, from: u32, to: u32, length: u32) {
         self.done(&Request::Share { from, to, length }, &[]);
+    }
+
+    fn guess(&mut self, unfinished: &[Unfinished<'_>]) -> Result<Vec<Vec<Token>>, EngineError> {
+        let asked: Vec<Guessing> = unfinished.iter().filter_map(|text| self.tell(text)).collect();
+        match self.link.ask(&Request::Guess(asked))? {
+            (Answer::Guessed(guessed), 0) if guessed.len() == unfinished.len() => Ok(guessed),
+            (answer, _) => Err(self.confused(&answer)),
+        }
     }
 
     fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {

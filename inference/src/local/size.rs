@@ -5,7 +5,7 @@ use super::vram::{Estimate, Shape, fit, shown};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tollkeeper_config::{EngineKind, KvType, LocalModel};
+use tollkeeper_config::{EngineKind, KvType, LocalModel, Speculate};
 
 /// How fast a model is expected to come in before one was measured: a disk of NVMe and a bus of PCIe 4, with something to spare.
 const BYTES_A_SECOND: u64 = 1 << 30;
@@ -36,13 +36,17 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
         let bytes = by_candle(&header, &model);
         return (model, bytes);
     }
+    let mut headers = vec![header];
+    if let Speculate::Draft(draft) = &model.speculate {
+        headers.extend(Header::read(draft));
+    }
     let shape = Shape { context: model.context, slots: model.slots, kv: model.kv, layers: model.gpu_layers };
     let offload = cfg!(any(feature = "cuda", feature = "vulkan"));
-    let fitted = model.fit.then(|| fit(&header, shape, budget, offload)).flatten();
+    let fitted = model.fit.then(|| fit(&headers, shape, budget, offload)).flatten();
     let Some((shape, changes)) = fitted.filter(|(_, changes)| !changes.is_empty()) else {
-        let bytes = Estimate::of(&header, shape).total();
+        let bytes = Estimate::of_all(&headers, shape);
         if bytes > budget {
-            let would: Vec<String> = fit(&header, shape, budget, offload)
+            let would: Vec<String> = fit(&headers, shape, budget, offload)
                 .map(|(_, changes)| changes.iter().map(ToString::to_string).collect())
                 .unwrap_or_default();
             tracing::warn!(
@@ -55,7 +59,7 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
         }
         return (model, bytes);
     };
-    let bytes = Estimate::of(&header, shape).total();
+    let bytes = Estimate::of_all(&headers, shape);
     let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
     tracing::warn!(
         model = model.name,
@@ -124,6 +128,18 @@ pub(crate) mod tests {
         let (smaller, takes) = plan(&may, bytes - 1);
         assert_eq!((smaller.kv, smaller.slots), (KvType::Q8_0, 8));
         assert!(takes < bytes);
+    }
+
+    #[test]
+    fn a_draft_counts_and_shrinks_with_its_model() {
+        let alone = plan(&Arc::new(LocalModel { slots: 4, ..shipped() }), u64::MAX).1;
+        let own = Speculate::Draft(shipped().path);
+        let both = Arc::new(LocalModel { slots: 4, speculate: own.clone(), fit: true, ..shipped() });
+        assert_eq!(plan(&both, u64::MAX), (both.clone(), 2 * alone));
+        let (smaller, takes) = plan(&both, 2 * alone - 1);
+        assert_eq!((smaller.kv, &smaller.speculate, takes < 2 * alone), (KvType::Q8_0, &own, true));
+        let missing = Speculate::Draft("/nowhere".into());
+        assert_eq!(plan(&Arc::new(LocalModel { slots: 4, speculate: missing, ..shipped() }), u64::MAX).1, alone);
     }
 
     #[test]

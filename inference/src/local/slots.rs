@@ -5,9 +5,9 @@
 
 use super::batch::Demand;
 use super::engine::{Engine, Token};
+use super::guess::Streak;
 use super::guide::Guide;
 use super::kv_store::{SHORTEST, Shelf};
-use super::lookup::Lookup;
 use super::output::Output;
 use super::prepare::Layout;
 use super::sampler::Sampler;
@@ -85,7 +85,7 @@ pub(crate) struct Running {
     /// Drawn, but not yet read by the engine.
     pub(crate) next: Option<Token>,
     /// How well it can be guessed.
-    pub(crate) lookup: Lookup,
+    pub(crate) streak: Streak,
     /// While the prompt's own tokens are said with their log-probabilities: how many were.
     pub(crate) scored: Option<usize>,
     /// Whether it gave up its slot once for an urgent one. It does not again.

@@ -49,6 +49,11 @@ impl Estimate {
         Self { weights, kv: share(kv(header, layers, shape)), compute: compute(header) }
     }
 
+    /// Of files that are loaded together: a model and its draft, which has as many slots of as many tokens.
+    pub(crate) fn of_all(headers: &[Header], shape: Shape) -> u64 {
+        headers.iter().fold(0, |sum: u64, header| sum.saturating_add(Self::of(header, shape).total()))
+    }
+
     pub(crate) fn total(&self) -> u64 {
         self.weights.saturating_add(self.kv).saturating_add(self.compute)
     }
@@ -141,12 +146,14 @@ fn ladder(header: &Header, shape: Shape, offload: bool) -> Vec<Remedy> {
     steps
 }
 
-/// The largest shape on the ladder that takes no more than `room`, and the changes that led there; `None` if even the smallest is too large.
-pub(crate) fn fit(header: &Header, shape: Shape, room: u64, offload: bool) -> Option<(Shape, Vec<Remedy>)> {
-    let fits = |shape| Estimate::of(header, shape).total() <= room;
+/// The largest shape on the ladder in which files that are loaded together, the model first, take no more than `room`, and the changes that
+/// led there; `None` if even the smallest is too large.
+pub(crate) fn fit(headers: &[Header], shape: Shape, room: u64, offload: bool) -> Option<(Shape, Vec<Remedy>)> {
+    let fits = |shape| Estimate::of_all(headers, shape) <= room;
     if fits(shape) {
         return Some((shape, Vec::new()));
     }
+    let header = headers.first()?;
     let mut now = shape;
     let mut made: Vec<Remedy> = Vec::new();
     for step in ladder(header, shape, offload) {
@@ -226,12 +233,12 @@ mod tests {
             ),
         ];
         for (room, offload, expected) in table {
-            let (shape, made) = fit(&header, SHAPE, room, offload).unwrap();
+            let (shape, made) = fit(std::slice::from_ref(&header), SHAPE, room, offload).unwrap();
             assert_eq!(made, expected, "{}", shown(room));
             assert!(Estimate::of(&header, shape).total() <= room);
         }
-        assert_eq!(fit(&header, SHAPE, 4_000 << 20, false), None);
-        assert_eq!(fit(&header, SHAPE, 1, true), None);
+        assert_eq!(fit(std::slice::from_ref(&header), SHAPE, 4_000 << 20, false), None);
+        assert_eq!(fit(&[header], SHAPE, 1, true), None);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::answer::{Answer, Delivery, Permit, Sender};
 use super::batch::{Demand, Pace, share, smooth};
 use super::board::{Board, Reading};
 use super::embedder::{EmbedJob, Embedder};
-use super::engine::{Engine, EngineError, Limits, Row, Token, Tokenizer};
+use super::engine::{Engine, EngineError, Row, Tokenizer};
+use super::guess::{Guesser, Guesses, Source};
 use super::kv_store::Shelf;
 use super::prepare::Generation;
 use super::queue::Queue;
@@ -22,8 +23,6 @@ use tokio::sync::mpsc;
 use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
-/// Rows of a batch that only writes and checks guesses: more would slow down all answers for the sake of one.
-const MOST_CHECKED: usize = 16;
 /// Tokens an answer is expected to take before any has ended.
 const EXPECTED_ANSWER: f64 = 128.0;
 
@@ -60,8 +59,7 @@ pub(crate) struct Worker {
     waiting: Queue,
     slots: Vec<Slot>,
     embedder: Embedder,
-    /// Whether tokens are guessed from the text so far.
-    guesses: bool,
+    guesser: Guesser,
     /// Where KV is kept that has no slot; each model has its own.
     shelf: Option<Shelf>,
     pace: Pace,
@@ -85,7 +83,7 @@ impl Worker {
             waiting: Queue::default(),
             slots: Vec::new(),
             embedder: Embedder::default(),
-            guesses: false,
+            guesser: Guesser::default(),
             shelf: None,
             pace: Pace::default(),
             ttft: None,
@@ -94,9 +92,9 @@ impl Worker {
         }
     }
 
-    /// Whether tokens are guessed from the text so far.
-    pub(crate) fn guess(&mut self, guesses: bool) {
-        self.guesses = guesses;
+    /// Where guessed tokens come from, if they are guessed.
+    pub(crate) fn guess(&mut self, source: Option<Source>) {
+        self.guesser = Guesser::new(source);
     }
 
     /// Where the KV of the model that is loaded now is kept.
@@ -296,7 +294,9 @@ impl Worker {
         if plan.is_empty() {
             return Ok(false);
         }
-        let guesses = self.guesses(&plan, model.engine.limits());
+        let turn = (self.clock)();
+        let expected = self.expected_answer();
+        let guesses = self.guesser.guess(&plan, &mut self.slots, model.engine, expected)?;
         let (rows, outputs) = self.rows(&plan, &guesses);
         let began = Instant::now();
         match model.engine.decode(&rows) {
@@ -320,39 +320,21 @@ impl Worker {
                 self.check_guess(slot, behind, model);
             }
         }
-        for (slot, guessed) in guesses {
-            let read = self.slots[slot].cached.len();
-            let before =
-                rows.iter().find(|row| row.sequence as usize == slot).map_or(read, |row| row.position as usize + 1);
-            if let Some(running) = &mut self.slots[slot].running {
-                running.lookup.learn(guessed.len(), read - before);
-            }
-        }
+        self.learn(&guesses, &rows, rows.len() == written, plan.len(), turn);
         Ok(true)
     }
 
-    /// Guesses for the answers that are being written, as far as a batch without prompts has room for them.
-    fn guesses(&mut self, plan: &[(usize, u32)], limits: &Limits) -> BTreeMap<usize, Vec<Token>> {
-        let mut guesses = BTreeMap::new();
-        let reading = |slot: &Slot| slot.running.as_ref().is_none_or(|running| running.next.is_none());
-        if !self.guesses || !limits.rewinds || plan.iter().any(|(at, _)| reading(&self.slots[*at])) {
-            return guesses;
-        }
-        let mut room = MOST_CHECKED.min(limits.batch as usize).saturating_sub(plan.len());
-        for (at, _) in plan {
-            let slot = &mut self.slots[*at];
-            let Some(running) = &mut slot.running else { continue };
-            let Some(next) = running.next else { continue };
-            // What is drawn behind the last guess must have room in the context and in the answer too.
-            let left = running.sequence.limit.saturating_sub(running.generated + 1) as usize;
-            let context = (limits.context as usize).saturating_sub(slot.cached.len() + 2);
-            let guessed = running.lookup.guess(&slot.cached, next, room.min(left).min(context));
-            if !guessed.is_empty() {
-                room -= guessed.len();
-                guesses.insert(*at, guessed);
-            }
-        }
-        guesses
+    /// Notes how guesses of a batch of so many answers went, and what the turn took.
+    fn learn(&mut self, guesses: &Guesses, rows: &[Row], pure: bool, answers: usize, began: Instant) {
+        let checked = guesses.iter().map(|(slot, guessed)| {
+            let read = self.slots[*slot].cached.len();
+            let first = rows.iter().find(|row| row.sequence as usize == *slot);
+            (*slot, guessed.len(), read - first.map_or(read, |row| row.position as usize + 1))
+        });
+        let checked: Vec<_> = checked.collect();
+        self.board.guessed(&checked);
+        let took = (self.clock)().saturating_duration_since(began);
+        self.guesser.learn(&mut self.slots, &checked, answers, pure, took);
     }
 
     /// After a token was drawn that stands behind `behind` tokens: if it was guessed it is read already; if another one was, what was
@@ -403,7 +385,7 @@ impl Worker {
     }
 
     /// The rows of a batch, and which of them end in logits: (slot, row).
-    fn rows(&self, plan: &[(usize, u32)], guesses: &BTreeMap<usize, Vec<Token>>) -> (Vec<Row>, Vec<(usize, usize)>) {
+    fn rows(&self, plan: &[(usize, u32)], guesses: &Guesses) -> (Vec<Row>, Vec<(usize, usize)>) {
         let mut rows = Vec::new();
         let mut outputs = Vec::new();
         for (at, count) in plan {

@@ -1,7 +1,7 @@
 //! The engine process itself: loads the one model that it is told to, does what it is asked, and ends when nobody asks any more.
 
-use super::super::engine::{self, Engine, EngineError, LoadError, LoadPlan, Token};
-use super::wire::{self, Answer, Request};
+use super::super::engine::{self, Engine, EngineError, LoadError, LoadPlan, Token, Unfinished};
+use super::wire::{self, Answer, Guessing, Request};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, BufReader};
@@ -107,6 +107,7 @@ impl Seat {
 
     fn serve(&mut self, engine: &mut dyn Engine) -> io::Result<()> {
         self.answer(&Answer::Loaded { limits: engine.limits().clone(), memory: engine.memory() }, &[])?;
+        let mut texts = vec![Vec::new(); engine.limits().sequences as usize];
         while let Some((request, tail)) = self.next()? {
             match request {
                 Request::Load(_) => return Err(wire::strange("a second model".into())),
@@ -147,6 +148,11 @@ impl Seat {
                     }
                     Err(error) => self.answer(&Answer::Failed(error), &[])?,
                 },
+                Request::Guess(asked) => {
+                    follow(&mut texts, &asked)?;
+                    let guessed = engine.guess(&unfinished(&texts, &asked));
+                    self.say_or_fail(guessed, Answer::Guessed)?;
+                }
             }
         }
         Ok(())
@@ -156,6 +162,25 @@ impl Seat {
         let answer = done.map_or_else(Answer::Failed, answer);
         self.answer(&answer, &[])
     }
+}
+
+/// Brings the texts of the sequences up to date.
+fn follow(texts: &mut [Vec<Token>], asked: &[Guessing]) -> io::Result<()> {
+    for Guessing { sequence, keep, more, .. } in asked {
+        let text = texts.get_mut(*sequence as usize).filter(|text| text.len() >= *keep as usize);
+        let text = text.ok_or_else(|| wire::strange("a text that goes on from nowhere".into()))?;
+        text.truncate(*keep as usize);
+        text.extend(more);
+    }
+    Ok(())
+}
+
+fn unfinished<'t>(texts: &'t [Vec<Token>], asked: &[Guessing]) -> Vec<Unfinished<'t>> {
+    let known = |asked: &Guessing| {
+        let Guessing { sequence, next, most, reach, .. } = *asked;
+        Unfinished { sequence, read: &texts[sequence as usize], next, most, reach }
+    };
+    asked.iter().map(known).collect()
 }
 
 /// Inputs that came one after the other.

@@ -5,6 +5,7 @@ use crate::local::scripted::{IM_END, Script, ScriptedEngine};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tollkeeper_config::{LocalModel, Speculate};
 
 /// A scripted model; the folder lives as long as it must be loadable.
 fn plan(script: &str) -> (LoadPlan, tempfile::TempDir) {
@@ -74,6 +75,25 @@ fn it_computes_what_the_engine_itself_computes() {
     })
     .unwrap();
     assert!(served);
+}
+
+#[test]
+fn guesses_come_from_the_draft_in_the_process() {
+    let (plan, _folder) = plan("{}");
+    let model = LocalModel { speculate: Speculate::Draft("echo".into()), ..(*plan.model).clone() };
+    let plan = LoadPlan { model: Arc::new(model), ..plan };
+    over_a_socket(&plan, |engine| {
+        let letter = |at: usize| Token::from(b'a') + at as Token;
+        let text = |sequence, read| Unfinished { sequence, read, next: 9, most: 2, reach: 99 };
+        let guess = |engine: &mut dyn Engine, texts: &[Unfinished<'_>]| engine.guess(texts).unwrap();
+        let both = [text(1, &[1, 2, 3]), text(0, &[1])];
+        assert_eq!(guess(engine, &both), [[letter(4), letter(5)], [letter(2), letter(3)]]);
+        // One text goes on otherwise, one is cut, and one is new.
+        let all = [text(0, &[1, 9, 7, 7]), text(1, &[1, 2]), text(2, &[])];
+        assert_eq!(guess(engine, &all), [[letter(5), letter(6)], [letter(3), letter(4)], [letter(1), letter(2)]]);
+        assert!(guess(engine, &[]).is_empty());
+    })
+    .unwrap();
 }
 
 #[test]

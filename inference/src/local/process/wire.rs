@@ -34,6 +34,19 @@ pub(super) enum Request<'a> {
     Restore { sequence: u32, length: u32 },
     /// All inputs one after the other, and how long each is. Answered by `Vectors`.
     Embed { lengths: Vec<u32>, tokens: Vec<Token> },
+    /// Answered by `Guessed`.
+    Guess(Vec<Guessing>),
+}
+
+/// A sequence to guess for. Both sides remember its text of the last time, of which this keeps so many tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Guessing {
+    pub(super) sequence: u32,
+    pub(super) keep: u32,
+    pub(super) more: Vec<Token>,
+    pub(super) next: Token,
+    pub(super) most: u32,
+    pub(super) reach: u32,
 }
 
 /// What the engine process answers.
@@ -59,6 +72,8 @@ pub(super) enum Answer {
     Vectors {
         width: u32,
     },
+    /// The tokens for each sequence that was asked about.
+    Guessed(Vec<Vec<Token>>),
     Failed(EngineError),
 }
 

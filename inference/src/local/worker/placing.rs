@@ -3,9 +3,9 @@
 use super::{Model, Worker};
 use crate::local::answer::Answer;
 use crate::local::engine::Engine;
+use crate::local::guess::Streak;
 use crate::local::guide::Guide;
 use crate::local::kv_store::SHORTEST;
-use crate::local::lookup::Lookup;
 use crate::local::output::Output;
 use crate::local::sampler::{Sampler, logprob};
 use crate::local::slots::{Guest, Running, Sequence, Slot, Waiting, Worth, common_prefix, keep, place, reusable};
@@ -99,7 +99,7 @@ impl Worker {
             output,
             generated: 0,
             next: None,
-            lookup: Lookup::default(),
+            streak: Streak::default(),
             scored: rules.scores_prompt.then_some(1),
             yielded: false,
         });

@@ -16,6 +16,18 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     vec(row.prop_map(|(token, position, sequence, output)| Row { token, position, sequence, output }), 0..50)
 }
 
+fn guessing() -> impl Strategy<Value = Guessing> {
+    let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
+    (numbers, vec(any::<u32>(), 0..50)).prop_map(|((sequence, keep, next, most, reach), more)| Guessing {
+        sequence,
+        keep,
+        more,
+        next,
+        most,
+        reach,
+    })
+}
+
 fn requests() -> impl Strategy<Value = Request<'static>> {
     prop_oneof![
         Just(Request::WarmUp),
@@ -26,6 +38,7 @@ fn requests() -> impl Strategy<Value = Request<'static>> {
         (any::<u32>(), any::<u32>()).prop_map(|(sequence, length)| Request::Restore { sequence, length }),
         (vec(any::<u32>(), 0..20), vec(any::<u32>(), 0..200))
             .prop_map(|(lengths, tokens)| Request::Embed { lengths, tokens }),
+        vec(guessing(), 0..5).prop_map(Request::Guess),
     ]
 }
 
@@ -52,6 +65,7 @@ fn answers() -> impl Strategy<Value = Answer> {
         Just(Answer::Saved),
         any::<bool>().prop_map(Answer::Done),
         any::<u32>().prop_map(|width| Answer::Vectors { width }),
+        vec(vec(any::<u32>(), 0..20), 0..5).prop_map(Answer::Guessed),
         ".{0,80}".prop_map(|reason| Answer::Failed(EngineError::Broken(reason))),
         Just(Answer::Failed(EngineError::NoRoom)),
     ]
