@@ -32,6 +32,9 @@ pub struct Recipe {
     pub quant: Quant,
     /// Decides every weight.
     pub seed: u64,
+    /// Layers from this one on say so much less than the others: at 0 the model writes exactly what one without them would, at 1 (the default)
+    /// they are like the others. The same seed gives all such models, with these layers and without, the same weights otherwise.
+    pub quiet: (usize, f32),
     /// Marks the file as an embedding model: engines average the last states of all tokens.
     pub embedding: bool,
 }
@@ -49,6 +52,7 @@ impl Default for Recipe {
             vocabulary: Vocabulary::bytes(),
             quant: Quant::Q8_0,
             seed: 1,
+            quiet: (0, 1.0),
             embedding: false,
         }
     }
@@ -80,7 +84,9 @@ impl Recipe {
         let part = path.with_extension("part");
         let mut out = BufWriter::new(File::create(&part)?);
         let mut rng = Rng::new(self.seed);
-        write_streamed(&mut out, &self.metadata(), &self.tensors(), |tensor, out| fill(tensor, &mut rng, out))?;
+        write_streamed(&mut out, &self.metadata(), &self.tensors(), |tensor, out| {
+            fill(tensor, self.strength(tensor), &mut rng, out)
+        })?;
         out.flush()?;
         fs::rename(part, path)?;
         Ok(())
@@ -98,6 +104,14 @@ impl Recipe {
             return Ok(());
         };
         Err(Error::Sizes(problem))
+    }
+
+    /// What a tensor's weights are multiplied with: a layer adds to the text's state what these two matrices let through.
+    fn strength(&self, tensor: &TensorInfo) -> f32 {
+        let layer = tensor.name.strip_prefix("blk.").and_then(|name| name.split_once('.'));
+        let Some((layer, "attn_output.weight" | "ffn_down.weight")) = layer else { return 1.0 };
+        let (from, strength) = self.quiet;
+        if layer.parse().is_ok_and(|layer: usize| layer >= from) { strength } else { 1.0 }
     }
 
     fn metadata(&self) -> Vec<(String, Value)> {
@@ -147,11 +161,11 @@ impl Recipe {
 }
 
 /// Writes the weights of one tensor row by row: norms are 1, the rest has variance 1/width.
-fn fill(tensor: &TensorInfo, rng: &mut Rng, out: &mut impl Write) -> io::Result<()> {
+fn fill(tensor: &TensorInfo, strength: f32, rng: &mut Rng, out: &mut impl Write) -> io::Result<()> {
     let Some(rows) = tensor.rows else {
         return out.write_all(&tensor.quant.encode(&vec![1.0; tensor.cols]));
     };
-    let spread = (12.0 / tensor.cols as f32).sqrt();
+    let spread = strength * (12.0 / tensor.cols as f32).sqrt();
     let mut row = vec![0.0; tensor.cols];
     for _ in 0..rows {
         row.iter_mut().for_each(|weight| *weight = spread * (rng.unit() - 0.5));
@@ -193,6 +207,18 @@ mod tests {
         let recipe = Recipe::default();
         assert_eq!(made(&recipe), made(&recipe.clone()));
         assert_ne!(made(&recipe), made(&Recipe { seed: 2, ..recipe }));
+    }
+
+    #[test]
+    fn quiet_layers_let_nothing_through_and_change_nothing_else() {
+        let whole = Recipe { layers: 3, quant: Quant::F32, ..Recipe::default() };
+        let quiet = Recipe { quiet: (2, 0.0), ..whole.clone() };
+        let (whole, quiet) = (made(&whole), made(&quiet));
+        let differ = whole.iter().zip(&quiet).filter(|(a, b)| a != b && **b != 0).count();
+        assert_eq!((whole.len(), differ), (quiet.len(), 0));
+        let zeros = |file: &[u8]| file.chunks_exact(4).filter(|word| **word == [0; 4]).count();
+        let silenced = 64 * 64 + 64 * 160;
+        assert!((silenced..silenced + 100).contains(&(zeros(&quiet) - zeros(&whole))));
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod bert;
 mod candle;
 #[cfg(feature = "llama-cpp")]
 mod completions;
+#[cfg(feature = "llama-cpp")]
+mod drafts;
 #[cfg(all(feature = "candle", feature = "llama-cpp"))]
 mod engines_agree;
 #[cfg(feature = "llama-cpp")]

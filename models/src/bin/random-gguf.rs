@@ -49,6 +49,12 @@ struct Args {
     /// Decides every weight.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Layers from this one on say `--quiet-strength` of what the others do.
+    #[arg(long, default_value_t = 0)]
+    quiet_from: usize,
+    /// At 0 the model writes what one with only the layers before would (`--layers` with the same seed): a draft that is always right.
+    #[arg(long, default_value_t = 1.0)]
+    quiet_strength: f32,
     /// Make an embedding model.
     #[arg(long)]
     embedding: bool,
@@ -83,6 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         vocabulary,
         quant: args.quant,
         seed: args.seed,
+        quiet: (args.quiet_from, args.quiet_strength),
         embedding: args.embedding,
     };
     recipe.write(&args.out)?;
