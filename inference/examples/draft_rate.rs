@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tollkeeper_config::{EngineKind, Local, LocalModel, Speculate};
+use tollkeeper_config::{EngineKind, Local, LocalModel, Priority, Speculate};
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::{Call, ReplyBody};
 use tollkeeper_protocol::chat::Sampling;
@@ -93,6 +93,7 @@ async fn rate(engines: &LocalEngines, name: &str, parallel: u32, round: u32, tok
             original: bytes::Bytes::new(),
             operation: Operation::TextCompletion,
             output_limit: None,
+            priority: Priority::default(),
             request_id: "rate".into(),
             deadline: tokio::time::Instant::now() + Duration::from_secs(600),
         };

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tollkeeper_config::{EngineKind, Local, LocalModel};
+use tollkeeper_config::{EngineKind, Local, LocalModel, Priority};
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::local::engine::{self, Engine, LoadPlan, Row, Token, Tokenizer};
 use tollkeeper_inference::{Call, ReplyBody};
@@ -125,6 +125,7 @@ async fn through_worker(engines: &LocalEngines, name: &str, parallel: u32, round
             original: bytes::Bytes::new(),
             operation: Operation::TextCompletion,
             output_limit: None,
+            priority: Priority::default(),
             request_id: "rate".into(),
             deadline: tokio::time::Instant::now() + Duration::from_secs(600),
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tollkeeper_config::{EngineKind, Local, LocalModel};
+use tollkeeper_config::{EngineKind, Local, LocalModel, Priority};
 use tollkeeper_inference::local::LocalEngines;
 use tollkeeper_inference::{Call, EventStream, ReplyBody};
 use tollkeeper_protocol::chat::{ChatRequest, FinishReason, Message, Part, Role, Sampling};
@@ -84,6 +84,7 @@ pub(crate) fn call(request: Request) -> Call {
         original: bytes::Bytes::new(),
         operation,
         output_limit: None,
+        priority: Priority::default(),
         request_id: "test".into(),
         deadline: Instant::now() + Duration::from_secs(60),
     }

@@ -5,7 +5,6 @@ use crate::local::engine;
 use crate::local::scripted::{Script, ScriptedEngine};
 use proptest::prelude::*;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tollkeeper_config::EngineKind;
 
 const REACH: u32 = 1000;
@@ -122,7 +121,7 @@ fn a_model_is_loaded_with_its_draft_or_not_at_all() {
     let plan = |path: &str| {
         let speculate = Speculate::Draft(path.into());
         let model = LocalModel { speculate, ..LocalModel::plain("m", EngineKind::Scripted, "echo") };
-        LoadPlan { model: Arc::new(model), stop: Arc::new(AtomicBool::new(false)), program: None }
+        LoadPlan::new(Arc::new(model))
     };
     let mut guessed = Vec::new();
     engine::run(&plan("echo"), &mut |_, engine| guessed = engine.guess(&[text(0, &[1], 2)]).unwrap()).unwrap();
