@@ -2,10 +2,13 @@
 //! reference is made from this file.
 
 use crate::catalog::Ability;
+use crate::daily::DailyTime;
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Strategy, Window};
+use crate::settings::{
+    Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy, Window,
+};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, Guesses, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
@@ -104,6 +107,8 @@ table! {
     RawLocal "[local]" {
         /// Memory for models; `"auto"` asks the device, and is the RAM on a machine without a GPU.
         vram: Vram = default("auto"),
+        /// The card they share: its number, counted as `nvidia-smi` does, or its UUID. Without it the first of `CUDA_VISIBLE_DEVICES`, else 0.
+        gpu: Gpu = optional,
         /// A model that was loaded stays at least so long before another may take its place, and at least half as long as its load took.
         min_residency: Duration = default("10s"),
         /// Answers that run when their model has to go get so long to end; then they are set aside and go on when it is back.
@@ -164,6 +169,8 @@ table! {
         draft: PathBuf = optional,
         /// Load it at the start if there is room; else with the first request for it.
         preload: bool = default(true),
+        /// Load it every day at these times, such as `"08:30"` (UTC) or `"08:30 Europe/Berlin"`, once what has to go for it is idle.
+        preload_at: Vec<DailyTime> = default([]),
         /// Never take it out of memory for another.
         pin: bool = default(false),
         /// Take it out of memory when nobody has used it for so long.

@@ -6,7 +6,9 @@
 
 pub mod catalog;
 mod check;
+mod daily;
 mod defaults;
+pub mod environment;
 mod file;
 pub mod kinds;
 mod problem;
@@ -19,13 +21,14 @@ pub mod units;
 mod value;
 
 pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
+pub use daily::DailyTime;
 pub use problem::{ConfigErrors, Problem};
 pub use reference::reference;
 pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
-    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineHost, EngineKind, KvCache, KvType, Local,
-    LocalModel, Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, Residency, Server, Speculate, Store,
+    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType,
+    Local, LocalModel, Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, Residency, Server, Speculate, Store,
     Strategy, SwapRules, Tls, Window,
 };
 pub use units::{PicoUsd, Secret, Usd};

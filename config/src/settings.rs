@@ -1,6 +1,7 @@
 //! The checked settings: plain data that the rest of the gateway reads; defaults are filled in, every value is valid.
 
 use crate::catalog::{Abilities, Catalog, Price};
+use crate::daily::DailyTime;
 use crate::units::{Secret, Usd};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -114,12 +115,52 @@ pub enum LogFormat {
 pub struct Local {
     /// Memory budget; `None` is "auto": ask the device.
     pub vram: Option<u64>,
+    /// The card that they share.
+    pub gpu: Gpu,
     /// When one model makes room for another.
     pub swap: SwapRules,
     /// What is kept of conversations that have no slot.
     pub kv_cache: KvCache,
     /// Models by name, in the order of the file.
     pub models: IndexMap<String, Arc<LocalModel>>,
+}
+
+/// A graphics card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gpu {
+    /// By its number in the order of the bus, from 0.
+    Index(u32),
+    /// By its UUID (or that of a part of it): `GPU-…` or `MIG-…`.
+    Uuid(String),
+}
+
+impl Gpu {
+    /// No machine has more.
+    const MOST: u32 = 64;
+
+    /// A number or a UUID.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_uuid = (text.starts_with("GPU-") || text.starts_with("MIG-")) && text.len() <= 80;
+        if is_uuid && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/".contains(&byte)) {
+            return Some(Self::Uuid(text.to_owned()));
+        }
+        text.parse().ok().filter(|index| *index < Self::MOST).map(Self::Index)
+    }
+}
+
+impl Default for Gpu {
+    fn default() -> Self {
+        Self::Index(0)
+    }
+}
+
+impl std::fmt::Display for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Uuid(uuid) => f.write_str(uuid),
+        }
+    }
 }
 
 /// What is kept of the KV of conversations that have no slot.
@@ -198,6 +239,9 @@ pub struct LocalModel {
     /// When it is in memory.
     #[serde(skip)]
     pub residency: Residency,
+    /// When it is loaded every day.
+    #[serde(skip)]
+    pub preload_at: Vec<DailyTime>,
     /// How its embeddings come from its tokens; `None` is the model's own way.
     pub pooling: Option<Pooling>,
     /// LoRA adapters laid over its weights; at most one.
@@ -246,6 +290,7 @@ impl LocalModel {
             fit: false,
             speculate: Speculate::Off,
             residency: Residency::default(),
+            preload_at: Vec::new(),
             pooling: None,
             lora: Vec::new(),
         }

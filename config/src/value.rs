@@ -1,10 +1,13 @@
 //! The values that keys can have: what each looks like in the file, and how it is read.
 
 use crate::catalog::Ability;
+use crate::daily::DailyTime;
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{Durability, EngineHost, EngineKind, KvType, LogFormat, Pooling, Priority, Strategy, Window};
+use crate::settings::{
+    Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy, Window,
+};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -100,6 +103,22 @@ impl Read for Scale {
     }
 }
 
+impl Read for Gpu {
+    fn shape() -> String {
+        "a number from 0 to 63 or a UUID such as \"GPU-…\"".to_owned()
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let value = node.value.get_ref();
+        let written = value.as_str().or_else(|| value.as_integer().map(|number| number.as_str()));
+        let read = written.and_then(Self::parse).filter(|gpu| value.as_str().is_none() || matches!(gpu, Self::Uuid(_)));
+        if read.is_none() {
+            node.refuse::<Self>("", problems);
+        }
+        read
+    }
+}
+
 /// A status for budget refusals.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BudgetStatus(pub(crate) u16);
@@ -177,6 +196,7 @@ read_text! {
         "off" => Ok(Self::Off),
         text => duration(text).map(Self::Every),
     };
+    DailyTime: "a time such as \"08:30\" (UTC) or \"08:30 Europe/Berlin\"", |text| Self::parse(text);
     Vram: "\"auto\" or a size such as \"24GiB\"", |text| match (text, parse_size(text)) {
         ("auto", _) => Ok(Self::Auto),
         (_, Some(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 use std::path::Path;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, LoraAdapter, PicoUsd, Pooling, PriceSource, Speculate, Strategy, Usd, Window,
+    BackendId, Config, ConfigErrors, Gpu, LoraAdapter, PicoUsd, Pooling, PriceSource, Speculate, Strategy, Usd, Window,
     parse,
 };
 
@@ -72,6 +72,24 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(targets(&config, "auto"), Vec::<String>::new());
     assert!(config.warnings.iter().any(|warning| warning.contains("there is no agent")));
     assert!(config.warnings.contains(&"the alias `auto` has no target: requests to it will be refused".to_owned()));
+}
+
+#[test]
+fn the_card_is_the_one_that_is_said_else_the_first_that_cuda_sees() {
+    let gpu = |local: &str, visible: Option<&str>| {
+        let env = |name: &str| (name == "CUDA_VISIBLE_DEVICES").then(|| visible.map(str::to_owned)).flatten();
+        parse(&format!("[local]\n{local}"), Path::new("t.toml"), &env).unwrap().local.gpu
+    };
+    let uuid = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6";
+    assert_eq!(gpu("", None), Gpu::Index(0));
+    assert_eq!(gpu("gpu = 1", Some("3")), Gpu::Index(1));
+    assert_eq!(gpu(&format!("gpu = {uuid:?}"), None), Gpu::Uuid(uuid.to_owned()));
+    assert_eq!(gpu("", Some("2, 0")), Gpu::Index(2));
+    assert_eq!(gpu("", Some(uuid)), Gpu::Uuid(uuid.to_owned()));
+    assert_eq!((gpu("", Some("")), gpu("", Some("-1"))), (Gpu::Index(0), Gpu::Index(0)));
+    for bad in ["gpu = \"0\"", "gpu = 64", "gpu = \"GPU-a b\"", "gpu = true"] {
+        try_read(&format!("[local]\n{bad}")).unwrap_err();
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::server::small;
 use super::{Check, is_first};
 use crate::file::{RawLocal, RawLocalModel};
-use crate::settings::{EngineKind, KvCache, Local, LocalModel, LoraAdapter, Residency, Speculate, SwapRules};
+use crate::settings::{EngineKind, Gpu, KvCache, Local, LocalModel, LoraAdapter, Residency, Speculate, SwapRules};
 use crate::value::{Guesses, Vram};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ impl Check<'_> {
         let by_name = models.iter().map(|model: &Arc<LocalModel>| (model.name.clone(), model.clone())).collect();
         let local = Local {
             vram: bytes(raw.vram.value),
+            gpu: raw.gpu.at.map_or_else(|| self.visible_card(), |gpu| gpu.value),
             swap: SwapRules {
                 min_residency: raw.min_residency.value,
                 drain: raw.drain.value,
@@ -40,6 +41,13 @@ impl Check<'_> {
             models: by_name,
         };
         (local, models)
+    }
+
+    /// The card that programs of CUDA see first. An order of theirs that is not that of the bus is not known here.
+    fn visible_card(&self) -> Gpu {
+        let visible = (self.env)("CUDA_VISIBLE_DEVICES");
+        let first = visible.as_deref().and_then(|list| Gpu::parse(list.split(',').next()?.trim()));
+        first.unwrap_or_default()
     }
 
     fn local_model(&mut self, raw: RawLocalModel) -> Option<LocalModel> {
@@ -81,6 +89,7 @@ impl Check<'_> {
                 keep_alive: raw.keep_alive.at.map(|limit| limit.value),
                 memory: bytes(raw.memory.value),
             },
+            preload_at: raw.preload_at.value,
             pooling: raw.pooling.at.map(|pooling| pooling.value),
             lora,
         })
