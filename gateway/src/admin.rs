@@ -6,7 +6,7 @@ use crate::body::Body;
 use crate::error::{ApiError, accepted_json, ok_json};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
-use tollkeeper_inference::{LocalAction, LocalStatus, Swap};
+use tollkeeper_inference::{LocalAction, LocalMemory, LocalStatus, Swap};
 
 /// What can be asked of a model, by its place in the path.
 pub(crate) const ACTIONS: [(&str, LocalAction); 4] = [
@@ -19,10 +19,10 @@ pub(crate) const ACTIONS: [(&str, LocalAction); 4] = [
 /// All local models, the memory they share, and the last swaps.
 pub(crate) fn models(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
     auth::operator(app, head)?;
-    let (budget, free) = app.fleet.local_memory();
+    let LocalMemory { budget, free, taken } = app.fleet.local_memory();
     let models: Vec<Value> = app.fleet.local_models().iter().map(shown).collect();
     let swaps: Vec<Value> = app.fleet.swaps().last.iter().map(swap).collect();
-    let memory = json!({"budget_bytes": budget, "free_bytes": free});
+    let memory = json!({"budget_bytes": budget, "free_bytes": free, "taken_bytes": taken});
     Ok(ok_json(json!({"memory": memory, "models": models, "swaps": swaps}).to_string()))
 }
 
@@ -37,8 +37,19 @@ pub(crate) fn act(app: &App, head: &HeaderMap, name: &str, action: LocalAction) 
 }
 
 fn shown(model: &LocalStatus) -> Value {
-    let LocalStatus { name, state, reason, pinned, ready_in, bytes, slots: (slots, busy), context, guesses, .. } =
-        model;
+    let LocalStatus {
+        name,
+        state,
+        reason,
+        pinned,
+        ready_in,
+        progress,
+        bytes,
+        slots: (slots, busy),
+        context,
+        guesses,
+        ..
+    } = model;
     let decode: serde_json::Map<String, Value> =
         model.decode_rates.iter().map(|(answers, rate)| (answers.to_string(), json!(rate))).collect();
     json!({
@@ -47,6 +58,7 @@ fn shown(model: &LocalStatus) -> Value {
         "reason": reason.as_deref(),
         "pinned": pinned,
         "ready_in_ms": u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX),
+        "progress": progress,
         "bytes": bytes,
         "slots": slots,
         "slots_busy": busy,

@@ -1,5 +1,6 @@
 //! Every series that `GET /metrics` shows; `docs/metrics.md` says what each means.
 
+mod card;
 mod residency;
 mod servers;
 
@@ -63,9 +64,11 @@ pub(crate) struct Metrics {
     ledger_queue: IntGauge,
     backend_state: GaugeVec,
     providers: Providers,
+    card: card::Card,
     residency: Residency,
     servers: Servers,
     queue_depth: GaugeVec,
+    queue_tokens: GaugeVec,
     slots_busy: GaugeVec,
     slots: GaugeVec,
     vllm_waiting: GaugeVec,
@@ -230,9 +233,15 @@ impl Metrics {
             ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
             backend_state: make.gauges("tollkeeper_backend_state", "0 healthy, 1 partial, 2 down.", &["backend"]),
             providers: Providers::new(&make),
+            card: card::Card::new(&make),
             residency: Residency::new(&make),
             servers: Servers::new(&make),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
+            queue_tokens: make.gauges(
+                "tollkeeper_local_queue_tokens",
+                "Tokens still to be read and written, estimated.",
+                &["model"],
+            ),
             slots_busy: make.gauges("tollkeeper_local_slots_busy", "Slots that are decoding.", &["model"]),
             slots: make.gauges("tollkeeper_local_slots", "Slots there are.", &["model"]),
             vllm_waiting: make.gauges("vllm:num_requests_waiting", "Requests waiting for a slot.", &["model_name"]),
@@ -382,7 +391,7 @@ impl Metrics {
         for agent in config.agents.values().filter_map(|agent| app.policies.authenticate(agent.key.expose())) {
             self.read_budgets(app, &agent);
         }
-        let backends = [&self.backend_state, &self.queue_depth, &self.slots_busy, &self.slots];
+        let backends = [&self.backend_state, &self.queue_depth, &self.queue_tokens, &self.slots_busy, &self.slots];
         for gauge in backends.into_iter().chain([&self.vllm_waiting, &self.vllm_running, &self.vllm_kv]) {
             gauge.reset();
         }
@@ -390,6 +399,7 @@ impl Metrics {
             self.backend_state.with_label_values(&[&*name]).set(level(&state.health));
         }
         self.providers.read(app);
+        self.card.show(app.fleet.card().as_deref());
         self.residency.read(app);
         self.servers.read(app);
         for (name, model) in &config.local.models {
@@ -411,9 +421,11 @@ impl Metrics {
         }
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "tokens far below 2^52")]
     fn read_model(&self, name: &str, slots: u32, state: &BackendState) {
         let (waiting, running) = (f64::from(state.waiting), f64::from(state.in_flight));
         self.queue_depth.with_label_values(&[name]).set(waiting);
+        self.queue_tokens.with_label_values(&[name]).set(state.queue_tokens as f64);
         self.slots_busy.with_label_values(&[name]).set(running);
         self.slots.with_label_values(&[name]).set(f64::from(slots));
         self.vllm_waiting.with_label_values(&[name]).set(waiting);

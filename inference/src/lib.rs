@@ -16,7 +16,9 @@ pub use remote::{Peer, RemoteCounts, ServerLoad, ServerStatus};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
-pub use local::{GuessCount, KvStoreReading, LocalAction, LocalStatus, Phase, Swap, SwapReport};
+pub use local::{
+    CardReading, GuessCount, KvStoreReading, LocalAction, LocalMemory, LocalStatus, Phase, Swap, SwapReport,
+};
 
 use local::LocalEngines;
 use remote::Remote;
@@ -144,9 +146,14 @@ impl Fleet {
         self.local.kept_kv()
     }
 
-    /// Bytes that local models may take, and those of them that none has.
-    pub fn local_memory(&self) -> (u64, u64) {
+    /// What local models may take, and what is left of it.
+    pub fn local_memory(&self) -> LocalMemory {
         self.local.memory()
+    }
+
+    /// What the card that local models share showed when it was last looked at; `None` without one.
+    pub fn card(&self) -> Option<Arc<CardReading>> {
+        self.local.card()
     }
 
     /// The state of every local model (by name), every provider (by name) and every remote model used so far (`provider/model`).

@@ -5,7 +5,9 @@ mod batch;
 mod board;
 #[cfg(feature = "candle")]
 mod candle;
+mod card;
 mod control;
+mod daily;
 mod draft;
 mod dry;
 mod embedder;
@@ -26,6 +28,7 @@ mod load_log;
 mod manager;
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]
 mod model_file;
+mod nvml;
 mod output;
 mod prefetch;
 mod prepare;
@@ -46,10 +49,15 @@ mod worker;
 
 use crate::backend::{BackendHealth, BackendState};
 use crate::reply::{Call, Reply};
-use host::Host;
+use card::Card;
+pub use card::CardReading;
+use daily::Timetable;
+use host::{Home, Host};
+use jiff::Timestamp;
 pub use journal::{Phase, Swap, SwapReport};
 pub use kv_store::KvStoreReading;
 use kv_store::{Budget, KvStore};
+pub use manager::LocalMemory;
 use manager::{Manager, Status, fault};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,6 +65,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use swap::{ModelKey, Refusal, Rules, Spec, State, Want};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tollkeeper_config::{KvCache, Local, LocalModel, SwapRules};
 use tollkeeper_protocol::Request;
@@ -69,6 +78,9 @@ pub struct LocalEngines {
     max_wait: RwLock<Duration>,
     /// Whether all models that are loaded at the start were there once.
     settled: AtomicBool,
+    timetable: watch::Sender<Timetable>,
+    /// The card that they share; another one needs a restart.
+    card: Option<Arc<Card>>,
 }
 
 /// A configured model.
@@ -93,6 +105,8 @@ pub struct LocalStatus {
     pub pinned: bool,
     /// How long until it can serve; zero when it does.
     pub ready_in: Duration,
+    /// How much of its load is done, 0 to 1, while it is loaded: tensors read, as its engine counts them. `None` if that does not tell.
+    pub progress: Option<f32>,
     /// Bytes it takes in memory, or would take.
     pub bytes: u64,
     /// Slots, and those of them that are in use.
@@ -141,12 +155,27 @@ impl LocalEngines {
     /// runs those engines that have a process of their own (see [`process`]); without one, only threads do. Must be called inside a
     /// runtime.
     pub fn start(config: &Local, program: Option<Arc<Path>>) -> Self {
+        Self::start_in(config, Home { program, card: Card::find(&config.gpu), store: KvStore::new(kept(config)) })
+    }
+
+    fn start_in(config: &Local, home: Home) -> Self {
+        let card = home.card.clone();
+        let (timetable, times) = watch::channel(Timetable::new());
         let engines = Self {
-            manager: Manager::start(rules(config), program, KvStore::new(kept(config))),
+            manager: Manager::start(rules(config, home.card.as_deref()), home),
             models: RwLock::default(),
             max_wait: RwLock::new(config.swap.max_wait),
             settled: AtomicBool::new(false),
+            timetable,
+            card,
         };
+        let manager = Arc::downgrade(&engines.manager);
+        let wish = move |model| {
+            if let Some(manager) = manager.upgrade() {
+                manager.want_for(model, Want::Schedule, daily::PATIENCE);
+            }
+        };
+        tokio::spawn(daily::ring(times, Timestamp::now, wish));
         engines.reload(config);
         engines
     }
@@ -156,7 +185,7 @@ impl LocalEngines {
     pub fn reload(&self, config: &Local) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         *self.max_wait.write().unwrap_or_else(PoisonError::into_inner) = config.swap.max_wait;
-        let rules = rules(config);
+        let rules = rules(config, self.card.as_deref());
         let budget = rules.budget;
         self.manager.rules(rules);
         let mut before = std::mem::take(&mut *models);
@@ -182,6 +211,8 @@ impl LocalEngines {
             }
         }
         before.into_values().for_each(|gone| self.manager.retire(gone.key));
+        let times = models.values().map(|entry| (entry.key, entry.configured.preload_at.clone()));
+        self.timetable.send_replace(times.filter(|(_, times)| !times.is_empty()).collect());
     }
 
     fn add(&self, configured: &Arc<LocalModel>, budget: u64) -> Option<Entry> {
@@ -271,6 +302,7 @@ impl LocalEngines {
             Some(LocalStatus {
                 name,
                 state: state_name(&status),
+                progress: host.progress().filter(|_| matches!(status.state, State::Loading { .. })),
                 pinned: status.pinned,
                 ready_in: status.ready_in(Instant::now()),
                 bytes: status.bytes,
@@ -304,9 +336,14 @@ impl LocalEngines {
         }
     }
 
-    /// Bytes of the budget, and those of them that no model has.
-    pub fn memory(&self) -> (u64, u64) {
+    /// What models may take, and what is left of it.
+    pub fn memory(&self) -> LocalMemory {
         self.manager.memory()
+    }
+
+    /// What the card that they share showed when it was last looked at; `None` without one.
+    pub fn card(&self) -> Option<Arc<CardReading>> {
+        self.manager.card()
     }
 
     /// What the swaps so far took.
@@ -369,9 +406,10 @@ impl Drop for LocalEngines {
     }
 }
 
-fn rules(config: &Local) -> Rules {
+fn rules(config: &Local, card: Option<&Card>) -> Rules {
     let SwapRules { min_residency, drain, .. } = config.swap;
-    Rules { budget: config.vram.unwrap_or_else(size::of_machine), min_residency, drain }
+    let budget = config.vram.unwrap_or_else(|| card.map_or_else(size::of_machine, Card::budget));
+    Rules { budget, min_residency, drain }
 }
 
 fn kept(config: &Local) -> Budget {
@@ -400,6 +438,7 @@ fn runs_alike(old: &LocalModel, new: &LocalModel) -> bool {
         price: new.price.clone(),
         abilities: new.abilities,
         residency: new.residency,
+        preload_at: new.preload_at.clone(),
         ..model.clone()
     };
     engine(old) == engine(new)

@@ -120,6 +120,31 @@ async fn answers_are_the_same_in_a_thread_and_in_a_process() {
     assert!(status.success() && !is_running(engine), "{output}");
 }
 
+#[tokio::test]
+async fn an_engine_sees_no_key_of_its_gateway() {
+    let upstream = Upstream::start().await;
+    let cloud = format!(
+        "[[providers]]\nname = \"cloud\"\nkind = \"custom\"\nbase_url = {:?}\nprice = \"free\"",
+        upstream.url()
+    );
+    let setup = model(Setup::new(), "m", "process", &script(0), "").raw(&format!("{cloud}\napi_key = \"env:CLOUD\""));
+    let mut command = tokio::process::Command::new(tollkeeper_tests::process::binary());
+    command.arg("serve").arg("-c").arg(setup.write()).current_dir(setup.folder());
+    command.envs([("CLOUD", "sk-secret"), ("NVIDIA_API_KEY", "nv-secret"), ("GGML_FANCY", "yes")]);
+    let process = Process::spawn(command).await.unwrap();
+    let environment = |pid: u32| {
+        let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let engine = loaded(&process).await;
+    assert!(environment(process.pid()).contains("sk-secret"), "the gateway itself has it");
+    let seen = environment(engine);
+    assert!(!seen.contains("secret"), "{seen:?}");
+    for name in ["PATH=", "GGML_FANCY=yes", "GOMP_SPINCOUNT=0", "GGML_NO_BACKTRACE=1"] {
+        assert!(seen.split('\0').any(|line| line.starts_with(name)), "{name} in {seen:?}");
+    }
+}
+
 #[cfg(feature = "llama-cpp")]
 #[tokio::test]
 async fn the_shipped_model_chooses_the_same_tokens_in_a_process() {

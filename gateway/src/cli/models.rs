@@ -78,20 +78,24 @@ fn status(config: &Config, as_json: bool) -> Result<(), String> {
     }
     table(answer["models"].as_array().map_or(&[][..], Vec::as_slice));
     let memory = &answer["memory"];
-    say(&format!("{} of {} free", size(&memory["free_bytes"]), size(&memory["budget_bytes"])));
+    let taken = match memory["taken_bytes"].as_u64() {
+        Some(taken) if taken > 0 => format!("; others hold {} of it", size(&memory["taken_bytes"])),
+        _ => String::new(),
+    };
+    say(&format!("{} of {} free{taken}", size(&memory["free_bytes"]), size(&memory["budget_bytes"])));
     Ok(())
 }
 
 fn table(models: &[Value]) {
     let line = |[name, state, pin, ready, bytes, slots, context]: [&str; 7]| {
-        say(&format!("{name:<28} {state:<10} {pin:<7} {ready:>10} {bytes:>10} {slots:>7} {context:>8}"));
+        say(&format!("{name:<28} {state:<12} {pin:<7} {ready:>10} {bytes:>10} {slots:>7} {context:>8}"));
     };
     line(["model", "state", "pinned", "ready in", "memory", "slots", "context"]);
     for model in models {
         let seconds = model["ready_in_ms"].as_f64().unwrap_or(0.0) / 1000.0;
         line([
             model["name"].as_str().unwrap_or(""),
-            model["state"].as_str().unwrap_or(""),
+            &state(model),
             if model["pinned"] == true { "yes" } else { "" },
             &if seconds > 0.0 { format!("{seconds:.1} s") } else { "now".to_owned() },
             &size(&model["bytes"]),
@@ -101,6 +105,15 @@ fn table(models: &[Value]) {
         if let Some(reason) = model["reason"].as_str() {
             say(&format!("    {reason}"));
         }
+    }
+}
+
+/// `ready`, or `loading 63%` where the engine tells.
+fn state(model: &Value) -> String {
+    let state = model["state"].as_str().unwrap_or("");
+    match model["progress"].as_f64() {
+        Some(done) => format!("{state} {:.0}%", done * 100.0),
+        None => state.to_owned(),
     }
 }
 

@@ -3,12 +3,13 @@
 use super::Maker;
 use crate::app::App;
 use prometheus::{CounterVec, GaugeVec, IntCounter, IntCounterVec, Opts};
-use tollkeeper_inference::{GuessCount, LocalStatus};
+use tollkeeper_inference::{GuessCount, LocalMemory, LocalStatus};
 
 /// The series.
 pub(super) struct Residency {
     state: GaugeVec,
     ready_in: GaugeVec,
+    progress: GaugeVec,
     bytes: GaugeVec,
     prefill: GaugeVec,
     decode: GaugeVec,
@@ -18,6 +19,8 @@ pub(super) struct Residency {
     crashes: IntCounterVec,
     guessed: IntCounterVec,
     accepted: IntCounterVec,
+    waits: IntCounterVec,
+    wait_seconds: CounterVec,
     kept: GaugeVec,
     kept_events: IntCounterVec,
     kept_tokens: IntCounter,
@@ -31,6 +34,11 @@ impl Residency {
             ready_in: make.gauges(
                 "tollkeeper_local_ready_in_seconds",
                 "How long until a model could serve, by its loads so far.",
+                &["model"],
+            ),
+            progress: make.gauges(
+                "tollkeeper_local_load_progress_ratio",
+                "How much of a model's load is done, while it is loaded.",
                 &["model"],
             ),
             bytes: make.gauges("tollkeeper_local_model_bytes", "Memory a model takes, or would take.", &["model"]),
@@ -61,21 +69,31 @@ impl Residency {
                 "Those that were drawn then.",
                 &["model", "source"],
             ),
+            waits: make.counters("tollkeeper_swap_waits_total", "Requests that waited for their model.", &["model"]),
+            wait_seconds: make.add(CounterVec::new(
+                Opts::new("tollkeeper_swap_wait_seconds_total", "How long they waited."),
+                &["model"],
+            )),
             crashes: make.counters("tollkeeper_engine_crashes_total", "Engines that broke while serving.", &["model"]),
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
     pub(super) fn read(&self, app: &App) {
-        [&self.state, &self.ready_in, &self.bytes, &self.prefill, &self.decode].into_iter().for_each(GaugeVec::reset);
+        [&self.state, &self.ready_in, &self.progress, &self.bytes, &self.prefill, &self.decode]
+            .into_iter()
+            .for_each(GaugeVec::reset);
         [&self.guessed, &self.accepted].into_iter().for_each(IntCounterVec::reset);
-        for LocalStatus { name, state, ready_in, bytes, prefill_rate, decode_rates, guesses, .. } in
+        for LocalStatus { name, state, ready_in, progress, bytes, prefill_rate, decode_rates, guesses, .. } in
             app.fleet.local_models()
         {
             for known in LocalStatus::STATES {
                 self.state.with_label_values(&[&*name, known]).set(f64::from(u8::from(known == state)));
             }
             self.ready_in.with_label_values(&[&*name]).set(ready_in.as_secs_f64());
+            if let Some(done) = progress {
+                self.progress.with_label_values(&[&*name]).set(f64::from(done));
+            }
             self.bytes.with_label_values(&[&*name]).set(bytes as f64);
             prefill_rate.into_iter().for_each(|rate| self.prefill.with_label_values(&[&*name]).set(rate));
             for (answers, rate) in decode_rates {
@@ -86,8 +104,8 @@ impl Residency {
                 self.accepted.with_label_values(&[&*name, source]).inc_by(accepted);
             }
         }
-        let (budget, free) = app.fleet.local_memory();
-        for (kind, bytes) in [("budget", budget), ("free", free)] {
+        let LocalMemory { budget, free, taken } = app.fleet.local_memory();
+        for (kind, bytes) in [("budget", budget), ("free", free), ("taken", taken)] {
             self.memory.with_label_values(&[kind]).set(bytes as f64);
         }
         let swaps = app.fleet.swaps();
@@ -97,6 +115,12 @@ impl Residency {
             count.inc_by(total.count.saturating_sub(count.get()));
             let seconds = self.phase_seconds.with_label_values(&labels);
             seconds.inc_by((total.time.as_secs_f64() - seconds.get()).max(0.0));
+        }
+        for (model, waits) in &swaps.waits {
+            let count = self.waits.with_label_values(&[model]);
+            count.inc_by(waits.count.saturating_sub(count.get()));
+            let seconds = self.wait_seconds.with_label_values(&[model]);
+            seconds.inc_by((waits.time.as_secs_f64() - seconds.get()).max(0.0));
         }
         let kept = app.fleet.kept_kv();
         for (place, bytes) in [("memory", kept.memory_bytes), ("disk", kept.disk_bytes)] {

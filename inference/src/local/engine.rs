@@ -4,12 +4,13 @@
 //! embeds sequences. Which request gets which sequence, what is drawn from the logits and what the client sees is the
 //! worker's business and the same for every engine.
 
+use super::card::Card;
 use super::draft;
 use super::vocabulary::KeptVocabulary;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tollkeeper_config::{EngineHost, EngineKind, Speculate};
 
 /// A token id of a model's vocabulary.
@@ -111,6 +112,11 @@ pub trait Engine {
     /// [`EngineError::Broken`].
     fn alive(&mut self) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// The process that it runs in, if that is one of its own.
+    fn process(&self) -> Option<u32> {
+        None
     }
 
     /// Bytes that the model, its KV cache and its buffers take, if the engine knows.
@@ -248,6 +254,25 @@ pub struct ControlToken {
     pub strips_right: bool,
 }
 
+/// How much of a load is done; written by the thread that loads and read by any.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(AtomicU32);
+
+impl Progress {
+    /// Done so far, 0 to 1; `None` is not known.
+    pub(crate) fn set(&self, done: Option<f32>) {
+        // 0 is "not known".
+        let thousandths = done.map_or(0, |done| (done.clamp(0.0, 1.0) * 1000.0) as u32 + 1);
+        self.0.store(thousandths, Ordering::Relaxed);
+    }
+
+    /// As it was set, to a thousandth.
+    pub(crate) fn get(&self) -> Option<f32> {
+        let thousandths = self.0.load(Ordering::Relaxed);
+        (thousandths > 0).then(|| (thousandths - 1) as f32 / 1000.0)
+    }
+}
+
 /// What a loader needs to know.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
@@ -260,12 +285,17 @@ pub struct LoadPlan {
     pub program: Option<Arc<Path>>,
     /// What the loads of this plan have in common.
     pub vocabulary: KeptVocabulary,
+    /// The card that it is to use, in a process of its own.
+    pub(crate) card: Option<Arc<Card>>,
+    /// Where the loader shows how far it is, if it can tell.
+    pub(crate) progress: Arc<Progress>,
 }
 
 impl LoadPlan {
     /// The plan for a model whose engine runs in a thread unless it must have a process.
     pub fn new(model: Arc<tollkeeper_config::LocalModel>) -> Self {
-        Self { model, stop: Arc::default(), program: None, vocabulary: KeptVocabulary::default() }
+        let vocabulary = KeptVocabulary::default();
+        Self { model, stop: Arc::default(), program: None, vocabulary, card: None, progress: Arc::default() }
     }
 
     /// The program whose process is to run the engine; `None` for a thread.
@@ -361,6 +391,18 @@ fn loader(engine: EngineKind) -> Result<Loader, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[test]
+    fn progress_is_shown_as_it_was_set() {
+        let progress = Progress::default();
+        assert_eq!(progress.get(), None);
+        for (set, shown) in [(0.0, 0.0), (0.25, 0.25), (7.0, 1.0), (-1.0, 0.0), (f32::NAN, 0.0)] {
+            progress.set(Some(set));
+            assert_eq!(progress.get(), Some(shown));
+        }
+        progress.set(None);
+        assert_eq!(progress.get(), None);
+    }
+
     #[test]
     fn a_gap_is_asked_for_in_the_order_that_the_model_knows() {
         let infill = Infill { before: 101, after: 102, middle: Some(103) };

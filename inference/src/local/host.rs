@@ -5,8 +5,9 @@
 
 use super::answer::{Admission, Bell, Permit, channel};
 use super::board::{Board, Reading};
+use super::card::{self, Card};
 use super::embedder::EmbedJob;
-use super::engine::{self, LoadError, LoadPlan};
+use super::engine::{self, LoadError, LoadPlan, Progress};
 use super::guess::Source;
 use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
@@ -101,6 +102,17 @@ impl Desk {
     }
 }
 
+/// What all engine threads share.
+#[derive(Clone)]
+pub(crate) struct Home {
+    /// See [`LoadPlan::program`].
+    pub(crate) program: Option<Arc<Path>>,
+    /// The card that they use, if there is one.
+    pub(crate) card: Option<Arc<Card>>,
+    /// Where KV is kept.
+    pub(crate) store: Arc<KvStore>,
+}
+
 /// The handle of a model's engine thread. Dropping it stops the engine and waits for the thread.
 pub(crate) struct Host {
     model: Arc<LocalModel>,
@@ -109,6 +121,7 @@ pub(crate) struct Host {
     commands: mpsc::Sender<Command>,
     admission: Arc<Admission>,
     board: Arc<Board>,
+    progress: Arc<Progress>,
     bell: Bell,
     desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -119,12 +132,7 @@ impl Host {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub(crate) fn start(
-        model: Arc<LocalModel>,
-        program: Option<Arc<Path>>,
-        store: Arc<KvStore>,
-        report: Reporter,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(model: Arc<LocalModel>, home: Home, report: Reporter) -> std::io::Result<Self> {
         let admission = Admission::new(model.slots.saturating_add(model.queue));
         let (commands, receiver) = mpsc::channel(admission.capacity(Priority::Interactive).max(1) as usize);
         let board = Arc::new(Board::default());
@@ -132,10 +140,17 @@ impl Host {
         let desk = Arc::new(Desk::default());
         let frontend = Arc::new(ArcSwapOption::empty());
         let shelf = Arc::new(ArcSwapOption::empty());
+        let progress = Arc::new(Progress::default());
         let seat = Seat {
-            plan: LoadPlan { stop: desk.interrupt.clone(), program, ..LoadPlan::new(model.clone()) },
+            plan: LoadPlan {
+                stop: desk.interrupt.clone(),
+                program: home.program,
+                card: home.card,
+                progress: progress.clone(),
+                ..LoadPlan::new(model.clone())
+            },
             frontend: frontend.clone(),
-            store,
+            store: home.store,
             shelf: shelf.clone(),
             stamp: None,
             worker: {
@@ -148,7 +163,8 @@ impl Host {
             report,
         };
         let thread = std::thread::Builder::new().name(format!("llm-{}", model.name)).spawn(move || seat.work())?;
-        Ok(Self { model, frontend, shelf, commands, admission, board, bell, desk, thread: Mutex::new(Some(thread)) })
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { model, frontend, shelf, commands, admission, board, progress, bell, desk, thread })
     }
 
     /// The configuration it runs.
@@ -165,6 +181,11 @@ impl Host {
     pub(crate) fn guesses(&self) -> Option<(&'static str, u64, u64)> {
         let (guessed, right) = self.board.guesses();
         Source::of(&self.model.speculate).map(|source| (source.name(), guessed, right))
+    }
+
+    /// How much of its load is done, while it loads and if its engine can tell.
+    pub(crate) fn progress(&self) -> Option<f32> {
+        self.progress.get()
     }
 
     /// Sequences taken in.
@@ -431,7 +452,8 @@ impl Seat {
                 }
                 desk.order(|orders| orders.abort = false);
                 // What the operator says that it takes counts.
-                let bytes = engine.memory().filter(|_| plan.model.residency.memory.is_none());
+                let bytes = card::held(plan.card.as_deref(), engine.process(), engine.memory())
+                    .filter(|_| plan.model.residency.memory.is_none());
                 report(generation, Report::Loaded { bytes, load, warm_up });
                 worker.keep_kv(shelf.load_full().map(|shelf| (*shelf).clone()));
                 serve_until_told(worker, &mut Model { engine: &mut *engine, tokenizer: &*tokenizer }, desk)?;
@@ -454,6 +476,7 @@ impl Seat {
             stopped = Instant::now();
         };
         let loaded = catch_unwind(AssertUnwindSafe(|| engine::run(plan, &mut serve)));
+        plan.progress.set(None);
         let loaded =
             loaded.unwrap_or_else(|panic| Err(LoadError(format!("loading panicked: {}", panic_text(&*panic)))));
         let named = |reason: &str| -> Arc<str> {

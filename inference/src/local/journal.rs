@@ -58,6 +58,13 @@ pub struct PhaseTotal {
     pub time: Duration,
 }
 
+impl PhaseTotal {
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.time += took;
+    }
+}
+
 /// What the swaps since the start took.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SwapReport {
@@ -67,6 +74,8 @@ pub struct SwapReport {
     pub totals: Vec<(String, Phase, PhaseTotal)>,
     /// How often the engine of each model crashed.
     pub crashes: BTreeMap<String, u64>,
+    /// Requests that had to wait until their model was in memory, and those that waited in vain, with the time they waited.
+    pub waits: BTreeMap<String, PhaseTotal>,
 }
 
 /// The record of all swaps.
@@ -75,6 +84,7 @@ pub(crate) struct Journal {
     swaps: VecDeque<Swap>,
     totals: BTreeMap<(String, Phase), PhaseTotal>,
     crashes: BTreeMap<String, u64>,
+    waits: BTreeMap<String, PhaseTotal>,
     draining: BTreeMap<String, Moment>,
     loading: BTreeMap<String, Moment>,
 }
@@ -108,6 +118,10 @@ impl Journal {
         *self.crashes.entry(model.to_owned()).or_default() += 1;
     }
 
+    pub(crate) fn waited(&mut self, model: &str, time: Duration) {
+        self.waits.entry(model.to_owned()).or_default().add(time);
+    }
+
     fn begin(&mut self, model: &str, began: Moment) {
         if self.swaps.len() == KEPT {
             self.swaps.pop_front();
@@ -119,9 +133,7 @@ impl Journal {
         if let Some(swap) = self.swaps.iter_mut().rev().find(|swap| swap.model == model) {
             swap.phases.push((phase, took));
         }
-        let total = self.totals.entry((model.to_owned(), phase)).or_default();
-        total.count += 1;
-        total.time += took;
+        self.totals.entry((model.to_owned(), phase)).or_default().add(took);
     }
 
     /// All of it.
@@ -130,6 +142,7 @@ impl Journal {
             last: self.swaps.iter().cloned().collect(),
             totals: self.totals.iter().map(|((model, phase), total)| (model.clone(), *phase, *total)).collect(),
             crashes: self.crashes.clone(),
+            waits: self.waits.clone(),
         }
     }
 }

@@ -13,6 +13,8 @@ use super::engine::{
 use super::formats::Format;
 use super::load_log;
 use super::model_file::check_gguf;
+#[cfg(all(feature = "vulkan", not(feature = "cuda")))]
+use llama_cpp_2::LlamaBackendDeviceType;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
@@ -22,7 +24,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
-use llama_cpp_2::{DecodeError, LlamaBackendDeviceType, LogOptions};
+use llama_cpp_2::{DecodeError, LogOptions};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -68,7 +70,7 @@ pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadE
     let bytes = check_gguf(path)?;
     let backend = backend()?;
     let (mut model, weights) = load(path, "loading it", || {
-        let stop = plan.stop.clone();
+        let (stop, progress) = (plan.stop.clone(), plan.progress.clone());
         let gpu = backend.supports_gpu_offload();
         let mut params = LlamaModelParams::default().with_use_mmap(!gpu);
         if let Some(layers) = plan.model.gpu_layers {
@@ -77,19 +79,27 @@ pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadE
         LlamaModel::load_from_file(
             backend,
             path,
-            &params.with_progress_callback(move |_| !stop.load(Ordering::Relaxed)),
+            &params.with_progress_callback(move |done| {
+                progress.set(Some(done));
+                !stop.load(Ordering::Relaxed)
+            }),
         )
     })?;
-    let adapter = plan.model.lora.first().map(|lora| adapter(&mut model, lora)).transpose()?;
+    let (adapter, added) = match plan.model.lora.first() {
+        Some(lora) => adapter(&mut model, lora).map(|(adapter, bytes)| (Some((adapter, lora.scale)), bytes))?,
+        None => (None, 0),
+    };
     let threads = plan.model.threads.unwrap_or_else(|| default_threads(bytes));
     let (mut engine, buffers) =
         load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads, adapter))?;
-    engine.memory = Some(weights + buffers).filter(|bytes| *bytes > 0);
+    engine.memory = Some(weights + added + buffers).filter(|bytes| *bytes > 0);
     compute(&mut engine);
     Ok(())
 }
 
-/// The memory of all graphics cards together, in bytes; `None` where there is none, or this build cannot use them.
+/// The memory of all graphics cards together, in bytes; `None` where there is none. Not for CUDA: there the question would leave a context
+/// on each card, and [`super::nvml`] answers it too.
+#[cfg(all(feature = "vulkan", not(feature = "cuda")))]
 pub(crate) fn card_memory() -> Option<u64> {
     let backend = backend().ok()?;
     if !backend.supports_gpu_offload() {
@@ -110,13 +120,12 @@ fn backend() -> Result<&'static LlamaBackend, LoadError> {
     backend.as_ref().map_err(|error| LoadError(format!("llama.cpp cannot be initialised: {error}")))
 }
 
-/// An adapter with its scale. It lives as long as the model.
-fn adapter(model: &mut LlamaModel, lora: &LoraAdapter) -> Result<(LlamaLoraAdapter, f32), LoadError> {
+/// An adapter, and the bytes that it takes. It lives as long as the model.
+fn adapter(model: &mut LlamaModel, lora: &LoraAdapter) -> Result<(LlamaLoraAdapter, u64), LoadError> {
     let path = &lora.path;
     let named = |LoadError(why)| LoadError(format!("its LoRA adapter {} cannot be used: {why}", path.display()));
     check_gguf(path).map_err(named)?;
-    let (adapter, _) = load(path, "loading the adapter", || model.lora_adapter_init(path)).map_err(named)?;
-    Ok((adapter, lora.scale))
+    load(path, "loading the adapter", || model.lora_adapter_init(path)).map_err(named)
 }
 
 fn default_threads(bytes: u64) -> u32 {

@@ -4,7 +4,8 @@
 //! Every event is taken in under one lock, and its effects are carried out under the same lock, so that orders reach the engine
 //! threads in the order in which they were decided. Carrying one out never waits: it flips a flag, wakes a thread or answers a waiter.
 
-use super::host::{Host, Report};
+use super::card::{self, Card, CardReading, Watchman};
+use super::host::{Home, Host, Report};
 use super::journal::{Journal, Phase, SwapReport};
 use super::kv_store::KvStore;
 use super::prefetch;
@@ -14,21 +15,18 @@ use super::swap::{
 use super::vram::shown;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use tollkeeper_config::{LocalModel, Speculate};
+use tollkeeper_config::{EngineKind, LocalModel, Speculate};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
 /// Decides which models of a device are in memory, and tells their threads.
 pub(crate) struct Manager {
     floor: Mutex<Floor>,
     start: Instant,
-    /// See [`super::engine::LoadPlan::program`].
-    program: Option<Arc<Path>>,
-    store: Arc<KvStore>,
+    home: Home,
     wake: watch::Sender<Option<Moment>>,
     /// Where every model is; replaced when one moved.
     statuses: ArcSwap<BTreeMap<ModelKey, Status>>,
@@ -44,6 +42,18 @@ struct Floor {
     requests: RequestId,
     models: ModelKey,
     journal: Journal,
+    watchman: Watchman,
+}
+
+/// The memory that local models share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalMemory {
+    /// Bytes that models may take together.
+    pub budget: u64,
+    /// Bytes that may be promised and that no model has.
+    pub free: u64,
+    /// Bytes of the budget that others hold on the card.
+    pub taken: u64,
 }
 
 /// Where a model is.
@@ -94,7 +104,7 @@ impl Drop for Lease {
 
 impl Manager {
     /// A manager of so much memory. Must be called inside a runtime: its timer is a task there.
-    pub(crate) fn start(rules: Rules, program: Option<Arc<Path>>, store: Arc<KvStore>) -> Arc<Self> {
+    pub(crate) fn start(rules: Rules, home: Home) -> Arc<Self> {
         let (wake, alarm) = watch::channel(None);
         let manager = Arc::new(Self {
             floor: Mutex::new(Floor {
@@ -104,15 +114,19 @@ impl Manager {
                 requests: 0,
                 models: 0,
                 journal: Journal::default(),
+                watchman: Watchman::default(),
             }),
             start: Instant::now(),
-            program,
-            store,
+            home,
             wake,
             statuses: ArcSwap::default(),
             moves: watch::channel(0).0,
         });
         tokio::spawn(keep_time(Arc::downgrade(&manager), alarm));
+        if let Some(card) = manager.home.card.clone() {
+            manager.seen(&card.last());
+            tokio::spawn(watch(Arc::downgrade(&manager), card));
+        }
         manager
     }
 
@@ -240,8 +254,7 @@ impl Manager {
         let name = model.name.clone();
         let host = Host::start(
             model,
-            self.program.clone(),
-            self.store.clone(),
+            self.home.clone(),
             Box::new(move |generation, report| {
                 if let Some(manager) = manager.upgrade() {
                     manager.report(key, &name, generation, report);
@@ -286,7 +299,8 @@ impl Manager {
     /// # Errors
     /// Why there is none.
     pub(crate) async fn lease(self: &Arc<Self>, model: ModelKey, deadline: Instant) -> Result<Lease, Refusal> {
-        let (lease, answer) = {
+        let asked = self.now();
+        let (lease, mut answer) = {
             let mut floor = self.enter();
             let request = floor.requests;
             floor.requests += 1;
@@ -296,10 +310,17 @@ impl Manager {
             self.step(&mut floor, Event::Asked { model, request, deadline });
             (Lease { manager: self.clone(), request }, answer)
         };
-        match answer.await {
-            Ok(answer) => answer.map(|()| lease),
-            Err(_) => Err(Refusal::Stopping),
+        // Most need not wait.
+        if let Ok(answer) = answer.try_recv() {
+            return answer.map(|()| lease);
         }
+        let answer = answer.await.unwrap_or(Err(Refusal::Stopping));
+        let mut floor = self.enter();
+        if let Some(host) = floor.hosts.get(&model).cloned() {
+            floor.journal.waited(&host.model().name, self.now() - asked);
+        }
+        drop(floor);
+        answer.map(|()| lease)
     }
 
     /// Where a model is.
@@ -309,7 +330,12 @@ impl Manager {
 
     /// Wishes for a model without a request.
     pub(crate) fn want(&self, model: ModelKey, want: Want) {
-        self.tell(Event::Wanted { model, want });
+        self.tell(Event::Wanted { model, want, until: None });
+    }
+
+    /// The same, given up after so long.
+    pub(crate) fn want_for(&self, model: ModelKey, want: Want, patience: Duration) {
+        self.tell(Event::Wanted { model, want, until: Some(self.now() + patience) });
     }
 
     /// Takes a model out of memory when what runs has ended.
@@ -337,10 +363,25 @@ impl Manager {
         }
     }
 
-    /// Bytes of the budget, and those of them that nobody has.
-    pub(crate) fn memory(&self) -> (u64, u64) {
-        let floor = self.enter();
-        (floor.machine.rules.budget, floor.machine.free())
+    /// What models may take, and what is left of it.
+    pub(crate) fn memory(&self) -> LocalMemory {
+        let machine = &self.enter().machine;
+        LocalMemory { budget: machine.rules.budget, free: machine.free(), taken: machine.taken() }
+    }
+
+    /// What the card showed last, if there is one.
+    pub(crate) fn card(&self) -> Option<Arc<CardReading>> {
+        Some(self.home.card.as_ref()?.last())
+    }
+
+    /// The card was looked at: what others hold of it is not promised.
+    pub(super) fn seen(&self, reading: &CardReading) {
+        let ours = reading.ours();
+        let mut floor = self.enter();
+        let bytes = reading.within_reach(ours.max(floor.resident()), floor.machine.promised());
+        self.step(&mut floor, Event::Reach { bytes });
+        let Floor { machine, watchman, .. } = &mut *floor;
+        watchman.note(reading, machine.rules.budget, machine.taken());
     }
 
     /// Other rules from now on.
@@ -353,7 +394,7 @@ impl Manager {
 
     /// Where the KV of all models is kept.
     pub(crate) fn store(&self) -> &Arc<KvStore> {
-        &self.store
+        &self.home.store
     }
 
     /// What happened so far.
@@ -380,6 +421,34 @@ fn answer(floor: &mut Floor, request: RequestId, answer: Result<(), Refusal>) {
     if let Some(waiting) = floor.waiting.remove(&request) {
         // Who has gone meanwhile says so himself.
         let _ = waiting.send(answer);
+    }
+}
+
+impl Floor {
+    /// Bytes that engines have said to hold on the card.
+    fn resident(&self) -> u64 {
+        let serves = |state| matches!(state, State::Ready { .. } | State::Draining { .. });
+        let models = self.machine.models.iter().filter(|(_, model)| serves(model.state));
+        models
+            .filter(|(key, _)| self.hosts.get(key).is_some_and(|host| says_what_it_holds(host.model())))
+            .map(|(_, model)| model.spec.bytes)
+            .sum()
+    }
+}
+
+/// Whether the bytes of this model, once it is loaded, are those that its engine has on the card.
+fn says_what_it_holds(model: &LocalModel) -> bool {
+    model.engine == EngineKind::LlamaCpp && model.gpu_layers != Some(0) && model.residency.memory.is_none()
+}
+
+/// Looks at the card again and again, as long as there is a manager.
+async fn watch(manager: Weak<Manager>, card: Arc<Card>) {
+    loop {
+        tokio::time::sleep(card::PACE).await;
+        let looking = card.clone();
+        let Ok(reading) = tokio::task::spawn_blocking(move || looking.look()).await else { return };
+        let Some(manager) = manager.upgrade() else { return };
+        manager.seen(&reading);
     }
 }
 
@@ -428,6 +497,16 @@ pub(crate) fn fault(model: &LocalModel, refusal: &Refusal) -> ProviderFault {
                 shown(*room),
                 shown(need.saturating_sub(*room)),
                 "give `local.vram` more, unpin another model, or make this one smaller (`fit = true` chooses how)",
+            );
+            unavailable(message, None)
+        }
+        Refusal::Crowded { need, room, taken } => {
+            let message = format!(
+                "the model `{name}` needs {} of memory, and {} can be had for it: other programs hold {} of the card's memory that is \
+                 meant for local models; end them, or make this one smaller (`fit = true` chooses how)",
+                shown(*need),
+                shown(*room),
+                shown(*taken),
             );
             unavailable(message, None)
         }

@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// Starts a process with the model's engine and serves.
 pub(super) fn run(program: &Path, plan: &LoadPlan, serve: Serve<'_>) -> Result<(), LoadError> {
-    let link = Link::start(program, &plan.model.name, SILENCE);
+    let link = Link::start(program, plan, SILENCE);
     let link = link.map_err(|error| LoadError(format!("no process can be started for its engine: {error}")))?;
     run_over(link, plan, serve)
 }
@@ -36,7 +36,7 @@ fn run_over(mut link: Link, plan: &LoadPlan, serve: Serve<'_>) -> Result<(), Loa
     asked.map_err(|error| LoadError(error.to_string()))?;
     // Meanwhile the process loads the weights.
     let tokenizer = engine::tokenizer(plan)?;
-    match link.loaded(&plan.stop)? {
+    match link.loaded(plan)? {
         (Answer::Loaded { limits, memory }, 0) => {
             let told = vec![Vec::new(); limits.sequences as usize];
             let mut engine = ProcessEngine { link, limits, memory, logits: Vec::new(), places: Vec::new(), told };
@@ -124,6 +124,10 @@ impl Engine for ProcessEngine {
 
     fn alive(&mut self) -> Result<(), EngineError> {
         self.link.sound()
+    }
+
+    fn process(&self) -> Option<u32> {
+        self.link.process()
     }
 
     fn memory(&self) -> Option<u64> {

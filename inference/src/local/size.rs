@@ -12,8 +12,8 @@ const BYTES_A_SECOND: u64 = 1 << 30;
 const FIXED_LOAD: Duration = Duration::from_millis(300);
 /// The candle engine's longest context.
 const CANDLE_CONTEXT: u32 = 4096;
-/// What of a card may go to models, in percent: the driver, a desktop and the engine's own context need the rest.
-#[cfg(feature = "llama-cpp")]
+/// What of cards that no driver tells more about may go to models, in percent.
+#[cfg(all(feature = "vulkan", not(feature = "cuda")))]
 const SHARE_OF_CARD: u64 = 94;
 /// What of the memory of a machine without a GPU may go to models, in percent.
 const SHARE_OF_RAM: u64 = 80;
@@ -28,10 +28,13 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
     if model.engine == EngineKind::Scripted {
         return (model, 0);
     }
-    let Ok(header) = Header::read(&model.path) else {
+    let Ok(mut header) = Header::read(&model.path) else {
         let bytes = weigh(&model.path);
         return (model, bytes);
     };
+    // An adapter's tensors lie beside those of their layers. One that cannot be read is for the load to complain about.
+    let adapters = model.lora.iter().filter_map(|lora| Header::read(&lora.path).ok());
+    header.tensors.extend(adapters.flat_map(|adapter| adapter.tensors));
     if model.engine == EngineKind::Candle {
         let bytes = by_candle(&header, &model);
         return (model, bytes);
@@ -85,9 +88,9 @@ pub(crate) fn expected_load(bytes: u64) -> Duration {
     FIXED_LOAD + Duration::from_millis(bytes * 1000 / BYTES_A_SECOND)
 }
 
-/// The memory for models when nobody said how much: most of the cards' or, without one, a share of the machine's.
+/// The memory for models when nobody said how much and no driver tells what a card has: a share of the machine's.
 pub(crate) fn of_machine() -> u64 {
-    #[cfg(feature = "llama-cpp")]
+    #[cfg(all(feature = "vulkan", not(feature = "cuda")))]
     if let Some(cards) = super::llama_cpp::card_memory() {
         return cards / 100 * SHARE_OF_CARD;
     }
@@ -110,7 +113,7 @@ fn weigh(path: &Path) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use tollkeeper_config::Residency;
+    use tollkeeper_config::{LoraAdapter, Residency};
 
     pub(crate) fn shipped() -> LocalModel {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/toll-tiny.gguf");
@@ -140,6 +143,18 @@ pub(crate) mod tests {
         assert_eq!((smaller.kv, &smaller.speculate, takes < 2 * alone), (KvType::Q8_0, &own, true));
         let missing = Speculate::Draft("/nowhere".into());
         assert_eq!(plan(&Arc::new(LocalModel { slots: 4, speculate: missing, ..shipped() }), u64::MAX).1, alone);
+    }
+
+    #[test]
+    fn an_adapter_takes_what_its_tensors_take() {
+        let alone = plan(&Arc::new(shipped()), u64::MAX).1;
+        // Any file with tensors will do: the adapter is as heavy as the model.
+        let lora = |path| vec![LoraAdapter { path, scale: 1.0 }];
+        let adapted = LocalModel { lora: lora(shipped().path), ..shipped() };
+        let weights: u64 = Header::read(&shipped().path).unwrap().tensors.iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(plan(&Arc::new(adapted), u64::MAX).1, alone + weights);
+        let missing = LocalModel { lora: lora("/nowhere".into()), ..shipped() };
+        assert_eq!(plan(&Arc::new(missing), u64::MAX).1, alone);
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(crate) struct Spec {
 pub(crate) enum Want {
     /// Load it if there is free room.
     Preload,
+    /// It will be needed at this time of day: load it if what has to go for it is idle.
+    Schedule,
     /// It was missed lately: load it if what has to go for it is idle.
     Hint,
     /// Somebody said so: as strong as a waiting request.
@@ -80,8 +82,8 @@ pub(crate) enum Event {
     Asked { model: ModelKey, request: RequestId, deadline: Moment },
     /// A request has ended, waits no more, or its client has gone.
     Left { request: RequestId },
-    /// The model is wished for.
-    Wanted { model: ModelKey, want: Want },
+    /// The model is wished for, until this moment if there is one.
+    Wanted { model: ModelKey, want: Want, until: Option<Moment> },
     /// The model shall go.
     Released { model: ModelKey },
     /// It is pinned from now on, or no more.
@@ -96,6 +98,8 @@ pub(crate) enum Event {
     Unloaded { model: ModelKey, generation: u64 },
     /// There is more or less memory than before.
     Budget { bytes: u64 },
+    /// Of the device, models can have so much: what is free and what they have. Others hold the rest.
+    Reach { bytes: u64 },
     /// Time has passed.
     Tick,
     /// Everything ends.
@@ -132,6 +136,15 @@ pub(crate) enum Refusal {
         need: u64,
         /// Bytes it could get.
         room: u64,
+    },
+    /// It would fit, but others on the device hold what it needs, and did so for as long as the request may wait.
+    Crowded {
+        /// Bytes it needs.
+        need: u64,
+        /// Bytes it could get.
+        room: u64,
+        /// Bytes of the budget that others hold.
+        taken: u64,
     },
     /// It could not be loaded or crashes; it is not tried again before so long.
     Failed {
@@ -197,6 +210,16 @@ pub(crate) struct Cooling {
     reason: Arc<str>,
 }
 
+/// A wish for a model without a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Wish {
+    want: Want,
+    /// Its place in the order of arrival.
+    arrival: u64,
+    /// Then it is given up.
+    until: Option<Moment>,
+}
+
 /// One model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Model {
@@ -206,8 +229,7 @@ pub(crate) struct Model {
     pub(crate) waiters: VecDeque<Waiter>,
     /// Requests that use it, with their deadlines.
     pub(crate) leases: BTreeMap<RequestId, Moment>,
-    /// A wish without a request, and its place in the order of arrival.
-    wanted: Option<(Want, u64)>,
+    wanted: Option<Wish>,
     retired: bool,
     last_used: Moment,
     cooling: Option<Cooling>,
@@ -226,6 +248,22 @@ impl Model {
         self.cooling.as_ref().map(|cooling| &cooling.reason)
     }
 
+    /// Takes in a wish: the strongest counts, and of equal ones the first, for as long as either lasts.
+    fn wish(&mut self, wish: Wish) {
+        if wish.want == Want::Operator {
+            self.cooling = None;
+        }
+        let there = matches!(self.state, State::Ready { .. } | State::Loading { aborted: false, .. });
+        match &mut self.wanted {
+            _ if there || self.retired => {}
+            Some(old) if old.want > wish.want => {}
+            Some(old) if old.want == wish.want => {
+                old.until = old.until.zip(wish.until).map(|(old, new)| old.max(new));
+            }
+            wanted => *wanted = Some(wish),
+        }
+    }
+
     /// Whether anybody needs it that has not got it.
     fn in_demand(&self) -> bool {
         !self.waiters.is_empty() || self.wanted.is_some()
@@ -237,13 +275,15 @@ impl Model {
 pub(crate) struct Machine {
     pub(crate) rules: Rules,
     pub(crate) models: BTreeMap<ModelKey, Model>,
+    /// Bytes of the device that others do not hold.
+    reach: u64,
     arrivals: u64,
     stopping: bool,
 }
 
 impl Machine {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, models: BTreeMap::new(), arrivals: 0, stopping: false }
+        Self { rules, models: BTreeMap::new(), reach: u64::MAX, arrivals: 0, stopping: false }
     }
 
     /// Takes in what happened at this moment and says what to do, in this order. Moments never go back.
@@ -275,6 +315,7 @@ impl Machine {
             Event::Asked { model, request, deadline } => self.asked(now, model, request, deadline, effects),
             Event::Left { request } => self.left(now, request),
             Event::Budget { bytes } => self.rules.budget = bytes,
+            Event::Reach { bytes } => self.reach = bytes,
             Event::Tick => {}
             Event::Shutdown => {
                 self.stopping = true;
@@ -285,18 +326,9 @@ impl Machine {
                 self.dismiss(model, &Refusal::Retired, effects);
                 self.with(model, |model| model.retired = true);
             }
-            Event::Wanted { model, want } => {
+            Event::Wanted { model, want, until } => {
                 let arrival = self.next_arrival();
-                self.with(model, |model| {
-                    let stronger = model.wanted.is_none_or(|(old, _)| want > old);
-                    let there = matches!(model.state, State::Ready { .. } | State::Loading { aborted: false, .. });
-                    if stronger && !there && !model.retired {
-                        model.wanted = Some((want, arrival));
-                    }
-                    if want == Want::Operator {
-                        model.cooling = None;
-                    }
-                });
+                self.with(model, |model| model.wish(Wish { want, arrival, until }));
             }
             Event::Released { model } => self.with(model, |model| {
                 model.wanted = None;

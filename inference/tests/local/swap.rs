@@ -142,13 +142,13 @@ async fn what_a_model_takes_is_measured_when_it_is_loaded() {
     engines.ready().await;
     let measured = engines.statuses()[0].bytes;
     assert!(measured != told && measured > 100_000, "told {told}, measured {measured}");
-    let (budget, free) = engines.memory();
-    assert_eq!(budget - free, measured);
+    let memory = engines.memory();
+    assert_eq!((memory.budget - memory.free, memory.taken), (measured, 0));
     engines.act("random.gguf", LocalAction::Unload);
     while engines.statuses()[0].state != "absent" {
         tokio::task::yield_now().await;
     }
-    assert_eq!(engines.memory(), (budget, budget));
+    assert_eq!(engines.memory().free, memory.budget);
     let answer = ask(&engines, "random.gguf", long("abcde", 3)).await.unwrap();
     assert_eq!(answer.usage.output, 3);
 }

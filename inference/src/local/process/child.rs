@@ -1,6 +1,6 @@
 //! The engine process itself: loads the one model that it is told to, does what it is asked, and ends when nobody asks any more.
 
-use super::super::engine::{self, Engine, EngineError, LoadError, LoadPlan, Token, Unfinished};
+use super::super::engine::{self, Engine, EngineError, LoadError, LoadPlan, Progress, Token, Unfinished};
 use super::wire::{self, Answer, Guessing, Request};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
@@ -45,17 +45,20 @@ pub(super) fn talk(socket: UnixStream, orphaned: impl FnOnce() + Send + 'static)
         scratch: Vec::new(),
     };
     let mouth = Arc::downgrade(&seat.mouth);
+    let progress = Arc::new(Progress::default());
+    let done = progress.clone();
     std::thread::Builder::new().name("beat".into()).spawn(move || {
         loop {
             std::thread::sleep(BEAT);
             let Some(mouth) = mouth.upgrade() else { return };
-            if mouth.busy.load(Ordering::Relaxed) && mouth.say(&Answer::Beat, &[], &mut Vec::new()).is_err() {
+            let beat = Answer::Beat { loaded: done.get() };
+            if mouth.busy.load(Ordering::Relaxed) && mouth.say(&beat, &[], &mut Vec::new()).is_err() {
                 return orphaned();
             }
         }
     })?;
     let Some((Request::Load(model), _)) = seat.next()? else { return Ok(()) };
-    let plan = LoadPlan::new(Arc::new(*model));
+    let plan = LoadPlan { progress, ..LoadPlan::new(Arc::new(*model)) };
     let mut served = Ok(());
     match engine::compute(&plan, &mut |engine| served = seat.serve(engine)) {
         Ok(()) => served,

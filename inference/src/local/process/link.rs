@@ -1,6 +1,6 @@
 //! The gateway's end of an engine process: starts it, asks it, knows whether it lives, and never leaves it behind.
 
-use super::super::engine::{EngineError, LoadError};
+use super::super::engine::{EngineError, LoadError, LoadPlan, Progress};
 use super::log::{self, Lines};
 use super::wire::{self, Answer, Request};
 use nix::sys::signal::Signal;
@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tollkeeper_config::environment;
 
 /// How often a wait for the process looks at what else may end it.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,6 +31,8 @@ pub(super) struct Link {
     /// `None` in tests whose other end is a thread.
     process: Option<Process>,
     broken: Option<String>,
+    /// Where to show how far it is, while it loads.
+    progress: Option<Arc<Progress>>,
 }
 
 struct Process {
@@ -39,19 +42,25 @@ struct Process {
 
 impl Link {
     /// Starts `program engine`. Its first request has to be [`Request::Load`].
-    pub(super) fn start(program: &Path, model: &str, silence: Duration) -> io::Result<Self> {
+    pub(super) fn start(program: &Path, plan: &LoadPlan, silence: Duration) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let (lines, output) = io::pipe()?;
         let mut command = Command::new(program);
         // The socket is its standard input, so that no descriptor has to outlive an exec but the usual three. A group of its own keeps
         // the Ctrl-C of a terminal from it: the gateway says when it ends.
-        command.arg0("tollkeeper").args(["engine", "--log", log::level()]).envs(ENVIRONMENT).process_group(0);
+        command.arg0("tollkeeper").args(["engine", "--log", log::level()]).process_group(0);
+        // No key of a provider is any of its business.
+        command.env_clear().envs(environment::of_engines()).envs(ENVIRONMENT);
+        if let Some(card) = &plan.card {
+            // By its UUID: numbers of CUDA have an order of their own.
+            command.env("CUDA_VISIBLE_DEVICES", &*card.last().card);
+        }
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn()?;
         // The command holds copies of what is the process's alone: while they are open, its end cannot be heard.
         drop(command);
         let mut process = Process { child, lines: Lines::default() };
-        match log::follow(model, lines).and_then(|lines| {
+        match log::follow(&plan.model.name, lines).and_then(|lines| {
             process.lines = lines;
             Self::over(ours, silence)
         }) {
@@ -69,7 +78,14 @@ impl Link {
         // It reads whenever it may be written to.
         socket.set_write_timeout(Some(silence))?;
         let reader = Patient { socket: socket.try_clone()?, silence, heard: Instant::now(), stop: None };
-        Ok(Self { reader: BufReader::new(reader), writer: socket, scratch: Vec::new(), process: None, broken: None })
+        Ok(Self {
+            reader: BufReader::new(reader),
+            writer: socket,
+            scratch: Vec::new(),
+            process: None,
+            broken: None,
+            progress: None,
+        })
     }
 
     /// Asks and waits for the answer; gives the length of its tail too, which has to be read next.
@@ -92,7 +108,11 @@ impl Link {
     fn answer(&mut self) -> Result<(Answer, u64), EngineError> {
         loop {
             match wire::read(&mut self.reader, &mut self.scratch) {
-                Ok((Answer::Beat, 0)) => {}
+                Ok((Answer::Beat { loaded }, 0)) => {
+                    if let Some(progress) = &self.progress {
+                        progress.set(loaded);
+                    }
+                }
                 Ok((Answer::Failed(error), 0)) => return Err(error),
                 Ok(answer) => return Ok(answer),
                 Err(error) => return Err(self.broke(&error)),
@@ -101,10 +121,12 @@ impl Link {
     }
 
     /// The answer to the request to load, unless `stop` is set before: then the process is gone.
-    pub(super) fn loaded(&mut self, stop: &Arc<AtomicBool>) -> Result<(Answer, u64), LoadError> {
-        self.reader.get_mut().stop = Some(stop.clone());
+    pub(super) fn loaded(&mut self, plan: &LoadPlan) -> Result<(Answer, u64), LoadError> {
+        self.reader.get_mut().stop = Some(plan.stop.clone());
+        self.progress = Some(plan.progress.clone());
         let answer = self.answer();
         self.reader.get_mut().stop = None;
+        self.progress = None;
         answer.map_err(|error| match self.process.as_ref().and_then(|process| process.lines.last_words()) {
             Some(words) => LoadError(format!("{error} while loading; it last said: {words}")),
             None => LoadError(format!("{error} while loading")),
@@ -119,6 +141,11 @@ impl Link {
     /// Reads the tail of an answer, however long it is.
     pub(super) fn bytes(&mut self, tail: u64) -> Result<Vec<u8>, EngineError> {
         wire::read_bytes(&mut self.reader, tail).map_err(|error| self.broke(&error))
+    }
+
+    /// The number of its process.
+    pub(super) fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.child.id())
     }
 
     /// Whether it has not failed yet, and its process has not ended.

@@ -157,6 +157,24 @@ fn a_load_can_be_stopped() {
 }
 
 #[test]
+fn what_a_process_says_of_its_load_is_shown() {
+    let (plan, _folder) = plan("{}");
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut link = Link::over(ours, SILENCE).unwrap();
+    let mut say = |answer: &Answer| wire::write(&mut theirs, &mut Vec::new(), answer, &[]).unwrap();
+    say(&Answer::Beat { loaded: None });
+    say(&Answer::Beat { loaded: Some(0.25) });
+    say(&Answer::NotLoaded("enough".into()));
+    assert_eq!(link.loaded(&plan).unwrap().0, Answer::NotLoaded("enough".into()));
+    assert_eq!(plan.progress.get(), Some(0.25));
+    // Beats of other answers say nothing of a load.
+    say(&Answer::Beat { loaded: Some(1.0) });
+    say(&Answer::Done(true));
+    assert_eq!(link.ask(&Request::WarmUp).unwrap().0, Answer::Done(true));
+    assert_eq!(plan.progress.get(), Some(0.25));
+}
+
+#[test]
 fn who_is_left_alone_in_a_long_step_notices() {
     let (plan, _folder) = plan(r#"{"step_millis": 700}"#);
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -165,7 +183,7 @@ fn who_is_left_alone_in_a_long_step_notices() {
     let process = std::thread::spawn(move || child::talk(theirs, move || noticed.store(true, Ordering::Relaxed)));
     let mut link = Link::over(ours, SILENCE).unwrap();
     link.send(&Request::Load(Box::new((*plan.model).clone())), &[]).unwrap();
-    link.loaded(&plan.stop).unwrap();
+    link.loaded(&plan).unwrap();
     link.send(&Request::Decode(Cow::Owned(vec![row(1, 0, 0, true)])), &[]).unwrap();
     drop(link);
     drop(process.join().unwrap());

@@ -52,8 +52,10 @@ pub(super) struct Guessing {
 /// What the engine process answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// No answer yet, but it lives.
-    Beat,
+    /// No answer yet, but it lives; while it loads, how much of that is done, if it can tell.
+    Beat {
+        loaded: Option<f32>,
+    },
     Loaded {
         limits: Limits,
         memory: Option<u64>,

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// No load is expected to take less, or to be nearer to its end.
 pub(crate) const SHORTEST_LOAD: Duration = Duration::from_millis(50);
 
+/// Said to take so long: what nobody can know.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
+
 impl Model {
     /// Ends all leases; their requests wait for the next load, behind all who wait now: else a long answer would bring its model
     /// back at once, and whoever it went for would wait on.
@@ -20,7 +23,7 @@ impl Model {
     /// Its place in the order in which models are loaded; the lowest comes first.
     fn rank(&self) -> Option<(Reverse<Want>, u64)> {
         let waiting = self.waiters.front().map(|waiter| (Reverse(Want::Operator), waiter.arrival));
-        let wanted = self.wanted.map(|(want, arrival)| (Reverse(want), arrival));
+        let wanted = self.wanted.map(|wish| (Reverse(wish.want), wish.arrival));
         waiting.into_iter().chain(wanted).min()
     }
 
@@ -45,7 +48,7 @@ impl Model {
         match (self.state, power) {
             (State::Ready { .. }, _) if self.spec.pinned => None,
             (State::Ready { since }, Want::Operator) => Some(since + residency),
-            (State::Ready { since }, Want::Hint) if self.leases.is_empty() => {
+            (State::Ready { since }, Want::Hint | Want::Schedule) if self.leases.is_empty() => {
                 Some(since.max(self.last_used) + residency)
             }
             _ => None,
@@ -74,20 +77,33 @@ impl Machine {
         self.close(effects);
     }
 
-    /// Sends away who has waited too long. Parked requests are the engine's: it ends them, and says so.
+    /// Sends away who has waited too long, and gives up wishes whose time is over. Parked requests are the engine's: it ends them, and says so.
     fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let keys: Vec<ModelKey> = self.models.keys().copied().collect();
         for key in keys {
+            self.with(key, |model| {
+                model.wanted.take_if(|wish| wish.until.is_some_and(|until| until <= now));
+            });
             let late = |waiter: &Waiter| waiter.deadline <= now && !waiter.parked;
             if !self.models.get(&key).is_some_and(|model| model.waiters.iter().any(late)) {
                 continue;
             }
-            let refusal = Refusal::Late { ready_in: self.ready_in(now, key) };
+            let refusal = self.too_late(now, key);
             self.with(key, |model| {
                 let gone = model.waiters.iter().filter(|waiter| late(waiter));
                 effects.extend(gone.map(|waiter| Effect::Refuse { request: waiter.request, refusal: refusal.clone() }));
                 model.waiters.retain(|waiter| !late(waiter));
             });
+        }
+    }
+
+    /// Why it was not there in time: because of others on the device, or because it takes longer.
+    fn too_late(&self, now: Moment, key: ModelKey) -> Refusal {
+        let need = self.models.get(&key).map_or(0, |model| model.spec.bytes);
+        let room = self.room().saturating_sub(self.sum(|model| model.spec.pinned));
+        match self.taken() {
+            taken if taken > 0 && need > room => Refusal::Crowded { need, room, taken },
+            _ => Refusal::Late { ready_in: self.ready_in(now, key) },
         }
     }
 
@@ -140,15 +156,20 @@ impl Machine {
         let mut first = true;
         for (power, key) in self.queue() {
             let need = self.models.get(&key).map_or(0, |model| model.spec.bytes);
-            let most = self.rules.budget.saturating_sub(self.sum(|model| model.spec.pinned));
+            let pinned = self.sum(|model| model.spec.pinned);
+            let most = self.rules.budget.saturating_sub(pinned);
             if need > most {
                 self.dismiss(key, &Refusal::NeverFits { need, room: most }, effects);
+                continue;
+            }
+            // It waits for others on the device to leave; nobody has to wait for it, or to go.
+            if need > self.room().saturating_sub(pinned) {
                 continue;
             }
             // Whoever comes later may take what the first do not count on.
             let coming = self.sum(Model::is_going) + self.sum(|model| model.evictable(power, Duration::ZERO).is_some());
             let held = promised.saturating_sub(coming);
-            if !self.is_loading() && need + held <= self.free() {
+            if !self.is_loading() && self.promised() + need + held <= self.room() {
                 self.load(now, key, effects);
                 continue;
             }
@@ -180,7 +201,7 @@ impl Machine {
             model.state = State::Loading { since: now, aborted: false };
             effects.push(Effect::Load { model: key, generation: model.generation });
         });
-        debug_assert!(self.sum(|_| true) <= self.rules.budget, "more is promised than there is");
+        debug_assert!(self.promised() <= self.room(), "more is promised than there is");
     }
 
     /// Does what can be done now so that this model can be loaded: stops a load that nobody waits for, hurries what is going, and
@@ -203,7 +224,8 @@ impl Machine {
             return;
         }
         let need = self.models.get(&key).map_or(0, |model| model.spec.bytes);
-        let missing = need.saturating_sub(self.free() + self.sum(Model::is_going));
+        let staying = self.sum(|model| !model.is_going());
+        let missing = (need + staying).saturating_sub(self.room());
         if missing == 0 {
             return;
         }
@@ -265,9 +287,24 @@ impl Machine {
         self.models.values().filter(|model| which(model)).map(Model::reserved).sum()
     }
 
+    /// Bytes that may be promised: the budget, less what others hold of the device.
+    pub(super) fn room(&self) -> u64 {
+        self.rules.budget.min(self.reach)
+    }
+
+    /// Bytes of the budget that others hold.
+    pub(crate) fn taken(&self) -> u64 {
+        self.rules.budget - self.room()
+    }
+
+    /// Bytes set aside for models.
+    pub(crate) fn promised(&self) -> u64 {
+        self.sum(|_| true)
+    }
+
     /// Bytes that nobody has.
     pub(crate) fn free(&self) -> u64 {
-        self.rules.budget.saturating_sub(self.sum(|_| true))
+        self.room().saturating_sub(self.promised())
     }
 
     /// How long until this model can serve, by the loads so far; an estimate that assumes that all answers take their full time.
@@ -327,7 +364,8 @@ impl Machine {
             free += bytes;
             longest = longest.max(wait);
         }
-        longest
+        // Others hold it, and nobody knows until when.
+        if free < need { longest.max(UNKNOWN_WAIT) } else { longest }
     }
 
     /// When the next thing happens by itself.
@@ -341,8 +379,9 @@ impl Machine {
             let there = matches!(model.state, State::Ready { .. });
             let idle = there && model.leases.is_empty() && !model.spec.pinned;
             let unused = model.spec.keep_alive.filter(|_| idle).map(|limit| model.last_used + limit);
+            let given_up = model.wanted.and_then(|wish| wish.until);
             let free = [Want::Operator, Want::Hint].map(|power| model.evictable(power, residency).filter(|_| crowded));
-            deadlines.chain(cooling).chain(drained).chain(unused).chain(free.into_iter().flatten())
+            deadlines.chain(cooling).chain(drained).chain(unused).chain(given_up).chain(free.into_iter().flatten())
         });
         moments.filter(|moment| *moment > now).min()
     }

@@ -23,6 +23,23 @@ fn rules(budget: u64) -> Rules {
     Rules { budget, min_residency: secs(10), drain: secs(5) }
 }
 
+/// Whether this event sends a model away whatever others need.
+fn orders_one_away(event: &Event) -> bool {
+    matches!(event, Event::Released { .. } | Event::Retired { .. } | Event::Shutdown)
+}
+
+/// Whether a model that is in use has to go although nobody waits and no operator wants another.
+fn sent_away_for_a_wish(before: &Machine, after: &Machine) -> bool {
+    let needed =
+        |model: &Model| !model.waiters.is_empty() || model.wanted.is_some_and(|wish| wish.want == Want::Operator);
+    let goes = |(key, model): (&ModelKey, &Model)| {
+        let now = after.models.get(key).map(|model| model.state);
+        let drained = matches!(now, Some(State::Draining { .. } | State::Unloading));
+        matches!(model.state, State::Ready { .. }) && drained && !model.leases.is_empty()
+    };
+    before.models.iter().any(goes) && !before.models.values().any(needed) && !after.models.values().any(needed)
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
@@ -105,13 +122,21 @@ impl World {
     }
 
     fn tell(&mut self, event: Event) {
+        let (before, ordered) = (self.machine.clone(), orders_one_away(&event));
         let effects = self.machine.step(self.now, event);
         assert_eq!(self.machine.broken_invariant(), None);
+        assert!(ordered || !sent_away_for_a_wish(&before, &self.machine), "who was in use went for a mere wish");
         for effect in effects {
             self.effects.push(effect.clone());
             self.apply(effect);
         }
         self.progress_is_possible();
+    }
+
+    /// Others leave so many bytes of the device, but never less than models hold.
+    fn reach(&mut self, bytes: u64) {
+        let held: u64 = self.machine.models.values().map(Model::reserved).sum();
+        self.tell(Event::Reach { bytes: bytes.max(held) });
     }
 
     fn apply(&mut self, effect: Effect) {
@@ -120,10 +145,8 @@ impl World {
                 self.loads.push(model);
                 let bytes = self.machine.models[&model].spec.bytes;
                 assert_eq!(self.resident.insert(model, bytes), None, "loaded twice");
-                assert!(
-                    self.resident.values().sum::<u64>() <= self.machine.rules.budget,
-                    "two models in the same bytes"
-                );
+                let room = self.machine.rules.budget.min(self.machine.reach);
+                assert!(self.resident.values().sum::<u64>() <= room, "two models in the same bytes");
                 self.after(self.load_takes, Happening::LoadEnds { model, generation });
             }
             Effect::Abort { model, generation } => {
@@ -165,7 +188,9 @@ impl World {
     /// Whoever waits, waits for something that will happen.
     fn progress_is_possible(&self) {
         let waits = self.machine.models.values().any(|model| !model.waiters.is_empty());
+        // What others hold they give back some day.
         let happens = !self.agenda.is_empty()
+            || self.machine.taken() > 0
             || self.machine.next_wake(self.now).is_some()
             || self.machine.models.values().any(|model| !model.leases.is_empty());
         assert!(!waits || happens, "somebody waits for nothing: {:#?}", self.machine);

@@ -57,7 +57,7 @@ fn answers() -> impl Strategy<Value = Answer> {
     };
     let memory = proptest::option::of(any::<u64>());
     prop_oneof![
-        Just(Answer::Beat),
+        prop::option::of(0.0f32..=1.0).prop_map(|loaded| Answer::Beat { loaded }),
         memory.clone().prop_map(move |memory| Answer::Loaded { limits: limits.clone(), memory }),
         ".{0,80}".prop_map(Answer::NotLoaded),
         memory.prop_map(|memory| Answer::Warm { memory }),
@@ -155,7 +155,7 @@ fn a_length_that_nobody_sent_is_not_believed() {
 
 #[test]
 fn a_frame_with_something_behind_its_head_is_refused() {
-    let mut bytes = frame(&Answer::Beat, &[]);
+    let mut bytes = frame(&Answer::Beat { loaded: None }, &[]);
     bytes[0] += 1;
     bytes.push(0);
     assert_eq!(read::<Answer>(&mut bytes.as_slice(), &mut Vec::new()).unwrap_err().kind(), ErrorKind::InvalidData);

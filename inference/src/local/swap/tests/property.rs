@@ -13,12 +13,13 @@ enum Act {
     Want(ModelKey, Want),
     Release(ModelKey),
     Budget(u64),
+    Reach(u64),
     Retire(ModelKey),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     let model = 0u32..4;
-    let want = prop::sample::select(vec![Want::Preload, Want::Hint, Want::Operator]);
+    let want = prop::sample::select(vec![Want::Preload, Want::Schedule, Want::Hint, Want::Operator]);
     prop_oneof![
         12 => (model.clone(), 1u64..60, 1u64..400).prop_map(|(model, work, patience)| Act::Request { model, work, patience }),
         3 => (0u64..40).prop_map(Act::Cancel),
@@ -28,6 +29,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (model.clone(), want).prop_map(|(model, want)| Act::Want(model, want)),
         1 => model.clone().prop_map(Act::Release),
         1 => (8u64..24).prop_map(Act::Budget),
+        2 => (0u64..24).prop_map(Act::Reach),
         1 => model.prop_map(Act::Retire),
     ]
 }
@@ -45,12 +47,17 @@ fn perform(world: &mut World, act: Act) {
         Act::FailLoads(model, true) => drop(world.failing.insert(model)),
         Act::FailLoads(model, false) => drop(world.failing.remove(&model)),
         Act::Pin(model, pinned) => world.tell(Event::Pinned { model, pinned }),
-        Act::Want(model, want) => world.tell(Event::Wanted { model, want }),
+        Act::Want(model, want) => {
+            let until = (want == Want::Schedule).then(|| world.now + secs(90));
+            world.tell(Event::Wanted { model, want, until });
+        }
         Act::Release(model) => world.tell(Event::Released { model }),
         // Memory that is in use cannot be taken away by the test's own bookkeeping.
         Act::Budget(bytes) => {
             world.tell(Event::Budget { bytes: bytes.max(world.machine.models.values().map(Model::reserved).sum()) })
         }
+        // What models hold they have: others hold the rest at most.
+        Act::Reach(bytes) => world.reach(bytes),
         Act::Retire(model) => world.tell(Event::Retired { model }),
     }
 }
@@ -83,6 +90,8 @@ proptest! {
         if stop {
             world.after(secs(5), Happening::Tell(Event::Shutdown));
         }
+        // Parked answers are ended by the engine in its own time; here others give the memory back before.
+        world.after(secs(1000), Happening::Tell(Event::Reach { bytes: u64::MAX }));
         world.run();
         for (id, request) in &world.requests {
             let end = world.end_of(*id);

@@ -281,15 +281,15 @@ fn several_models_stay_while_they_fit_and_the_longest_unused_goes() {
 fn wishes_are_weaker_than_requests() {
     let mut world = World::new(rules(10), &[spec(8), spec(8), spec(2)]);
     world.settle_in(A);
-    world.tell(Event::Wanted { model: B, want: Want::Preload });
-    world.tell(Event::Wanted { model: C, want: Want::Preload });
+    world.tell(Event::Wanted { model: B, want: Want::Preload, until: None });
+    world.tell(Event::Wanted { model: C, want: Want::Preload, until: None });
     world.run();
     assert!(world.is_ready(A) && world.is_ready(C), "a preload takes free room only");
     world.request(secs(0), A, secs(30), secs(600));
-    world.after(secs(1), Happening::Tell(Event::Wanted { model: B, want: Want::Hint }));
+    world.after(secs(1), Happening::Tell(Event::Wanted { model: B, want: Want::Hint, until: None }));
     world.run_until(|world| world.is_ready(B));
     assert!(world.requests.values().all(|request| request.end == Some(End::Served)), "a hint waits for an idle model");
-    world.tell(Event::Wanted { model: A, want: Want::Operator });
+    world.tell(Event::Wanted { model: A, want: Want::Operator, until: None });
     world.run();
     assert!(world.is_ready(A));
 }
@@ -318,4 +318,82 @@ fn less_memory_sends_nobody_away_but_is_kept_to_from_then_on() {
     world.run();
     assert_eq!(world.end_of(b), &End::Served);
     assert!(!world.is_ready(A));
+}
+
+#[test]
+fn a_scheduled_model_waits_until_the_one_in_its_place_is_idle() {
+    let mut world = World::new(rules(10), &[spec(8), spec(8)]);
+    world.settle_in(A);
+    let long = world.request(Duration::ZERO, A, secs(300), secs(600));
+    world.after(secs(10), Happening::Tell(Event::Wanted { model: B, want: Want::Schedule, until: Some(secs(5000)) }));
+    world.run_until(|world| world.requests[&long].end.is_some());
+    assert_eq!((world.end_of(long), world.loads.len()), (&End::Served, 0), "it ran in peace");
+    let idle = world.now;
+    world.run();
+    assert!(world.is_ready(B) && world.loads == [B]);
+    assert!(world.now < idle + secs(10 + 5 + 20 + 2), "B came once A had been idle for its residency");
+}
+
+#[test]
+fn a_schedule_that_finds_no_peace_is_given_up() {
+    let mut world = World::new(rules(10), &[spec(8), spec(8)]);
+    world.settle_in(A);
+    let until = world.now + secs(60);
+    let long = world.request(Duration::ZERO, A, secs(300), secs(600));
+    world.after(secs(1), Happening::Tell(Event::Wanted { model: B, want: Want::Schedule, until: Some(until) }));
+    world.run();
+    assert_eq!(world.end_of(long), &End::Served);
+    assert!(world.is_ready(A) && world.loads.is_empty(), "nobody wanted B any more");
+    assert_eq!(world.machine.models[&B].wanted, None);
+}
+
+#[test]
+fn demand_comes_before_a_schedule_and_a_hint_does_too() {
+    let mut world = World::new(rules(10), &[spec(8), spec(8), spec(8)]);
+    world.tell(Event::Wanted { model: A, want: Want::Schedule, until: None });
+    let asked = world.request(Duration::ZERO, B, secs(1), secs(600));
+    world.tell(Event::Wanted { model: B, want: Want::Schedule, until: None });
+    world.tell(Event::Wanted { model: C, want: Want::Hint, until: None });
+    world.tell(Event::Wanted { model: C, want: Want::Schedule, until: Some(world.now + secs(1)) });
+    world.run();
+    assert_eq!(world.end_of(asked), &End::Served);
+    assert_eq!(world.loads, [A, B, C], "A had room at once; the hint outlives the schedule's end");
+}
+
+#[test]
+fn what_others_hold_is_not_promised_and_who_needs_it_waits_until_they_leave() {
+    let mut world = World::new(rules(10), &[spec(8), spec(2)]);
+    world.reach(4);
+    let large = world.request(Duration::ZERO, A, secs(1), secs(600));
+    let small = world.request(Duration::ZERO, B, secs(1), secs(600));
+    world.run_until(|world| world.requests[&small].end.is_some());
+    assert_eq!((world.end_of(small), world.loads.as_slice()), (&End::Served, [B].as_slice()));
+    assert_eq!((world.machine.taken(), world.machine.free()), (6, 2));
+    assert!(world.machine.ready_in(world.now, A) >= secs(60), "nobody knows when");
+    world.reach(u64::MAX);
+    world.run();
+    assert_eq!(world.end_of(large), &End::Served);
+    assert_eq!((world.machine.taken(), world.machine.free()), (0, 0));
+}
+
+#[test]
+fn who_cannot_wait_any_longer_hears_that_others_hold_the_memory() {
+    let mut world = World::new(rules(10), &[spec(8)]);
+    world.reach(4);
+    let id = world.request(Duration::ZERO, A, secs(1), secs(30));
+    world.run();
+    assert_eq!(world.end_of(id), &End::Refused(Refusal::Crowded { need: 8, room: 4, taken: 6 }));
+}
+
+#[test]
+fn what_others_take_makes_more_room_necessary() {
+    let mut world = World::new(rules(20), &[spec(8), spec(8), spec(4)]);
+    world.settle_in(A);
+    world.settle_in(B);
+    // Of 20 others take 6: A and B hold 16 of the 14 that are left, as it seems, and C needs 4.
+    world.tell(Event::Reach { bytes: 14 });
+    let id = world.request(Duration::ZERO, C, secs(1), secs(600));
+    world.run();
+    assert_eq!(world.end_of(id), &End::Served);
+    assert!(!world.is_ready(A) && world.is_ready(B), "one of them was enough");
 }
