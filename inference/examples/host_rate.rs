@@ -53,7 +53,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn rate(model: &LocalModel, parallel: u32) -> f64 {
     let program = Some(Path::new("/proc/self/exe").into());
-    let plan = LoadPlan { program, ..LoadPlan::new(Arc::new(model.clone())) };
+    let mut plan = LoadPlan::new(Arc::new(model.clone()));
+    plan.program = program;
     let mut rate = 0.0;
     engine::run(&plan, &mut |_, engine| {
         engine.warm_up().unwrap();
