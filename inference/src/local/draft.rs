@@ -85,7 +85,8 @@ fn plan_of(plan: &LoadPlan, path: &Path) -> LoadPlan {
         lora: Vec::new(),
         ..(*plan.model).clone()
     };
-    LoadPlan { model: Arc::new(model), ..plan.clone() }
+    // How far a load is, is told of the model alone.
+    LoadPlan { model: Arc::new(model), progress: Arc::default(), ..plan.clone() }
 }
 
 fn named(path: &Path, LoadError(why): &LoadError) -> LoadError {
