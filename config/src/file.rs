@@ -153,7 +153,7 @@ table! {
         gpu_layers: Whole<0, 100_000> = optional,
         /// Price of its tokens.
         price: RawPrice = default("free"),
-        /// What it can do; the router sends it nothing else. `"rerank"` is for models with a classifier head.
+        /// What it can do; the router sends it nothing else. `"rerank"` is for models with a classifier head, `"vision"` comes with `mmproj`.
         abilities: Vec<Ability> = default(["chat", "completion", "embeddings", "tools"]),
         /// Generated tokens when the client sets no limit; without it what is left of the context.
         max_output: Whole<1, 16_777_216> = optional,
@@ -179,6 +179,8 @@ table! {
         memory: Vram = default("auto"),
         /// How its embeddings come from its tokens; without it as the model's file says, else the mean. With `"none"` it has none.
         pooling: Pooling = optional,
+        /// The GGUF file of its projector (`mmproj-….gguf`), with which it sees pictures and gets the ability `"vision"`.
+        mmproj: PathBuf = optional,
         /// LoRA adapters laid over it, at most one; models of other names may share the file.
         lora: Vec<At<RawLora>> = default([]),
     }

@@ -244,6 +244,8 @@ pub struct LocalModel {
     pub preload_at: Vec<DailyTime>,
     /// How its embeddings come from its tokens; `None` is the model's own way.
     pub pooling: Option<Pooling>,
+    /// The GGUF file of its projector; with one it sees pictures.
+    pub mmproj: Option<PathBuf>,
     /// LoRA adapters laid over its weights; at most one.
     pub lora: Vec<LoraAdapter>,
 }
@@ -292,6 +294,7 @@ impl LocalModel {
             residency: Residency::default(),
             preload_at: Vec::new(),
             pooling: None,
+            mmproj: None,
             lora: Vec::new(),
         }
     }

@@ -169,6 +169,10 @@ lora = [{ path = "mine.gguf", scale = -0.5 }]
 name = "tuned-whole"
 path = "small.gguf"
 lora = [{ path = "/a/mine.gguf" }, ]
+[[local.models]]
+name = "seeing"
+path = "small.gguf"
+mmproj = "mmproj-small.gguf"
 "#,
     );
     let [small, tuned, whole] = ["small", "tuned", "tuned-whole"].map(|name| &*config.local.models[name]);
@@ -176,6 +180,9 @@ lora = [{ path = "/a/mine.gguf" }, ]
     let folder = small.path.parent().unwrap();
     assert_eq!(tuned.lora, [LoraAdapter { path: folder.join("mine.gguf"), scale: -0.5 }]);
     assert_eq!(tuned.pooling, Some(Pooling::Last));
+    let seeing = &config.local.models["seeing"];
+    assert_eq!(seeing.mmproj, Some(folder.join("mmproj-small.gguf")));
+    assert!(seeing.abilities.vision && !tuned.abilities.vision, "what sees follows from the projector");
     assert_eq!(whole.lora, [LoraAdapter { path: "/a/mine.gguf".into(), scale: 1.0 }]);
 }
 

@@ -30,6 +30,7 @@ mod manager;
 mod model_file;
 mod nvml;
 mod output;
+pub mod picture;
 mod prefetch;
 mod prepare;
 pub mod process;

@@ -28,6 +28,8 @@ pub enum Value {
     Texts(Vec<String>),
     /// A list of signed numbers.
     I32s(Vec<i32>),
+    /// A list of real numbers.
+    F32s(Vec<f32>),
 }
 
 /// What a file says about one tensor. Row-major with `cols` as the fastest index; `rows` is `None` for a vector.
@@ -39,6 +41,8 @@ pub struct TensorInfo {
     pub rows: Option<usize>,
     /// Elements of one row.
     pub cols: usize,
+    /// Its sizes as the file names them, fastest first, where it is neither a matrix nor a vector; as many elements as it has.
+    pub sizes: Vec<usize>,
     /// How the elements are stored.
     pub quant: Quant,
 }
@@ -48,7 +52,14 @@ impl TensorInfo {
     /// fill whole blocks.
     pub fn new(name: impl Into<String>, rows: Option<usize>, cols: usize, quant: Quant) -> Self {
         let quant = if rows.is_none() || !cols.is_multiple_of(quant.block()) { Quant::F32 } else { quant };
-        Self { name: name.into(), rows, cols, quant }
+        Self { name: name.into(), rows, cols, sizes: Vec::new(), quant }
+    }
+
+    /// The same elements under these sizes, fastest first.
+    #[must_use]
+    pub fn sized(self, sizes: &[usize]) -> Self {
+        debug_assert_eq!(sizes.iter().product::<usize>(), self.len(), "{}", self.name);
+        Self { sizes: sizes.to_vec(), ..self }
     }
 
     /// Number of elements.
@@ -129,9 +140,10 @@ pub fn write_streamed<W: Write>(
     let mut offset = 0u64;
     for tensor in tensors {
         put_text(&mut head, &tensor.name);
-        let sizes: Vec<u64> = [Some(tensor.cols), tensor.rows].into_iter().flatten().map(|n| n as u64).collect();
+        let plain = || [Some(tensor.cols), tensor.rows].into_iter().flatten().collect();
+        let sizes = if tensor.sizes.is_empty() { plain() } else { tensor.sizes.clone() };
         head.extend((sizes.len() as u32).to_le_bytes());
-        sizes.iter().for_each(|n| head.extend(n.to_le_bytes()));
+        sizes.iter().for_each(|n| head.extend((*n as u64).to_le_bytes()));
         head.extend(tensor.quant.code().to_le_bytes());
         head.extend(offset.to_le_bytes());
         offset = (offset + size(tensor)).next_multiple_of(ALIGNMENT);
@@ -186,6 +198,10 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
             list(out, 5, numbers.len());
             numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
         }
+        Value::F32s(numbers) => {
+            list(out, 6, numbers.len());
+            numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        }
     }
 }
 
@@ -225,6 +241,7 @@ fn take_value(input: &mut impl Read, kind: u32) -> io::Result<Value> {
         8 => Value::Text(take_text(input)?),
         9 => match (take_u32(input)?, take_len(input)?) {
             (8, len) => Value::Texts((0..len).map(|_| take_text(input)).collect::<io::Result<_>>()?),
+            (6, len) => Value::F32s((0..len).map(|_| Ok(f32::from_le_bytes(take(input)?))).collect::<io::Result<_>>()?),
             (5, len) => Value::I32s((0..len).map(|_| Ok(take_u32(input)?.cast_signed())).collect::<io::Result<_>>()?),
             (other, _) => return Err(broken(&format!("a list of type {other} is not read here"))),
         },
@@ -278,18 +295,22 @@ mod tests {
             ("e", Value::Text("zażółć".into())),
             ("f", Value::Texts(vec!["x".into(), String::new()])),
             ("g", Value::I32s(vec![1, -3])),
+            ("h", Value::F32s(vec![0.25, -1.0])),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
         let norm = TensorData::new("norm", None, 5, Quant::Q8_0, &[1.0; 5]);
         let matrix = TensorData::new("matrix", Some(3), 64, Quant::Q8_0, &[0.25; 192]);
+        let mut cube = TensorData::new("cube", Some(2), 6, Quant::F32, &[0.0; 12]);
+        cube.info = cube.info.sized(&[2, 3, 2]);
         let mut file = Vec::new();
-        write(&mut file, &metadata, &[norm, matrix]).unwrap();
+        write(&mut file, &metadata, &[cube, norm, matrix]).unwrap();
         assert_eq!(file.len() % 32, 0);
         let header = read_header(&mut file.as_slice()).unwrap();
         assert_eq!(header.metadata, metadata);
-        assert_eq!(header.tensors[0], ("norm".into(), vec![5], Quant::F32.code(), 0));
-        assert_eq!(header.tensors[1], ("matrix".into(), vec![64, 3], Quant::Q8_0.code(), 32));
+        assert_eq!(header.tensors[0], ("cube".into(), vec![2, 3, 2], Quant::F32.code(), 0));
+        assert_eq!(header.tensors[1], ("norm".into(), vec![5], Quant::F32.code(), 64));
+        assert_eq!(header.tensors[2], ("matrix".into(), vec![64, 3], Quant::Q8_0.code(), 96));
         // The matrix takes six blocks of 34 bytes, padded to 224; its first block opens with the scale.
         assert_eq!(file[file.len() - 224..][..2], half::f16::from_f32(0.25 / 127.0).to_le_bytes());
     }

@@ -3,6 +3,7 @@
 pub mod chat_model;
 pub mod data;
 pub mod gguf;
+pub mod projector;
 pub mod quant;
 pub mod random;
 pub mod reranker;

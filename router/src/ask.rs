@@ -23,6 +23,8 @@ pub const PAIR_TOKENS: u64 = 4;
 /// Tokens of an image whatever its size, and the most tokens of a part of an unknown kind (sound, files): a large picture takes
 /// about as many with most providers.
 pub const MEDIA_TOKENS: u64 = 1600;
+/// Tokens of an image where the question is whether it fits a context: some models make so few of it, and each says itself what does not fit.
+pub const FEWEST_IMAGE_TOKENS: u64 = 64;
 
 /// What a request needs of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,11 +84,14 @@ fn of_chat(request: &Request, chat: &ChatRequest) -> Ask {
         .chain(tools)
         .chain([schema, other_tools].into_iter().flatten().map(|value| tokens(written(value))))
         .fold(0, u64::saturating_add);
+    let parts = chat.messages.iter().flat_map(|message| &message.content);
+    let images = parts.filter(|part| matches!(part, Part::Image(_))).count() as u64;
+    let least = input.saturating_sub(images.saturating_mul(MEDIA_TOKENS - FEWEST_IMAGE_TOKENS));
     Ask {
         tools: !chat.tools.is_empty() || other_tools.is_some(),
-        vision: chat.messages.iter().flat_map(|message| &message.content).any(|part| matches!(part, Part::Image(_))),
+        vision: images > 0,
         json_schema: schema.is_some(),
-        ..of_prompts(request, input, input)
+        ..of_prompts(request, input, least)
     }
 }
 

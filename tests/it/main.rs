@@ -25,3 +25,4 @@ mod swap;
 mod tidy;
 #[cfg(feature = "llama-cpp")]
 mod tools;
+mod vision;

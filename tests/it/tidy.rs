@@ -43,7 +43,11 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
 const TOUCHES: &[(&[&str], &[&str], &str)] = &[
     (&["rusqlite"], &["policies/src/store/sqlite.rs"], "one file touches SQLite"),
     (&["redis"], &["policies/src/store/redis.rs"], "one file touches Redis"),
-    (&["llama_cpp_2", "llama_cpp_sys_2"], &["inference/src/local/llama_cpp.rs"], "one file touches llama.cpp"),
+    (
+        &["llama_cpp_2", "llama_cpp_sys_2"],
+        &["inference/src/local/llama_cpp.rs", "inference/src/local/llama_cpp/"],
+        "one engine touches llama.cpp",
+    ),
     (&["llguidance"], &["inference/src/local/guide.rs"], "one file touches the grammar engine"),
     (
         &["candle_core", "candle_nn", "candle_transformers"],

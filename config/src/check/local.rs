@@ -2,6 +2,7 @@
 
 use super::server::small;
 use super::{Check, is_first};
+use crate::catalog::Abilities;
 use crate::file::{RawLocal, RawLocalModel};
 use crate::settings::{EngineKind, Gpu, KvCache, Local, LocalModel, LoraAdapter, Residency, Speculate, SwapRules};
 use crate::value::{Guesses, Vram};
@@ -52,7 +53,12 @@ impl Check<'_> {
 
     fn local_model(&mut self, raw: RawLocalModel) -> Option<LocalModel> {
         let speculate = self.speculate(&raw);
-        let abilities = raw.abilities.value.into_iter().collect();
+        let mut abilities: Abilities = raw.abilities.value.into_iter().collect();
+        if abilities.vision && raw.mmproj.at.is_none() {
+            let message = "`vision` needs `mmproj`: the file of the model's projector";
+            self.problems.add(&raw.abilities.span, message);
+        }
+        abilities.vision = raw.mmproj.at.is_some();
         if let Some(limit) = raw.max_output.at.as_ref().filter(|limit| limit.value.0 > raw.context.value.0) {
             let message = format!("`max_output` is larger than the context of {} tokens", raw.context.value.0);
             self.problems.add(&limit.span, message);
@@ -91,6 +97,7 @@ impl Check<'_> {
             },
             preload_at: raw.preload_at.value,
             pooling: raw.pooling.at.map(|pooling| pooling.value),
+            mmproj: raw.mmproj.at.map(|file| self.path(&file.value)),
             lora,
         })
     }

@@ -67,7 +67,7 @@ fn writers_like(writers: u32) -> usize {
 
 /// How fast an engine is, in tokens a second; 0 where that is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Rates {
+pub(crate) struct Speeds {
     /// Reading and writing together, while busy.
     pub(crate) overall: f64,
     /// Batches that read prompts.
@@ -107,8 +107,8 @@ impl Pace {
     }
 
     /// What was learned, in tokens a second; 0 where nothing was.
-    pub(crate) fn rates(&self) -> Rates {
-        Rates {
+    pub(crate) fn rates(&self) -> Speeds {
+        Speeds {
             overall: self.overall.unwrap_or(0.0),
             prefill: self.prefill.unwrap_or(0.0),
             decode: self.decode.map(|rate| rate.unwrap_or(0.0)),

@@ -1,6 +1,6 @@
 //! What a worker shows to other threads: counts and rates, written by one thread and read by any.
 
-use super::batch::{Rates, SIZES};
+use super::batch::{Speeds, SIZES};
 use std::array::from_fn;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) struct Reading {
     /// Share of the KV cache in use, 0 to 1.
     pub(crate) kv_usage: f32,
     /// How fast it is, or was when it last ran.
-    pub(crate) rates: Rates,
+    pub(crate) rates: Speeds,
 }
 
 impl Board {
@@ -56,7 +56,7 @@ impl Board {
             queue_tokens: self.queue_tokens.load(Ordering::Relaxed),
             ttft: (micros > 0).then(|| Duration::from_micros(micros)),
             kv_usage: self.kv_permille.load(Ordering::Relaxed) as f32 / 1000.0,
-            rates: Rates {
+            rates: Speeds {
                 overall: of(&self.overall),
                 prefill: of(&self.prefill),
                 decode: from_fn(|at| of(&self.decode[at])),
@@ -96,7 +96,7 @@ mod tests {
     fn the_wait_is_the_work_of_one_sequence_at_the_measured_rate() {
         let board = Board::default();
         assert_eq!(board.wait_for_room(4), Duration::from_secs(1));
-        let at = |overall| Rates { overall, ..Rates::default() };
+        let at = |overall| Speeds { overall, ..Speeds::default() };
         board.write(Reading { queue_tokens: 8000, rates: at(100.0), ..Reading::default() });
         assert_eq!(board.wait_for_room(4), Duration::from_secs(20));
         board.write(Reading { queue_tokens: u64::MAX, rates: at(1.0), ..Reading::default() });

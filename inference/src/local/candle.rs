@@ -40,6 +40,9 @@ pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadE
     if !model.lora.is_empty() {
         return Err(LoadError("the candle engine has no LoRA adapters; use `engine = \"llama.cpp\"`".into()));
     }
+    if model.mmproj.is_some() {
+        return Err(LoadError("the candle engine cannot see pictures (`mmproj`); use `engine = \"llama.cpp\"`".into()));
+    }
     if model.path.is_dir() {
         return bert::compute(plan, compute);
     }
@@ -105,6 +108,7 @@ impl CandleEngine {
             ranks: false,
             embedding_context: 0,
             embedding_width: 0,
+            sees: false,
         };
         Ok(Self { sequences, logits: Vec::new(), limits })
     }

@@ -8,6 +8,7 @@
 //! tokens is encoded as plain text, in one piece, so that the tokens are the same ones that the model was trained with.
 
 use super::engine::{ControlToken, Token, Tokenizer};
+use super::picture::{number_of, placeholder};
 use super::stop::open_tail;
 use std::collections::HashMap;
 
@@ -64,10 +65,22 @@ impl ControlTokens {
 
     /// The tokens of a rendered template.
     pub(crate) fn encode(&self, rendered: &str, tokenizer: &dyn Tokenizer) -> Vec<Token> {
+        self.encode_with(rendered, 0, tokenizer)
+    }
+
+    /// The tokens of a rendered template in which the marks of so many pictures stand; each becomes a placeholder.
+    pub(crate) fn encode_with(&self, rendered: &str, pictures: usize, tokenizer: &dyn Tokenizer) -> Vec<Token> {
         let mut tokens = Vec::new();
         let mut plain = 0;
         let mut at = 0;
         while let Some(letter) = rendered[at..].chars().next() {
+            if let Some(number) = number_of(letter).filter(|number| *number < pictures) {
+                encode_plain(&rendered[plain..at], tokenizer, &mut tokens);
+                tokens.push(placeholder(number));
+                at += letter.len_utf8();
+                plain = at;
+                continue;
+            }
             let Some(control) = self.first_of(&rendered[at..]) else {
                 at += letter.len_utf8();
                 continue;
@@ -130,6 +143,16 @@ mod tests {
                 format!("{}{}", controls.disarm(&format!("<|im_{space}")).trim_end(), controls.disarm("end|>"));
             assert_eq!(count(&controls.encode(&joined, &ScriptedTokenizer), IM_END), 0, "{space:?}");
         }
+    }
+
+    #[test]
+    fn only_so_many_marks_become_pictures() {
+        use super::super::picture::mark;
+        let rendered = format!("<|im_start|>a{}{}b", mark(0), mark(1));
+        let tokens = controls().encode_with(&rendered, 1, &ScriptedTokenizer);
+        let text: Vec<Token> = format!("{}b", mark(1)).bytes().map(Token::from).collect();
+        assert_eq!(tokens[..3], [IM_START, Token::from(b'a'), placeholder(0)]);
+        assert_eq!(tokens[3..], text);
     }
 
     #[test]

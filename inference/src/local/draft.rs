@@ -10,6 +10,7 @@ use super::batch::{Demand, Pace, share};
 use super::engine::{
     Compute, Engine, EngineError, Limits, Load, LoadError, LoadPlan, ReadTokenizer, Row, Token, Tokenizer, Unfinished,
 };
+use super::picture::Picture;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ fn plan_of(plan: &LoadPlan, path: &Path) -> LoadPlan {
         path: path.into(),
         speculate: Speculate::Off,
         pooling: Some(Pooling::None),
+        mmproj: None,
         lora: Vec::new(),
         ..(*plan.model).clone()
     };
@@ -142,7 +144,7 @@ impl<'e> Draft<'e> {
                     self.forget();
                     break;
                 }
-                Err(EngineError::Broken(why)) => return Err(EngineError::Broken(format!("its draft failed: {why}"))),
+                Err(EngineError::Broken(why) | EngineError::Unfit(why)) => return Err(EngineError::Broken(format!("its draft failed: {why}"))),
             }
             rows.iter().for_each(|row| self.read[row.sequence as usize].push(row.token));
             rows.clear();
@@ -167,14 +169,17 @@ impl<'e> Draft<'e> {
     fn follow(&mut self, unfinished: &[Unfinished<'_>]) -> (Vec<Row>, Vec<Ask>) {
         self.turns = self.turns.wrapping_add(1);
         let limits = self.engine.limits();
-        let (batch, context) = (limits.batch, limits.context as usize);
+        let (batch, context, vocabulary) = (limits.batch, limits.context as usize, limits.vocabulary);
         let demands: Vec<Demand> = (0..)
             .zip(unfinished)
             .filter(|(_, text)| text.most > 0 && text.read.len() < context)
             .filter_map(|(slot, text)| {
                 let lacking = self.lacking(text)?;
+                // It cannot see: behind a picture it has nothing to say.
+                let unread = &text.read[text.read.len() - lacking..];
+                let reads = unread.iter().all(|token| *token < vocabulary);
                 let tokens = u32::try_from(lacking + 1).unwrap_or(u32::MAX);
-                (lacking <= text.reach as usize).then_some(Demand { slot, tokens, prefill: lacking > 0 })
+                (reads && lacking <= text.reach as usize).then_some(Demand { slot, tokens, prefill: lacking > 0 })
             })
             .collect();
         let (mut rows, mut asks) = (Vec::new(), Vec::new());
@@ -276,6 +281,14 @@ impl Engine for Drafted<'_, '_> {
 
     fn guess(&mut self, unfinished: &[Unfinished<'_>]) -> Result<Vec<Vec<Token>>, EngineError> {
         self.draft.guess(unfinished)
+    }
+
+    fn measure(&mut self, picture: &Picture) -> Result<u32, EngineError> {
+        self.model.measure(picture)
+    }
+
+    fn show(&mut self, picture: &Picture, sequence: u32, position: u32) -> Result<(), EngineError> {
+        self.model.show(picture, sequence, position)
     }
 
     fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {

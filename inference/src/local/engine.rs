@@ -6,6 +6,7 @@
 
 use super::card::Card;
 use super::draft;
+use super::picture::Picture;
 use super::vocabulary::KeptVocabulary;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -53,6 +54,8 @@ pub struct Limits {
     pub ranks: bool,
     /// Numbers of an embedding.
     pub embedding_width: u32,
+    /// Whether pictures can be shown to it.
+    pub sees: bool,
 }
 
 /// Why an engine could not do a step.
@@ -61,6 +64,9 @@ pub enum EngineError {
     /// No room in the KV cache; nothing changed, and freeing sequences helps.
     #[error("the KV cache has no room for the batch")]
     NoRoom,
+    /// What it was given cannot be used; nothing changed.
+    #[error("{0}")]
+    Unfit(String),
     /// The engine is broken and must be loaded again.
     #[error("{0}")]
     Broken(String),
@@ -153,6 +159,24 @@ pub trait Engine {
     fn restore(&mut self, sequence: u32, state: &[u8], length: u32) -> bool {
         let _ = (sequence, state, length);
         false
+    }
+
+    /// How many tokens of a sequence a picture takes: at least one, and always the same. Needs [`Limits::sees`].
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`]: this model cannot be shown this picture.
+    fn measure(&mut self, picture: &Picture) -> Result<u32, EngineError> {
+        Err(EngineError::Unfit(format!("this engine cannot see {picture:?}")))
+    }
+
+    /// Reads a picture as the next tokens of a sequence that has `position` tokens. Needs [`Limits::sees`]. No sequence is cut inside of a picture
+    /// afterwards, and none ends with one when logits are wanted.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRoom`] and [`EngineError::Unfit`] leave every sequence as it was.
+    fn show(&mut self, picture: &Picture, sequence: u32, position: u32) -> Result<(), EngineError> {
+        let _ = (sequence, position);
+        Err(EngineError::Unfit(format!("this engine cannot see {picture:?}")))
     }
 
     /// One vector of [`Limits::embedding_width`] numbers for each input, not normalised; where [`Limits::ranks`] holds, one relevance

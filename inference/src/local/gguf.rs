@@ -84,9 +84,14 @@ impl Header {
 
     /// The architecture's name; the figures of a model are under it.
     pub(crate) fn architecture(&self) -> &str {
-        match self.values.get("general.architecture") {
-            Some(Value::Text(name)) => name,
-            _ => "",
+        self.text("general.architecture").unwrap_or_default()
+    }
+
+    /// A text.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        match self.values.get(key)? {
+            Value::Text(text) => Some(text),
+            _ => None,
         }
     }
 

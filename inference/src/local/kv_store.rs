@@ -432,5 +432,8 @@ pub(crate) fn fingerprint(model: &LocalModel) -> std::io::Result<Fingerprint> {
         hash.update(adapter.scale.to_le_bytes());
         file::sample(&adapter.path, |sample| hash.update(sample))?;
     }
+    if let Some(projector) = &model.mmproj {
+        file::sample(projector, |sample| hash.update(sample))?;
+    }
     Ok(hash.finalize().into())
 }

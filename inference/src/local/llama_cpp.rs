@@ -1,4 +1,4 @@
-//! llama.cpp as an [`Engine`]: the only file that calls into `llama_cpp_2`.
+//! llama.cpp as an [`Engine`]: this file and its folder are the only ones that call into `llama_cpp_2`.
 //!
 //! The binding is safe Rust over C++ that aborts the process when it is misused. What aborts, or is undefined, is checked before
 //! the call: a batch larger than the context's, more sequence ids than a batch row has room for (always one here), token ids outside
@@ -6,13 +6,18 @@
 //! ours, and so are grammars.
 //! A failed load says `NullResult` and nothing else; the reason is in the log, see [`super::load_log`].
 
-use super::control::ControlTokens;
-use super::engine::{
-    Compute, ControlToken, Engine, EngineError, Infill, Limits, LoadError, LoadPlan, Row, Token, Tokenizer,
-};
-use super::formats::Format;
+mod places;
+#[cfg(feature = "vision")]
+mod projector;
+#[cfg(not(feature = "vision"))]
+#[path = "llama_cpp/no_projector.rs"]
+mod projector;
+mod vocabulary;
+
+use super::engine::{Compute, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Token, Tokenizer};
 use super::load_log;
 use super::model_file::check_gguf;
+use super::picture::Picture;
 #[cfg(all(feature = "vulkan", not(feature = "cuda")))]
 use llama_cpp_2::LlamaBackendDeviceType;
 use llama_cpp_2::context::LlamaContext;
@@ -23,14 +28,15 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_2::{DecodeError, LogOptions};
-use std::collections::HashMap;
+use places::Places;
+use projector::Projector;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use tollkeeper_config::{KvType, LoraAdapter, Pooling};
+use vocabulary::Vocabulary;
 
 /// Tokens of the first decode.
 const CANARY: u32 = 8;
@@ -92,7 +98,14 @@ pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadE
     let threads = plan.model.threads.unwrap_or_else(|| default_threads(bytes));
     let (mut engine, buffers) =
         load(path, "making room for its context", || LlamaEngine::new(&model, backend, plan, threads, adapter))?;
-    engine.memory = Some(weights + added + buffers).filter(|bytes| *bytes > 0);
+    let mut memory = weights + added + buffers;
+    if let Some(file) = &plan.model.mmproj {
+        let (projector, bytes) = Projector::load(file, &model, engine.threads, backend.supports_gpu_offload())?;
+        engine.limits.sees = engine.limits.generates;
+        engine.projector = Some(projector);
+        memory += bytes;
+    }
+    engine.memory = Some(memory).filter(|bytes| *bytes > 0);
     compute(&mut engine);
     Ok(())
 }
@@ -151,142 +164,8 @@ fn load<T, E: std::fmt::Display>(
     })
 }
 
-/// The tokenizer: a second, weightless copy of the model, so that text can be read on any thread at any time.
-struct Vocabulary {
-    model: LlamaModel,
-    size: u32,
-    control: Vec<ControlToken>,
-    spoken: HashMap<Token, Vec<u8>>,
-    template: Option<String>,
-    infill: Option<Infill>,
-    /// The model's own frame for a query and a document, with places for them.
-    pair_frame: Option<(String, ControlTokens)>,
-}
-
-impl Vocabulary {
-    fn of(model: LlamaModel) -> Result<Self, LoadError> {
-        let kind = model.meta_val_str("tokenizer.ggml.model").unwrap_or_default();
-        if kind.is_empty() || kind == "none" || kind == "no_vocab" {
-            return Err(LoadError("the model has no tokenizer".into()));
-        }
-        let size = u32::try_from(model.n_vocab()).unwrap_or(0);
-        let control = control_tokens(&model);
-        let template = model.chat_template(None).ok().and_then(|template| template.to_string().ok());
-        // llama.cpp hides control tokens, but some of them are marks in the text of an answer.
-        let marks = Format::of(template.as_deref().unwrap_or_default()).spoken();
-        let spoken = control.iter().filter(|token| marks.contains(&token.name.as_str()));
-        let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
-        let infill = infill(&model, &control);
-        let pair_frame = model.meta_val_str("tokenizer.chat_template.rerank").ok();
-        let pair_frame = pair_frame.map(|frame| (frame, ControlTokens::new(control.clone())));
-        Ok(Self { model, size, control, spoken, template, infill, pair_frame })
-    }
-
-    fn name(&self, token: LlamaToken) -> String {
-        if u32::try_from(token.0).is_ok_and(|id| id < self.size) { name_of(&self.model, token) } else { String::new() }
-    }
-}
-
-fn name_of(model: &LlamaModel, token: LlamaToken) -> String {
-    model.vocab().text(token).map_or(String::new(), |text| text.to_string_lossy().into_owned())
-}
-
-fn control_tokens(model: &LlamaModel) -> Vec<ControlToken> {
-    let vocabulary = model.vocab();
-    let tokens = vocabulary.tokens().filter_map(|token| {
-        let attributes = vocabulary.attr(token);
-        let name = name_of(model, token);
-        let control = attributes.intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown) && !name.is_empty();
-        control.then(|| ControlToken {
-            token: u32::try_from(token.0).unwrap_or(0),
-            name,
-            strips_left: attributes.contains(LlamaTokenAttr::LStrip),
-            strips_right: attributes.contains(LlamaTokenAttr::RStrip),
-        })
-    });
-    tokens.collect()
-}
-
-/// The tokens for gaps: those that the file names, or whose names llama.cpp knows, or Codestral's, which it does not.
-fn infill(model: &LlamaModel, control: &[ControlToken]) -> Option<Infill> {
-    let vocabulary = model.vocab();
-    let known = |token: LlamaToken| u32::try_from(token.0).ok();
-    let named = |name: &str| control.iter().find(|token| token.name == name).map(|token| token.token);
-    match (known(vocabulary.fim_pre()), known(vocabulary.fim_suf()), known(vocabulary.fim_mid())) {
-        (Some(before), Some(after), Some(middle)) => Some(Infill { before, after, middle: Some(middle) }),
-        _ => Some(Infill { before: named("[PREFIX]")?, after: named("[SUFFIX]")?, middle: None }),
-    }
-}
-
 fn llama(token: Token) -> LlamaToken {
     LlamaToken(i32::try_from(token).unwrap_or(-1))
-}
-
-impl Tokenizer for Vocabulary {
-    fn encode(&self, text: &str, whole: bool) -> Vec<Token> {
-        let tokens = self.model.vocab().tokenize(text.as_bytes(), whole, false);
-        tokens.into_iter().filter_map(|token| u32::try_from(token.0).ok()).collect()
-    }
-
-    fn piece(&self, token: Token) -> Vec<u8> {
-        match self.spoken.get(&token) {
-            Some(spoken) => spoken.clone(),
-            None if token < self.size => self.model.vocab().token_to_piece(llama(token), false, None),
-            None => Vec::new(),
-        }
-    }
-
-    fn is_end(&self, token: Token) -> bool {
-        token < self.size && self.model.vocab().is_eog(llama(token))
-    }
-
-    fn vocabulary(&self) -> u32 {
-        self.size
-    }
-
-    fn control_tokens(&self) -> Vec<ControlToken> {
-        self.control.clone()
-    }
-
-    fn required_first(&self) -> Option<Token> {
-        let vocabulary = self.model.vocab();
-        vocabulary.should_add_bos().then(|| u32::try_from(vocabulary.bos().0).ok()).flatten()
-    }
-
-    fn chat_template(&self) -> Option<String> {
-        self.template.clone()
-    }
-
-    fn edge_names(&self) -> (String, String) {
-        (self.name(self.model.vocab().bos()), self.name(self.model.vocab().eos()))
-    }
-
-    fn infill(&self) -> Option<Infill> {
-        self.infill
-    }
-
-    /// As the model's own frame says, else what encoders are trained with: the beginning, the query, an end, a separator, the document,
-    /// an end; of these the ones that the model's file wants.
-    fn pair(&self, query: &str, document: &str) -> Vec<Token> {
-        if let Some((frame, control)) = &self.pair_frame {
-            let rendered = frame
-                .split("{query}")
-                .map(|part| part.replace("{document}", &control.disarm(document)))
-                .collect::<Vec<_>>()
-                .join(&control.disarm(query));
-            return control.encode(&rendered, self);
-        }
-        let vocabulary = self.model.vocab();
-        let known = |token: LlamaToken| u32::try_from(token.0).ok();
-        let begin = known(vocabulary.bos()).filter(|_| vocabulary.should_add_bos());
-        let separator = known(vocabulary.sep()).filter(|_| vocabulary.should_add_sep());
-        let end = known(vocabulary.eos()).or(known(vocabulary.sep())).filter(|_| vocabulary.should_add_eos());
-        let mut pair: Vec<Token> =
-            begin.into_iter().chain(self.encode(query, false)).chain(end).chain(separator).collect();
-        pair.extend(self.encode(document, false));
-        pair.extend(end.or(separator));
-        pair
-    }
 }
 
 /// A model with the context that writes and, once needed, the one that embeds.
@@ -296,6 +175,9 @@ struct LlamaEngine<'m> {
     context: Option<LlamaContext<'m>>,
     embedder: Option<(LlamaContext<'m>, LlamaBatch<'static>)>,
     batch: LlamaBatch<'static>,
+    projector: Option<Projector>,
+    /// Of each sequence.
+    places: Vec<Places>,
     /// Which rows of the last batch have logits.
     outputs: Vec<bool>,
     limits: Limits,
@@ -354,6 +236,7 @@ impl<'m> LlamaEngine<'m> {
             },
             ranks: wanted.pooling.is_none() && own_pooling.as_deref() == Some(RANK),
             embedding_width: u32::try_from(model.n_embd_out()).unwrap_or(0),
+            sees: false,
         };
         let mut engine = Self {
             model,
@@ -361,6 +244,8 @@ impl<'m> LlamaEngine<'m> {
             context: None,
             embedder: None,
             batch: LlamaBatch::new(limits.batch as usize, 1),
+            projector: None,
+            places: vec![Places::default(); sequences as usize],
             outputs: Vec::new(),
             pooling: pooling(wanted.pooling, own_pooling.as_deref()),
             adapter,
@@ -476,7 +361,8 @@ impl Engine for LlamaEngine<'_> {
         self.batch.clear();
         self.outputs.clear();
         for row in rows {
-            let (position, sequence) = (row.position as i32, row.sequence as i32);
+            let position = self.places[row.sequence as usize].position(row.position) as i32;
+            let sequence = row.sequence as i32;
             self.batch
                 .add(llama(row.token), position, &[sequence], row.output)
                 .map_err(|error| broken(error.to_string()))?;
@@ -498,13 +384,19 @@ impl Engine for LlamaEngine<'_> {
 
     fn truncate(&mut self, sequence: u32, keep: u32) -> bool {
         let Some(context) = &mut self.context else { return true };
-        let from = (keep > 0).then_some(keep);
+        let places = &mut self.places[sequence as usize];
+        let from = (keep > 0).then_some(places.position(keep));
+        places.truncate(keep);
         context.clear_kv_cache_seq(Some(sequence), from, None).unwrap_or(false)
     }
 
     fn share(&mut self, from: u32, to: u32, length: u32) {
         if let Some(context) = &mut self.context {
-            let copied = context.copy_kv_cache_seq(from as i32, to as i32, Some(0), Some(length));
+            let mut places = self.places[from as usize].clone();
+            places.truncate(length);
+            let end = places.position(length);
+            let copied = context.copy_kv_cache_seq(from as i32, to as i32, Some(0), Some(end));
+            self.places[to as usize] = places;
             debug_assert!(copied.is_ok(), "positions fit an i32");
         }
     }
@@ -516,7 +408,13 @@ impl Engine for LlamaEngine<'_> {
         let mut state = vec![0; context.state_seq_get_size_ext(sequence as i32, flags)];
         // SAFETY: the buffer has the length that llama.cpp asks for.
         let written = unsafe { context.state_seq_get_data_ext(state.as_mut_ptr(), sequence as i32, flags) };
-        (written == state.len() && written > 0).then_some(state)
+        if written != state.len() || written == 0 {
+            return None;
+        }
+        if self.projector.is_some() {
+            self.places[sequence as usize].write(&mut state);
+        }
+        Some(state)
     }
 
     #[expect(
@@ -525,10 +423,18 @@ impl Engine for LlamaEngine<'_> {
     )]
     fn restore(&mut self, sequence: u32, state: &[u8], length: u32) -> bool {
         let Some(context) = &mut self.context else { return false };
+        let (state, places) = match &self.projector {
+            None => (state, Places::default()),
+            Some(_) => match Places::read(state) {
+                Some(read) => read,
+                None => return false,
+            },
+        };
         // SAFETY: the store gives back only what `save` of a model with this fingerprint made, whole and unchanged; and llama.cpp
         // checks layers, types and lengths itself.
         let read = unsafe { context.state_seq_set_data_ext(state, sequence as i32, LlamaStateSeqFlags::empty()) };
-        let whole = read && context.kv_cache_seq_pos_max(sequence as i32) == length as i32 - 1;
+        let whole = read && context.kv_cache_seq_pos_max(sequence as i32) == places.position(length) as i32 - 1;
+        self.places[sequence as usize] = places;
         if !whole {
             self.truncate(sequence, 0);
         }
@@ -555,6 +461,30 @@ impl Engine for LlamaEngine<'_> {
         } else {
             Err(broken("its probabilities are not numbers: the file or the memory is damaged".into()))
         }
+    }
+
+    fn measure(&mut self, picture: &Picture) -> Result<u32, EngineError> {
+        let projector = self.projector.as_mut().ok_or_else(|| EngineError::Unfit("this model cannot see".into()))?;
+        Ok(projector.measure(picture, self.limits.batch)?.0)
+    }
+
+    fn show(&mut self, picture: &Picture, sequence: u32, position: u32) -> Result<(), EngineError> {
+        let (Some(projector), Some(context)) = (&mut self.projector, &mut self.context) else {
+            return Err(EngineError::Unfit("this model cannot see".into()));
+        };
+        let Limits { context: room, sequences, batch, .. } = self.limits;
+        let (tokens, positions) = projector.measure(picture, batch)?;
+        if sequence >= sequences || position.saturating_add(tokens) >= room {
+            return Err(broken(format!("a picture of {tokens} tokens out of bounds (behind {position})")));
+        }
+        self.outputs.clear();
+        let at = self.places[sequence as usize].position(position);
+        let shown = projector.show(picture, context, sequence, at, batch);
+        match shown {
+            Ok(()) => self.places[sequence as usize].add(position, tokens, positions),
+            Err(_) => drop(self.truncate(sequence, position)),
+        }
+        shown
     }
 
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -5,9 +5,11 @@ use super::form::{Form, wanted};
 use super::formats::Format;
 use super::formats::grammar::{Answer, Function, Offer};
 use super::guide::{Guide, Guides};
+use super::picture::{MOST_PICTURES, MOST_PIXELS, Picture, Pictures, mark};
 use super::template::{Rendered, Template, TemplateError};
 use serde_json::Value;
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 use tollkeeper_config::LocalModel;
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::{ChatRequest, Part, ResponseFormat, Sampling, Tool, ToolChoice};
@@ -44,6 +46,7 @@ pub(crate) struct Generation {
 /// A prompt as the model reads it.
 pub(crate) struct PromptTokens {
     pub(crate) tokens: Arc<[Token]>,
+    pub(crate) pictures: Pictures,
     /// Text to repeat before the answer.
     pub(crate) echo: Option<String>,
     /// Most tokens to generate; the context has room for them.
@@ -84,6 +87,8 @@ pub(crate) struct Frontend {
     template: Template,
     guides: Guides,
     limits: Limits,
+    /// Pictures take much memory while they are decoded: one at a time.
+    decoding: Mutex<()>,
 }
 
 impl Frontend {
@@ -98,7 +103,7 @@ impl Frontend {
         }
         tracing::debug!(model = model.name, format = template.format().name(), "the format of the model's answers");
         let guides = Guides::new(tokenizer.clone());
-        Self { model, tokenizer, template, guides, limits }
+        Self { model, tokenizer, template, guides, limits, decoding: Mutex::default() }
     }
 
     /// Whether this is what a new one for them would be.
@@ -109,6 +114,8 @@ impl Frontend {
     /// The number of prompt tokens, or nothing if the request would be refused.
     pub(crate) fn count(&self, request: &Request) -> Option<u64> {
         let tokens = match request {
+            // Only the engine knows how many tokens a picture takes.
+            Request::Chat(request) if shows(request) => return None,
             Request::Chat(request) => self.chat_prompt(request).ok()?.tokens.len(),
             Request::Completion(request) => self.completion_prompts(request).ok()?.iter().map(Vec::len).sum(),
             Request::Embedding(request) => self.prompts(&request.inputs, "input").ok()?.iter().map(Vec::len).sum(),
@@ -134,7 +141,8 @@ impl Frontend {
     fn chat(&self, request: &ChatRequest, output_limit: Option<u64>) -> Result<Generation, ProviderFault> {
         let form = wanted(&request.response_format, &request.extra).map_err(|(field, what)| refuse(field, &what))?;
         self.check_sampling(&request.sampling)?;
-        let Rendered { tokens, thinking } = self.chat_prompt(request)?;
+        let (marked, pictures) = self.pictures(request)?;
+        let Rendered { tokens, thinking } = self.chat_prompt(&marked)?;
         let limit = self.limit(tokens.len(), request.max_tokens, output_limit)?;
         let format = *self.template.format();
         let tools = match (offers_tools(request), request.parallel_tool_calls) {
@@ -143,7 +151,7 @@ impl Frontend {
             (true, _) => Tools::Many,
         };
         Ok(Generation {
-            prompts: vec![PromptTokens { tokens: tokens.into(), echo: None, limit }],
+            prompts: vec![PromptTokens { tokens: tokens.into(), pictures: Pictures::of(pictures), echo: None, limit }],
             answers: request.n.max(1),
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
@@ -214,19 +222,43 @@ impl Frontend {
     }
 
     fn chat_prompt(&self, request: &ChatRequest) -> Result<Rendered, ProviderFault> {
-        for part in request.messages.iter().flat_map(|message| &message.content) {
-            match part {
-                Part::Text(_) => {}
-                Part::Image(_) => {
-                    return Err(refuse("messages", "images are not supported by this engine yet; send text only"));
-                }
-                Part::Other(_) => return Err(refuse("messages", "only text content is supported by this engine")),
-            }
+        if parts(request).any(|part| matches!(part, Part::Other(_))) {
+            return Err(refuse("messages", "only text and pictures are supported by this engine"));
         }
         self.template.prompt(request, offers_tools(request), &*self.tokenizer).map_err(|error| match error {
-            TemplateError::Refused(_) => refuse("messages", &error.to_string()),
+            TemplateError::Refused(_) | TemplateError::Pictures(_) => refuse("messages", &error.to_string()),
             TemplateError::Broken(_) => ProviderFault::new(FaultKind::Unavailable, error.to_string()),
         })
+    }
+
+    /// The request with a mark in the place of each picture, and the pictures.
+    fn pictures<'r>(&self, request: &'r ChatRequest) -> Result<(Cow<'r, ChatRequest>, Vec<Picture>), ProviderFault> {
+        let count = parts(request).filter(|part| matches!(part, Part::Image(_))).count();
+        if count == 0 {
+            return Ok((Cow::Borrowed(request), Vec::new()));
+        }
+        if !self.limits.sees {
+            let message = format!("the model `{}` cannot see pictures; send text only", self.model.name);
+            return Err(refuse("messages", &message));
+        }
+        if count > MOST_PICTURES {
+            let message = format!("the request has {count} pictures; a local model takes at most {MOST_PICTURES}");
+            return Err(refuse("messages", &message));
+        }
+        let _one_at_a_time = self.decoding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut marked = request.clone();
+        let (mut pictures, mut room) = (Vec::with_capacity(count), MOST_PIXELS);
+        for part in marked.messages.iter_mut().flat_map(|message| &mut message.content) {
+            let Part::Image(url) = part else { continue };
+            let number = pictures.len();
+            let picture = Picture::of_url(url, room).map_err(|reason| {
+                refuse("messages", &format!("picture {} of the request cannot be used: {reason}", number + 1))
+            })?;
+            room -= u64::from(picture.width()) * u64::from(picture.height());
+            pictures.push(picture);
+            *url = mark(number).into();
+        }
+        Ok((Cow::Owned(marked), pictures))
     }
 
     fn completion(&self, request: &CompletionRequest, output_limit: Option<u64>) -> Result<Generation, ProviderFault> {
@@ -245,6 +277,7 @@ impl Frontend {
                 echo: (request.echo && !scores_prompt).then(|| self.text(&tokens)),
                 limit: self.limit(tokens.len(), Some(request.max_tokens.unwrap_or(16)), output_limit)?,
                 tokens: tokens.into(),
+                pictures: Pictures::None,
             })
         });
         Ok(Generation {
@@ -386,17 +419,28 @@ impl Frontend {
     }
 }
 
-/// Whether preparing even a small request takes long, so that it is done on a thread that may take its time: grammars are compiled, and a
-/// query is read again with each document.
+/// Whether preparing even a small request takes long, so that it is done on a thread that may take its time: grammars are compiled, pictures
+/// decoded, and a query is read again with each document.
 pub(crate) fn takes_long(request: &Request) -> bool {
     match request {
         Request::Chat(request) => {
-            offers_tools(request) || !matches!(wanted(&request.response_format, &request.extra), Ok(None))
+            shows(request)
+                || offers_tools(request)
+                || !matches!(wanted(&request.response_format, &request.extra), Ok(None))
         }
         Request::Completion(request) => !matches!(wanted(&ResponseFormat::Text, &request.extra), Ok(None)),
         Request::Embedding(_) => false,
         Request::Rerank(_) => true,
     }
+}
+
+fn parts(request: &ChatRequest) -> impl Iterator<Item = &Part> {
+    request.messages.iter().flat_map(|message| &message.content)
+}
+
+/// Whether there are pictures in the conversation.
+fn shows(request: &ChatRequest) -> bool {
+    parts(request).any(|part| matches!(part, Part::Image(_)))
 }
 
 fn offers_tools(request: &ChatRequest) -> bool {

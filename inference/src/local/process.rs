@@ -15,11 +15,12 @@ mod wire;
 pub use child::serve;
 
 use super::engine::{self, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Serve, Token, Unfinished};
+use super::picture::Picture;
 use link::Link;
 use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
-use wire::{Answer, Guessing, Request};
+use wire::{Answer, Frame, Guessing, Request};
 
 /// A process from which nothing was heard for so long is stuck. It shows life much more often, but may have to wait for a core.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -170,6 +171,21 @@ impl Engine for ProcessEngine {
 
     fn restore(&mut self, sequence: u32, state: &[u8], length: u32) -> bool {
         self.done(&Request::Restore { sequence, length }, state).unwrap_or(false)
+    }
+
+    fn measure(&mut self, picture: &Picture) -> Result<u32, EngineError> {
+        match self.link.ask_with(&Request::Measure(Frame::of(picture)), picture.rgb())? {
+            (Answer::Measured(tokens), 0) => Ok(tokens),
+            (answer, _) => Err(self.confused(&answer)),
+        }
+    }
+
+    fn show(&mut self, picture: &Picture, sequence: u32, position: u32) -> Result<(), EngineError> {
+        let request = Request::Show { frame: Frame::of(picture), sequence, position };
+        match self.link.ask_with(&request, picture.rgb())? {
+            (Answer::Done(true), 0) => Ok(()),
+            (answer, _) => Err(self.confused(&answer)),
+        }
     }
 
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -60,6 +60,12 @@ impl Queue {
         self.interactive.iter().chain(&self.batch)
     }
 
+    /// The sequences of an answer.
+    pub(crate) fn of_mut(&mut self, answer: u64) -> impl Iterator<Item = &mut Sequence> {
+        let all = self.interactive.iter_mut().chain(&mut self.batch).map(Waiting::sequence_mut);
+        all.filter(move |sequence| sequence.answer == answer)
+    }
+
     /// Takes an answer's sequences out.
     pub(crate) fn forget(&mut self, answer: u64) {
         for class in [&mut self.interactive, &mut self.batch] {

@@ -5,6 +5,7 @@
 //! llama.cpp: a gap in the positions, a row too many or a wrong sequence breaks it.
 
 use super::engine::{Compute, ControlToken, Engine, EngineError, Limits, LoadError, LoadPlan, Row, Token, Tokenizer};
+use super::picture::Picture;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub const IM_START: Token = 256;
 pub const IM_END: Token = 257;
 const VOCABULARY: u32 = 258;
 const EMBEDDING_WIDTH: usize = 8;
+/// Pictures of this width are refused.
+pub(crate) const OFFENSIVE: u32 = 13;
 
 /// What the engine does.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -61,7 +64,9 @@ pub(crate) fn compute(plan: &LoadPlan, compute: Compute<'_>) -> Result<(), LoadE
     if let Some(reason) = &script.load_error {
         return Err(LoadError(reason.clone()));
     }
-    compute(&mut ScriptedEngine::new(script, plan.model.context, plan.model.slots));
+    let mut engine = ScriptedEngine::new(script, plan.model.context, plan.model.slots);
+    engine.limits.sees = plan.model.mmproj.is_some();
+    compute(&mut engine);
     Ok(())
 }
 
@@ -115,6 +120,8 @@ pub struct ScriptedEngine {
     sequences: Vec<Vec<Token>>,
     logits: BTreeMap<usize, Vec<f32>>,
     batches: u64,
+    /// Pictures so far.
+    pub(crate) shown: u64,
     /// Every batch so far, for tests.
     #[cfg(test)]
     pub(crate) log: Vec<Vec<Row>>,
@@ -134,6 +141,7 @@ impl ScriptedEngine {
             embedding_context: context,
             ranks: script.ranks,
             embedding_width: EMBEDDING_WIDTH as u32,
+            sees: false,
         };
         Self {
             script,
@@ -141,6 +149,7 @@ impl ScriptedEngine {
             sequences: vec![Vec::new(); sequences as usize],
             logits: BTreeMap::new(),
             batches: 0,
+            shown: 0,
             #[cfg(test)]
             log: Vec::new(),
         }
@@ -245,6 +254,30 @@ impl Engine for ScriptedEngine {
 
     fn share(&mut self, from: u32, to: u32, length: u32) {
         self.sequences[to as usize] = self.sequences[from as usize][..length as usize].to_vec();
+    }
+
+    fn measure(&mut self, picture: &Picture) -> Result<u32, EngineError> {
+        match picture.width() {
+            OFFENSIVE => Err(EngineError::Unfit(format!("the script does not like {picture:?}"))),
+            _ => Ok(picture.height() + 1),
+        }
+    }
+
+    /// It sees one token for each row of pixels, the first byte of the row, and then a full stop.
+    fn show(&mut self, picture: &Picture, sequence: u32, position: u32) -> Result<(), EngineError> {
+        let read = &self.sequences[sequence as usize];
+        let length = picture.height() as usize + 1;
+        if read.len() != position as usize || read.len() + length >= self.limits.context as usize {
+            return Err(EngineError::Broken(format!("{picture:?} after {} tokens, not {position}", read.len())));
+        }
+        let held: usize = self.sequences.iter().map(Vec::len).sum();
+        if self.script.cells.is_some_and(|cells| held + length > cells) {
+            return Err(EngineError::NoRoom);
+        }
+        let rows = picture.rgb().chunks(3 * picture.width() as usize).map(|row| Token::from(row[0]));
+        self.sequences[sequence as usize].extend(rows.chain([Token::from(b'.')]));
+        self.shown += 1;
+        Ok(())
     }
 
     fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! What a configured model will take of the memory there is, and how it is made to fit.
 
 use super::gguf::Header;
-use super::vram::{Estimate, Shape, fit, shown};
+use super::vram::{Estimate, Shape, fit, projector, shown};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,11 +45,14 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
     }
     let shape = Shape { context: model.context, slots: model.slots, kv: model.kv, layers: model.gpu_layers };
     let offload = cfg!(any(feature = "cuda", feature = "vulkan"));
-    let fitted = model.fit.then(|| fit(&headers, shape, budget, offload)).flatten();
+    let projector = model.mmproj.as_deref().and_then(|file| Header::read(file).ok()).map_or(0, |file| projector(&file));
+    let room = budget.saturating_sub(projector);
+    let total = |shape| Estimate::of_all(&headers, shape).saturating_add(projector);
+    let fitted = model.fit.then(|| fit(&headers, shape, room, offload)).flatten();
     let Some((shape, changes)) = fitted.filter(|(_, changes)| !changes.is_empty()) else {
-        let bytes = Estimate::of_all(&headers, shape);
+        let bytes = total(shape);
         if bytes > budget {
-            let would: Vec<String> = fit(&headers, shape, budget, offload)
+            let would: Vec<String> = fit(&headers, shape, room, offload)
                 .map(|(_, changes)| changes.iter().map(ToString::to_string).collect())
                 .unwrap_or_default();
             tracing::warn!(
@@ -62,7 +65,7 @@ pub(crate) fn plan(configured: &Arc<LocalModel>, budget: u64) -> (Arc<LocalModel
         }
         return (model, bytes);
     };
-    let bytes = Estimate::of_all(&headers, shape);
+    let bytes = total(shape);
     let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
     tracing::warn!(
         model = model.name,
@@ -165,6 +168,23 @@ pub(crate) mod tests {
         assert!(by_candle > by_llama && model == candle);
         let long = Arc::new(LocalModel { context: 1 << 20, ..(*candle).clone() });
         assert_eq!(plan(&long, u64::MAX).1, by_candle, "it has no more than its longest context");
+    }
+
+    #[test]
+    fn a_projector_takes_its_part() {
+        use tollkeeper_models::projector::{Kind, Projector};
+        let folder = tempfile::tempdir().unwrap();
+        let eyes = folder.path().join("eyes.gguf");
+        Projector::small(Kind::Llava, 64).write(&eyes).unwrap();
+        let file = std::fs::metadata(&eyes).unwrap().len();
+        let (_, blind) = plan(&Arc::new(shipped()), u64::MAX);
+        let seeing = Arc::new(LocalModel { mmproj: Some(eyes), fit: true, ..shipped() });
+        let (_, bytes) = plan(&seeing, u64::MAX);
+        assert!(bytes > blind + file / 2, "{bytes} against {blind} and a file of {file}");
+        let (smaller, takes) = plan(&seeing, bytes - 1);
+        assert!(smaller.kv == KvType::Q8_0 && takes < bytes && smaller.mmproj == seeing.mmproj);
+        let missing = Arc::new(LocalModel { mmproj: Some("/nowhere".into()), ..shipped() });
+        assert_eq!(plan(&missing, u64::MAX).1, blind);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::guess::Streak;
 use super::guide::Guide;
 use super::kv_store::{SHORTEST, Shelf};
 use super::output::Output;
+use super::picture::{Picture, Pictures, count, is_picture, length_of_first, surely_common};
 use super::prepare::Layout;
 use super::sampler::Sampler;
 use std::sync::Arc;
@@ -28,11 +29,31 @@ pub(crate) struct Sequence {
     /// Whether it is the first to read its prompt; the others wait for it and share its KV.
     pub(crate) leads: bool,
     pub(crate) prompt: Arc<[Token]>,
+    pub(crate) pictures: Pictures,
     /// Text to repeat first.
     pub(crate) echo: Option<String>,
     /// Most tokens to generate.
     pub(crate) limit: u32,
     pub(crate) rules: Arc<Rules>,
+}
+
+impl Sequence {
+    /// Tokens of text that stand in the prompt from there on, up to a picture or the end.
+    fn text_from(&self, read: usize) -> usize {
+        let unread = self.prompt.get(read..).unwrap_or_default();
+        match self.pictures {
+            Pictures::None => unread.len(),
+            _ => unread.iter().take_while(|token| !is_picture(**token)).count(),
+        }
+    }
+
+    /// The picture that stands there in the prompt.
+    fn picture_at(&self, read: usize) -> Option<(Picture, &[Token])> {
+        let Pictures::Measured(pictures) = &self.pictures else { return None };
+        let (before, rest) = self.prompt.split_at_checked(read)?;
+        let tokens = &rest[..length_of_first(rest)];
+        Some((pictures.get(count(before)).filter(|_| !tokens.is_empty())?.clone(), tokens))
+    }
 }
 
 /// What waits for a slot.
@@ -48,6 +69,13 @@ impl Waiting {
         match self {
             Self::New(sequence) => sequence,
             Self::Parked(running) => &running.sequence,
+        }
+    }
+
+    pub(crate) fn sequence_mut(&mut self) -> &mut Sequence {
+        match self {
+            Self::New(sequence) => sequence,
+            Self::Parked(running) => &mut running.sequence,
         }
     }
 
@@ -124,8 +152,9 @@ impl Slot {
     /// What it has to read next.
     pub(crate) fn demand(&self, slot: usize) -> Option<Demand> {
         let running = self.running.as_ref()?;
-        let unread = running.sequence.prompt.len().saturating_sub(self.cached.len());
+        let unread = running.sequence.text_from(self.cached.len());
         match (unread, running.next) {
+            // A picture is next, or there is nothing.
             (0, None) => None,
             (0, Some(_)) => Some(Demand { slot, tokens: 1, prefill: false }),
             (unread, _) if running.scored.is_some() => {
@@ -133,6 +162,11 @@ impl Slot {
             }
             (unread, _) => Some(Demand { slot, tokens: u32::try_from(unread).unwrap_or(u32::MAX), prefill: true }),
         }
+    }
+
+    /// The picture that it has to be shown next, and the tokens that stand for it.
+    pub(crate) fn next_picture(&self) -> Option<(Picture, &[Token])> {
+        self.running.as_ref()?.sequence.picture_at(self.cached.len())
     }
 
     /// The next `count` tokens to read, and whether the logits after the last of them are wanted.
@@ -154,9 +188,9 @@ impl Slot {
     }
 }
 
-/// Tokens that two texts have in common from the first on.
+/// Tokens that two prompts have in common from the first on, in whole pictures.
 pub(crate) fn common_prefix(one: &[Token], other: &[Token]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+    surely_common(other, one.iter().zip(other).take_while(|(one, other)| one == other).count())
 }
 
 /// What a sequence that is given a slot brings with it.
@@ -259,7 +293,7 @@ fn move_out_idle(slots: &mut [Slot], in_use: [usize; 2], rows: u64, engine: &mut
 fn restore(shelf: &Shelf, prompt: &[Token], reused: usize, sequence: u32, engine: &mut dyn Engine) -> Option<usize> {
     let most = prompt.len().saturating_sub(1);
     let found = shelf.find(prompt)?;
-    let wanted = found.common.min(most);
+    let wanted = surely_common(prompt, found.common.min(most));
     let whole = wanted == found.length;
     if wanted < reused + if whole { 1 } else { SHORTEST } || !(whole || engine.limits().rewinds) {
         return None;

@@ -6,6 +6,7 @@
 use super::control::ControlTokens;
 use super::engine::{Token, Tokenizer};
 use super::formats::Format;
+use super::picture::{is_picture, number_of};
 use super::teach;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
@@ -26,6 +27,9 @@ pub(crate) enum TemplateError {
     /// The template is broken or needs something we do not have.
     #[error("the model's chat template failed: {0}")]
     Broken(String),
+    /// The pictures did not come through it as they went in.
+    #[error("{0}")]
+    Pictures(&'static str),
 }
 
 /// What a template said with `raise_exception`.
@@ -120,7 +124,39 @@ impl Template {
     ) -> Result<Rendered, TemplateError> {
         let text = self.render(request, tools)?;
         let thinking = self.format.begins_thinking(&text);
-        Ok(Rendered { tokens: self.control.encode(&text, tokenizer), thinking })
+        let pictures = pictures_of(request);
+        if pictures > 0 {
+            self.check_marks(request, tools, pictures, &text)?;
+        }
+        let tokens = self.control.encode_with(&text, pictures, tokenizer);
+        match tokens.last() {
+            Some(last) if is_picture(*last) => {
+                Err(TemplateError::Pictures("the model's chat template puts nothing behind the last picture"))
+            }
+            _ => Ok(Rendered { tokens, thinking }),
+        }
+    }
+
+    /// Whether the marks of pictures stand for pictures only, and all of them have come through the template in their order.
+    fn check_marks(
+        &self,
+        request: &ChatRequest,
+        tools: bool,
+        pictures: usize,
+        rendered: &str,
+    ) -> Result<(), TemplateError> {
+        let given = json!(self.context(request, tools, self.habits)).to_string();
+        if given.chars().filter_map(number_of).count() != pictures {
+            return Err(TemplateError::Pictures(
+                "beside pictures a text cannot have the characters from U+FDD1 to U+FDE0, which stand for them",
+            ));
+        }
+        if !rendered.chars().filter_map(number_of).eq(0..pictures) {
+            return Err(TemplateError::Pictures(
+                "the model's chat template leaves out or moves a picture; send pictures in messages of the user",
+            ));
+        }
+        Ok(())
     }
 
     /// How the model writes reasoning and calls.
@@ -208,6 +244,11 @@ impl Template {
             _ => {}
         }
     }
+}
+
+fn pictures_of(request: &ChatRequest) -> usize {
+    let parts = request.messages.iter().flat_map(|message| &message.content);
+    parts.filter(|part| matches!(part, Part::Image(_))).count()
 }
 
 /// The template without the marks `{% generation %}` and `{% endgeneration %}`, which matter to trainers only.
@@ -336,16 +377,26 @@ fn message_json(message: &Message, habits: Habits) -> serde_json::Value {
     serde_json::Value::Object(fields)
 }
 
-/// The text parts, each on its own line. Other parts were refused before.
+/// The text parts, each on its own line, and the marks of pictures (see [`super::picture::mark`]). Other parts were refused before.
 pub(super) fn content_text(parts: &[Part]) -> String {
-    let texts: Vec<&str> = parts
-        .iter()
-        .filter_map(|part| match part {
-            Part::Text(text) => Some(text.as_str()),
-            Part::Image(_) | Part::Other(_) => None,
-        })
-        .collect();
-    texts.join("\n")
+    let mut text = String::new();
+    let mut begun = false;
+    for part in parts {
+        match part {
+            Part::Text(line) => {
+                text.push_str(if begun { "\n" } else { "" });
+                text.push_str(line);
+                begun = true;
+            }
+            // Models were trained with nothing between a picture and the text beside it.
+            Part::Image(mark) => {
+                text.push_str(mark);
+                begun = false;
+            }
+            Part::Other(_) => {}
+        }
+    }
+    text
 }
 
 /// Templates want arguments as an object; what is no JSON object stays text.

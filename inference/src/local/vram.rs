@@ -87,6 +87,16 @@ fn block(kv: KvType) -> (u64, u64) {
     }
 }
 
+/// Bytes that a vision model's projector takes: its weights, and the activations of one picture of the size that its file names.
+pub(crate) fn projector(header: &Header) -> u64 {
+    let figure = |name: &str| header.figure(&format!("vision.{name}")).unwrap_or(0);
+    let side = figure("image_size").checked_div(figure("patch_size")).unwrap_or(0);
+    let widths = 2 * figure("feed_forward_length") + 6 * figure("embedding_length");
+    let weights: u64 = header.tensors.iter().map(|(_, bytes)| bytes).sum();
+    let activations = side.saturating_mul(side).saturating_mul(widths).saturating_mul(4);
+    weights.saturating_add(activations).saturating_add(16 << 20)
+}
+
 fn compute(header: &Header) -> u64 {
     let width = header.figure("embedding_length").unwrap_or(0);
     let inner = header.figure("feed_forward_length").unwrap_or(4 * width);

@@ -111,9 +111,9 @@ impl Worker {
         self.slots.resize_with(model.engine.limits().sequences as usize, Slot::default);
         self.take_commands();
         self.sweep();
-        self.fill_slots(model);
+        self.fill_slots(model)?;
         self.deliver();
-        let wrote = self.run_batch(model)?;
+        let wrote = self.run_batch(model)? | self.show_picture(model)?;
         let embedded = self.embedder.step(model.engine)?;
         // First the state, then the answer: who has read the end of an answer must not find it still running.
         self.publish(model);
@@ -221,6 +221,7 @@ impl Worker {
                     priority: permit.priority(),
                     leads: index == 0,
                     prompt: prompt.tokens.clone(),
+                    pictures: prompt.pictures.clone(),
                     echo: prompt.echo.clone(),
                     limit: prompt.limit,
                     rules: rules.clone(),
@@ -501,5 +502,6 @@ impl Worker {
 }
 
 mod placing;
+mod seeing;
 #[cfg(test)]
 mod tests;

@@ -30,3 +30,5 @@ mod swap;
 mod toll_tiny;
 #[cfg(feature = "llama-cpp")]
 mod variants;
+#[cfg(feature = "vision")]
+mod vision;

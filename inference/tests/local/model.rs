@@ -30,6 +30,9 @@ pub(crate) fn token(byte: u8) -> u32 {
     3 + u32::from(byte)
 }
 
+/// What Qwen2 adds to queries, keys and values.
+const BIASES: [(&str, usize, f32); 3] = [("attn_q.bias", DIM, 0.0), ("attn_k.bias", KV, 0.0), ("attn_v.bias", KV, 0.0)];
+
 /// The architectures that tests write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Architecture {
@@ -37,6 +40,9 @@ pub(crate) enum Architecture {
     Qwen2,
     Qwen3,
     Phi3,
+    /// The text half of Qwen2-VL.
+    #[cfg(feature = "vision")]
+    Qwen2Vl,
 }
 
 impl Architecture {
@@ -46,6 +52,8 @@ impl Architecture {
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
             Self::Phi3 => "phi3",
+            #[cfg(feature = "vision")]
+            Self::Qwen2Vl => "qwen2vl",
         }
     }
 
@@ -69,7 +77,9 @@ impl Architecture {
         let norms = [("attn_norm.weight", DIM, 1.0), ("ffn_norm.weight", DIM, 1.0)];
         let more: &[(&str, usize, f32)] = match self {
             Self::Llama | Self::Phi3 => &[],
-            Self::Qwen2 => &[("attn_q.bias", DIM, 0.0), ("attn_k.bias", KV, 0.0), ("attn_v.bias", KV, 0.0)],
+            Self::Qwen2 => &BIASES,
+            #[cfg(feature = "vision")]
+            Self::Qwen2Vl => &BIASES,
             Self::Qwen3 => &[("attn_q_norm.weight", HEAD, 1.0), ("attn_k_norm.weight", HEAD, 1.0)],
         };
         norms.iter().chain(more).copied().collect()
@@ -92,6 +102,10 @@ fn entries(architecture: Architecture) -> Vec<(String, Value)> {
     }
     for part in ["key", "value"] {
         entries.push((format!("{name}.attention.{part}_length"), Value::U32(HEAD as u32)));
+    }
+    if name == "qwen2vl" {
+        // Of each head's four pairs: one for time, two for rows, one for columns.
+        entries.push(("qwen2vl.rope.dimension_sections".into(), Value::I32s(vec![1, 2, 1, 0])));
     }
     entries
 }

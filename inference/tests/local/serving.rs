@@ -192,7 +192,7 @@ async fn what_the_engine_cannot_do_is_refused_in_clear_words() {
             FaultKind::BadRequest,
             "`news`, which is not among the `tools`",
         ),
-        (Request::Chat(image), FaultKind::BadRequest, "images"),
+        (Request::Chat(image), FaultKind::BadRequest, "cannot see"),
         (Request::Chat(ChatRequest { sampling: bias, ..chat("x") }), FaultKind::BadRequest, "logit_bias"),
         (Request::Chat(ChatRequest { n: 13, ..chat("x") }), FaultKind::BadRequest, "13 answers"),
         (Request::Chat(chat(&"x".repeat(5000))), FaultKind::ContextLength, "5019 tokens"),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use tollkeeper_models::chat_model::Vocabulary;
 use tollkeeper_models::gguf::read_header;
+use tollkeeper_models::projector::{Kind, Projector};
 use tollkeeper_models::quant::Quant;
 use tollkeeper_models::random::Recipe;
 use tollkeeper_models::reranker::Reranker;
@@ -61,10 +62,26 @@ struct Args {
     /// Make a reranker: a BERT whose tokens are bytes, with F32 weights. `--kv-heads`, `--vocab`, `--tokens-of` and `--quant` do not apply.
     #[arg(long, conflicts_with_all = ["embedding", "tokens_of"])]
     reranker: bool,
+    /// Make a LLaVA projector for a text model of this width, with F32 weights. `--kv-heads`, `--context`, `--vocab`, `--tokens-of` and
+    /// `--quant` do not apply.
+    #[arg(long, value_name = "WIDTH", conflicts_with_all = ["embedding", "tokens_of", "reranker"])]
+    projector: Option<usize>,
+    /// Pixels of a picture's side, for a projector.
+    #[arg(long, default_value_t = 224)]
+    image: usize,
+    /// Pixels of a patch's side, for a projector.
+    #[arg(long, default_value_t = 16)]
+    patch: usize,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
+    if let Some(text) = args.projector {
+        let Args { layers, dim, heads, ff, image, patch, seed, .. } = args;
+        Projector { kind: Kind::Llava, text, layers, dim, heads, ff, image, patch, seed }.write(&args.out)?;
+        println!("{}: {:.2} MB", args.out.display(), std::fs::metadata(&args.out)?.len() as f64 / 1e6);
+        return Ok(());
+    }
     if args.reranker {
         let Args { layers, dim, heads, ff, context, seed, .. } = args;
         Reranker { layers, dim, heads, ff, context, seed }.write(&args.out)?;

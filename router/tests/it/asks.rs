@@ -1,7 +1,7 @@
 //! What requests need, read from bodies as clients send them.
 
 use tollkeeper_protocol::{Operation, openai::decode_request};
-use tollkeeper_router::ask::{MEDIA_TOKENS, MESSAGE_TOKENS, TOOL_TOKENS};
+use tollkeeper_router::ask::{FEWEST_IMAGE_TOKENS, MEDIA_TOKENS, MESSAGE_TOKENS, TOOL_TOKENS};
 use tollkeeper_router::{Ask, ask};
 
 fn asked(operation: Operation, body: &str) -> Ask {
@@ -71,6 +71,11 @@ fn needs_are_seen() {
     assert!(!chat(&format!(r#"{user},"response_format":{{"type":"json_object"}}"#)).json_schema);
     assert!(chat(&format!(r#"{user},"stream":true"#)).stream);
     assert!(chat(r#""messages":[{"role":"user","content":[{"type":"image_url","image_url":"http://x/y"}]}]"#).vision);
+
+    let pictures = r#""messages":[{"role":"user","content":[{"type":"image_url","image_url":"a"},{"type":"image_url","image_url":"b"}]}]"#;
+    let pictures = chat(pictures);
+    assert_eq!(pictures.input_tokens, MESSAGE_TOKENS + 2 * MEDIA_TOKENS, "what they may cost");
+    assert_eq!(pictures.longest_input, MESSAGE_TOKENS + 2 * FEWEST_IMAGE_TOKENS, "what surely does not fit");
 
     let several = chat(&format!(r#"{user},"max_tokens":100,"n":3"#));
     assert_eq!((several.max_output, several.max_output_each(), several.answers), (Some(300), Some(100), 3));

@@ -132,6 +132,7 @@ impl BertEngine {
             ranks: false,
             embedding_context: context,
             embedding_width: number(config.hidden_size),
+            sees: false,
         };
         Ok(Self { model, pooling, limits })
     }

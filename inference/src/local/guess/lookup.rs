@@ -3,6 +3,7 @@
 //! Answers repeat what they were given: code that is edited, documents that are quoted, JSON that is filled in. The guess costs nothing.
 
 use crate::local::engine::Token;
+use crate::local::picture::is_picture;
 
 /// Tokens that must stand in the text already before what is guessed.
 const MATCH: usize = 3;
@@ -23,7 +24,9 @@ pub(crate) fn guess(read: &[Token], next: Token, most: usize) -> Vec<Token> {
     let mut text: Vec<Token> = seen[at + MATCH..].to_vec();
     text.push(next);
     (0..most).for_each(|place| text.push(text[place]));
-    text.truncate(most);
+    // What stood there may have been a picture, which nobody writes.
+    let written = text.iter().take_while(|token| !is_picture(**token)).count();
+    text.truncate(most.min(written));
     text
 }
 

@@ -143,6 +143,14 @@ impl Seat {
                     let done = engine.restore(sequence, &tail, length);
                     self.answer(&Answer::Done(done), &[])?;
                 }
+                Request::Measure(frame) => {
+                    let measured = engine.measure(&frame.filled(tail)?);
+                    self.say_or_fail(measured, Answer::Measured)?;
+                }
+                Request::Show { frame, sequence, position } => {
+                    let shown = engine.show(&frame.filled(tail)?, sequence, position);
+                    self.say_or_fail(shown, |()| Answer::Done(true))?;
+                }
                 Request::Embed { lengths, tokens } => match engine.embed(&cut(&lengths, &tokens)?) {
                     Ok(vectors) => {
                         let width = vectors.first().map_or(0, Vec::len) as u32;

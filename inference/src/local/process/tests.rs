@@ -200,3 +200,27 @@ fn a_program_that_is_no_gateway_is_no_engine() {
     let none = engine::run(&plan, &mut |_, _| panic!("it serves")).unwrap_err();
     assert!(none.0.contains("in threads only"), "{none}");
 }
+
+#[test]
+fn a_picture_goes_to_the_process_and_is_seen_there() {
+    let (plan, _folder) = plan("{}");
+    let model = tollkeeper_config::LocalModel { mmproj: Some("eyes".into()), ..(*plan.model).clone() };
+    let plan = LoadPlan { model: Arc::new(model), ..plan };
+    let seen = Picture::new(1, 3, *b"cxxaxxtxx").unwrap();
+    let offensive = Picture::new(crate::local::scripted::OFFENSIVE, 1, vec![0; 39]).unwrap();
+    let mut served = false;
+    over_a_socket(&plan, |engine| {
+        served = true;
+        assert!(engine.limits().sees);
+        assert_eq!(engine.measure(&seen), Ok(4));
+        let refused = engine.measure(&offensive).unwrap_err();
+        assert!(matches!(&refused, EngineError::Unfit(why) if why.contains("13 x 1")), "{refused:?}");
+        engine.decode(&[row(Token::from(b'a'), 0, 0, false)]).unwrap();
+        engine.show(&seen, 0, 1).unwrap();
+        let read: Vec<u8> = engine.save(0).unwrap().chunks(4).map(|token| token[0]).collect();
+        assert_eq!(read, b"acat.");
+        assert!(matches!(engine.show(&seen, 0, 1), Err(EngineError::Broken(_))), "a gap");
+    })
+    .unwrap();
+    assert!(served);
+}

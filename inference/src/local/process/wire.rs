@@ -5,6 +5,7 @@
 //! read, without a copy between. Lengths are not believed: memory grows with what has really come, or is bounded by what was asked for.
 
 use super::super::engine::{EngineError, Limits, Row, Token};
+use super::super::picture::Picture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -32,6 +33,10 @@ pub(super) enum Request<'a> {
     Save { sequence: u32 },
     /// The tail has the state. Answered by `Done`.
     Restore { sequence: u32, length: u32 },
+    /// The tail has the picture's pixels. Answered by `Measured`.
+    Measure(Frame),
+    /// The tail has the picture's pixels. Answered by `Done`.
+    Show { frame: Frame, sequence: u32, position: u32 },
     /// All inputs one after the other, and how long each is. Answered by `Vectors`.
     Embed { lengths: Vec<u32>, tokens: Vec<Token> },
     /// Answered by `Guessed`.
@@ -47,6 +52,26 @@ pub(super) struct Guessing {
     pub(super) next: Token,
     pub(super) most: u32,
     pub(super) reach: u32,
+}
+
+/// The size of a picture whose pixels follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Frame {
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+impl Frame {
+    pub(super) fn of(picture: &Picture) -> Self {
+        Self { width: picture.width(), height: picture.height() }
+    }
+
+    /// The picture of these pixels.
+    pub(super) fn filled(self, rgb: Vec<u8>) -> io::Result<Picture> {
+        let bytes = rgb.len();
+        Picture::new(self.width, self.height, rgb)
+            .ok_or_else(|| strange(format!("a picture {self:?} of {bytes} bytes")))
+    }
 }
 
 /// What the engine process answers.
@@ -68,6 +93,8 @@ pub(super) enum Answer {
     Decoded,
     /// Whether it could.
     Done(bool),
+    /// Tokens that the picture takes.
+    Measured(u32),
     /// The tail has the state.
     Saved,
     /// The tail has one vector of this many numbers for each input.

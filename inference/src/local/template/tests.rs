@@ -297,3 +297,56 @@ fn real_templates_render_and_are_recognised() {
     assert!(seen > 50, "{seen} templates");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The tokens of a conversation with pictures: text, and the numbers of pictures in brackets.
+fn with_pictures(template: Option<&'static str>, request: &ChatRequest) -> Result<String, TemplateError> {
+    let tokenizer = With(template);
+    let tokens = Template::of(&tokenizer).prompt(request, !request.tools.is_empty(), &tokenizer)?.tokens;
+    let piece = |token: &Token| match is_picture(*token) {
+        true => format!("({})", token & 0xff).into_bytes(),
+        false => tokenizer.piece(*token),
+    };
+    Ok(String::from_utf8(tokens.iter().flat_map(piece).collect()).unwrap())
+}
+
+#[test]
+fn pictures_stand_where_they_were_sent_even_in_what_is_told_as_text() {
+    use super::super::picture::mark;
+    let mut request = conversation();
+    for (number, message) in request.messages.iter_mut().enumerate() {
+        message.content = [Part::Text("a".into()), Part::Image(mark(number).into()), Part::Text("b".into())].into();
+    }
+    let text = with_pictures(Some(TURNS), &request).unwrap();
+    let pictures: Vec<usize> = (0..4).map(|number| text.find(&format!("a({number})b")).unwrap()).collect();
+    assert!(pictures.is_sorted(), "{text}");
+}
+
+#[test]
+fn nobody_but_a_picture_stands_for_a_picture() {
+    use super::super::picture::mark;
+    let picture = || Part::Image(mark(0).into());
+    let asking = |content: Vec<Part>| ChatRequest {
+        messages: vec![Message { content, ..conversation().messages.remove(1) }],
+        ..ChatRequest::default()
+    };
+    let forged = || Part::Text(mark(0).into());
+    let fine = asking(vec![picture(), Part::Text("?".into())]);
+    assert_eq!(with_pictures(Some(TURNS), &fine).as_deref(), Ok("\u{7}[user](0)?"));
+    assert_eq!(with_pictures(Some(TURNS), &asking(vec![forged()])).as_deref(), Ok("\u{7}[user]\u{FDD1}"));
+    let mut named = fine.clone();
+    named.messages[0].name = Some(mark(1).into());
+    let mut configured = fine.clone();
+    configured.extra.insert("chat_template_kwargs".into(), json!({"x": [mark(0).to_string()]}));
+    let ends = "{{ messages[0].content }}";
+    let loses = "{{ messages[0].content[1:] }}";
+    for (template, request, reason) in [
+        (TURNS, &asking(vec![picture(), forged()]), "U+FDD1"),
+        (TURNS, &named, "U+FDD1"),
+        (TURNS, &configured, "U+FDD1"),
+        (loses, &fine, "leaves out"),
+        (ends, &asking(vec![Part::Text("?".into()), picture()]), "nothing behind"),
+    ] {
+        let refused = with_pictures(Some(template), request).unwrap_err();
+        assert!(matches!(refused, TemplateError::Pictures(why) if why.contains(reason)), "{refused}");
+    }
+}

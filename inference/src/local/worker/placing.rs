@@ -2,7 +2,7 @@
 
 use super::{Model, Worker};
 use crate::local::answer::Answer;
-use crate::local::engine::Engine;
+use crate::local::engine::{Engine, EngineError};
 use crate::local::guess::Streak;
 use crate::local::guide::Guide;
 use crate::local::kv_store::SHORTEST;
@@ -17,12 +17,12 @@ use tollkeeper_protocol::event::TokenLogprob;
 impl Worker {
     /// Gives free slots to waiting sequences, first come first served within their class. A sequence whose beginning another one is
     /// reading right now lets others go first: it will share that KV.
-    pub(super) fn fill_slots(&mut self, model: &mut Model<'_>) {
+    pub(super) fn fill_slots(&mut self, model: &mut Model<'_>) -> Result<(), EngineError> {
         while !self.waiting.is_empty() {
             let yields = match self.slots.iter().any(|slot| slot.running.is_none()) {
                 true => None,
                 false => match self.who_yields() {
-                    None => return,
+                    None => return Ok(()),
                     slot => slot,
                 },
             };
@@ -32,15 +32,20 @@ impl Worker {
                 None => self.waiting.next(ready),
                 Some(_) => self.waiting.next_interactive(ready),
             };
-            let Some(next) = next else { return };
+            let Some(next) = next else { return Ok(()) };
             if let Some(at) = yields {
                 self.set_aside(at, model.engine);
             }
             match next {
-                Waiting::New(sequence) => self.begin(sequence, model),
+                Waiting::New(sequence) => {
+                    if let Some(sequence) = self.with_measured_pictures(sequence, model)? {
+                        self.begin(sequence, model);
+                    }
+                }
                 Waiting::Parked(running) => self.resume(*running, model),
             }
         }
+        Ok(())
     }
 
     /// The slot of a sequence that may take its time and has not yielded before, if its KV can be kept meanwhile: the one that came last.

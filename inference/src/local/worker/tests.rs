@@ -3,11 +3,13 @@
 mod classes;
 mod guessing;
 mod kept;
+mod seeing;
 
 use super::*;
 use crate::local::answer::{Admission, Bell, Event, Events, channel};
 use crate::local::engine::Token;
 use crate::local::kv_store::{Budget, KvStore};
+use crate::local::picture::{Picture, Pictures};
 use crate::local::prepare::{Embedding, PromptTokens};
 use crate::local::scripted::{IM_END, Script, ScriptedEngine, ScriptedTokenizer};
 use futures_util::{FutureExt, StreamExt};
@@ -56,7 +58,12 @@ impl Bench {
             prompts: ask
                 .prompts
                 .iter()
-                .map(|prompt| PromptTokens { tokens: prompt.clone().into(), echo: None, limit: ask.limit })
+                .map(|prompt| PromptTokens {
+                    tokens: prompt.clone().into(),
+                    pictures: Pictures::of(ask.pictures.clone()),
+                    echo: None,
+                    limit: ask.limit,
+                })
                 .collect(),
             answers: ask.answers,
             sampling: Sampling { temperature: Some(0.0), ..Sampling::default() },
@@ -104,6 +111,7 @@ struct Ask {
     stop: Vec<String>,
     scored: bool,
     priority: Priority,
+    pictures: Vec<Picture>,
 }
 
 fn plain(prompt: &str, limit: u32) -> Ask {
@@ -114,6 +122,7 @@ fn plain(prompt: &str, limit: u32) -> Ask {
         stop: Vec::new(),
         scored: false,
         priority: Priority::Interactive,
+        pictures: Vec::new(),
     }
 }
 

@@ -54,6 +54,7 @@ fn answers() -> impl Strategy<Value = Answer> {
         ranks: false,
         embedding_context: 2048,
         embedding_width: 1024,
+        sees: false,
     };
     let memory = proptest::option::of(any::<u64>());
     prop_oneof![
