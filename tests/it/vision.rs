@@ -8,7 +8,7 @@ use tollkeeper_tests::asks::CHAT;
 use tollkeeper_tests::client::Client;
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::process::Process;
-use tollkeeper_tests::setup::Setup;
+use tollkeeper_tests::setup::{KEY, Setup};
 
 /// A PNG that the scripted engine reads as this word.
 fn png(word: &str) -> String {
@@ -78,8 +78,9 @@ async fn pictures_are_read_where_they_stand_and_counted() {
 
 #[tokio::test]
 async fn an_engine_process_sees_too() {
-    let process = Process::start(&setup("process")).await;
-    answers(&Client::new(process.addr())).await;
+    let setup = setup("process");
+    let process = Process::start(&setup).await;
+    answers(&Client::new(process.addr()).key(KEY)).await;
 }
 
 #[tokio::test]

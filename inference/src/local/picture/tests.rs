@@ -1,3 +1,5 @@
+//! Pictures from data URLs, what is refused, and the tokens that stand for them.
+
 use super::*;
 use image::{ImageFormat, RgbImage};
 use proptest::prelude::*;
