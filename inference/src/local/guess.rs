@@ -18,8 +18,10 @@ use worth::Worth;
 const MOST_CHECKED: usize = 16;
 const MOST: u32 = 16;
 const FIRST: u32 = 4;
-/// Tokens without a guess after the last one was wholly wrong.
+/// Tokens without a guess after the last ones were wholly wrong. Each further time in a row it is twice as many, up to [`LONGEST_PAUSE`]: a
+/// draft has to read what was written meanwhile before it can guess again.
 const PAUSE: u32 = 32;
+const LONGEST_PAUSE: u32 = 512;
 /// Tokens that are worth reading by a draft for each that the answer may still have: reading is so much cheaper than writing.
 const READ_FOR_ONE: u32 = 16;
 
@@ -55,11 +57,13 @@ impl Source {
 pub(crate) struct Streak {
     length: u32,
     pause: u32,
+    /// How long the next pause will be.
+    next_pause: u32,
 }
 
 impl Default for Streak {
     fn default() -> Self {
-        Self { length: FIRST, pause: 0 }
+        Self { length: FIRST, pause: 0, next_pause: PAUSE }
     }
 }
 
@@ -83,8 +87,12 @@ impl Streak {
             0 => self.length / 2,
             some => some as u32 + 1,
         };
+        if right > 0 {
+            self.next_pause = PAUSE;
+        }
         if self.length == 0 {
-            *self = Self { length: FIRST / 2, pause: PAUSE };
+            let next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+            *self = Self { length: FIRST / 2, pause: self.next_pause, next_pause };
         }
     }
 }

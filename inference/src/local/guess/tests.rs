@@ -17,6 +17,15 @@ fn wrong_guesses_become_rare_and_right_ones_long() {
         assert_eq!(streak.wanted(), 0);
     }
     assert_eq!(streak.wanted(), 2);
+    for pause in [2 * PAUSE, 4 * PAUSE] {
+        streak.learn(2, 0);
+        streak.learn(1, 0);
+        assert_eq!((0..=pause).find(|_| streak.wanted() > 0), Some(pause));
+    }
+    streak.learn(2, 1);
+    streak.learn(2, 0);
+    streak.learn(1, 0);
+    assert_eq!((0..=PAUSE).find(|_| streak.wanted() > 0), Some(PAUSE));
 }
 
 proptest! {
