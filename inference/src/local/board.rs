@@ -1,6 +1,6 @@
 //! What a worker shows to other threads: counts and rates, written by one thread and read by any.
 
-use super::batch::{Speeds, SIZES};
+use super::batch::{SIZES, Speeds};
 use std::array::from_fn;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;

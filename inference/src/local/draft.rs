@@ -144,7 +144,9 @@ impl<'e> Draft<'e> {
                     self.forget();
                     break;
                 }
-                Err(EngineError::Broken(why) | EngineError::Unfit(why)) => return Err(EngineError::Broken(format!("its draft failed: {why}"))),
+                Err(EngineError::Broken(why) | EngineError::Unfit(why)) => {
+                    return Err(EngineError::Broken(format!("its draft failed: {why}")));
+                }
             }
             rows.iter().for_each(|row| self.read[row.sequence as usize].push(row.token));
             rows.clear();

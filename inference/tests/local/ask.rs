@@ -86,7 +86,6 @@ pub(crate) fn call(request: Request) -> Call {
         output_limit: None,
         priority: Priority::default(),
         request_id: "test".into(),
-        priority: tollkeeper_config::Priority::Interactive,
         deadline: Instant::now() + Duration::from_secs(60),
     }
 }

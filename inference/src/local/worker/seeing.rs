@@ -2,7 +2,8 @@
 //! between two batches.
 
 use super::super::picture::{Picture, Pictures, expand};
-use super::{EngineError, FaultKind, Model, ProviderFault, Sequence, Token, Worker};
+use super::{EngineError, FaultKind, Model, ProviderFault, Sequence, Worker};
+use crate::local::engine::Token;
 use std::sync::Arc;
 use tollkeeper_protocol::fault::FaultDetail;
 
