@@ -5,14 +5,19 @@
 //! the model, or in a way that is not in the table, gets the [`Format::taught`] one: the tools are explained in the system message.
 
 mod calls;
+mod families;
 pub(crate) mod grammar;
 mod harmony;
+mod parameters;
 mod reasoning;
 mod scan;
 
 use calls::Calls;
+use families::{FAMILIES, Family, Item, REASONING, Shape, Tagged, Wrap};
 use harmony::Harmony;
+pub(crate) use parameters::Signature;
 use reasoning::{Reasoning, Silence};
+use std::sync::Arc;
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,194 +41,6 @@ pub(crate) struct Format {
     /// The marks around reasoning.
     reasoning: Option<(&'static str, &'static str)>,
 }
-
-#[derive(Debug)]
-struct Family {
-    name: &'static str,
-    /// A template of the family has all of these,
-    marks: &'static [&'static str],
-    /// and none of these.
-    never: &'static [&'static str],
-    shape: Shape,
-    /// Marks that mean nothing to the client.
-    silent: &'static [&'static str],
-}
-
-#[derive(Debug)]
-enum Shape {
-    Tagged(Tagged),
-    /// gpt-oss: every part of the answer names its channel.
-    Harmony,
-}
-
-/// Calls between an opening and a closing mark.
-#[derive(Debug)]
-struct Tagged {
-    open: &'static str,
-    /// Whether the mark may be missing when the answer begins with a call.
-    bare: bool,
-    wrap: Wrap,
-    item: Item,
-    /// Empty where the end of the answer closes.
-    close: &'static str,
-}
-
-/// How many calls are between the marks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wrap {
-    One,
-    /// A JSON array.
-    List,
-    /// One behind the other.
-    Many,
-}
-
-/// How one call is written.
-#[derive(Debug)]
-enum Item {
-    /// A JSON object with these keys; `first` and `last` are keys with an id that models of the family write too.
-    Json { first: Option<&'static str>, name: &'static str, arguments: &'static str, last: Option<&'static str> },
-    /// The name between marks, then the JSON of the arguments. `id` may follow the name.
-    Named { before: &'static str, id: Option<&'static str>, between: &'static str, after: &'static str },
-}
-
-const NAME_ARGUMENTS: Item = Item::Json { first: None, name: "name", arguments: "arguments", last: None };
-
-const fn tagged(open: &'static str, wrap: Wrap, item: Item, close: &'static str) -> Shape {
-    Shape::Tagged(Tagged { open, bare: false, wrap, item, close })
-}
-
-/// In order: the first whose marks are in the template. The last one fits every model.
-static FAMILIES: [Family; 12] = [
-    Family { name: "harmony", marks: &["<|channel|>", "<|message|>"], never: &[], shape: Shape::Harmony, silent: &[] },
-    Family {
-        name: "deepseek-v3.1",
-        marks: &["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"],
-        never: &["```json"],
-        shape: tagged(
-            "<｜tool▁calls▁begin｜>",
-            Wrap::Many,
-            Item::Named {
-                before: "<｜tool▁call▁begin｜>",
-                id: None,
-                between: "<｜tool▁sep｜>",
-                after: "<｜tool▁call▁end｜>",
-            },
-            "<｜tool▁calls▁end｜>",
-        ),
-        silent: &[],
-    },
-    Family {
-        name: "deepseek-v3",
-        marks: &["<｜tool▁calls▁begin｜>", "```json"],
-        never: &[],
-        shape: tagged(
-            "<｜tool▁calls▁begin｜>",
-            Wrap::Many,
-            Item::Named {
-                before: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-                id: None,
-                between: "\n```json\n",
-                after: "\n```<｜tool▁call▁end｜>",
-            },
-            "<｜tool▁calls▁end｜>",
-        ),
-        silent: &[],
-    },
-    Family {
-        name: "mistral",
-        marks: &["[TOOL_CALLS]", "[ARGS]"],
-        never: &[],
-        shape: tagged(
-            "[TOOL_CALLS]",
-            Wrap::One,
-            Item::Named { before: "", id: Some("[CALL_ID]"), between: "[ARGS]", after: "" },
-            "",
-        ),
-        silent: &[],
-    },
-    Family {
-        name: "mistral-list",
-        marks: &["[TOOL_CALLS]", "\"id\""],
-        never: &[],
-        shape: tagged(
-            "[TOOL_CALLS]",
-            Wrap::List,
-            Item::Json { first: None, name: "name", arguments: "arguments", last: Some("id") },
-            "",
-        ),
-        silent: &[],
-    },
-    Family {
-        name: "command-r7b",
-        marks: &["<|START_ACTION|>", "tool_name"],
-        never: &[],
-        shape: tagged(
-            "<|START_ACTION|>",
-            Wrap::List,
-            Item::Json { first: Some("tool_call_id"), name: "tool_name", arguments: "parameters", last: None },
-            "<|END_ACTION|>",
-        ),
-        silent: &["<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"],
-    },
-    Family {
-        name: "command-r",
-        marks: &["Action:", "```json", "tool_name"],
-        never: &[],
-        shape: tagged(
-            "Action: ```json",
-            Wrap::List,
-            Item::Json { first: None, name: "tool_name", arguments: "parameters", last: None },
-            "```",
-        ),
-        silent: &[],
-    },
-    Family {
-        name: "phi-4",
-        marks: &["<|tool|>", "<|/tool|>"],
-        never: &[],
-        shape: tagged("<|tool_call|>", Wrap::List, NAME_ARGUMENTS, "<|/tool_call|>"),
-        silent: &[],
-    },
-    Family {
-        name: "granite",
-        marks: &["<|tool_call|>", "tools"],
-        never: &[],
-        shape: tagged("<|tool_call|>", Wrap::List, NAME_ARGUMENTS, ""),
-        silent: &[],
-    },
-    Family {
-        name: "llama",
-        marks: &["<|start_header_id|>", "\"parameters\": ", "tools"],
-        never: &["<tool_call>", "functools["],
-        shape: Shape::Tagged(Tagged {
-            open: "<|python_tag|>",
-            bare: true,
-            wrap: Wrap::One,
-            item: Item::Json { first: None, name: "name", arguments: "parameters", last: None },
-            close: "",
-        }),
-        silent: &[],
-    },
-    Family {
-        name: "hermes",
-        marks: &["<tool_call>", "arguments", "tools"],
-        never: &["<function=", "<arg_key>", "<parameter", "<arg "],
-        shape: tagged("<tool_call>", Wrap::One, NAME_ARGUMENTS, "</tool_call>"),
-        silent: &[],
-    },
-    Family {
-        name: "taught",
-        marks: &[],
-        never: &[],
-        shape: tagged("<tool_call>", Wrap::One, NAME_ARGUMENTS, "</tool_call>"),
-        silent: &[],
-    },
-];
-
-/// The marks around reasoning: a template that has the closing one is for a model that writes it.
-const REASONING: [(&str, &str); 3] =
-    [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>")];
 
 impl Format {
     /// The format of a model with this chat template.
@@ -272,6 +89,7 @@ impl Format {
                 format!("{{\"{name_key}\": {name}, \"{arguments_key}\": {arguments}}}")
             }
             Item::Named { before, between, after, .. } => format!("{before}{name}{between}{arguments}{after}"),
+            Item::Marked(marks) => marks.write(name, arguments),
         };
         let written: Vec<String> = calls.iter().map(call).collect();
         match tagged.wrap {
@@ -294,9 +112,17 @@ impl Format {
             Shape::Harmony => spoken.extend(harmony::MARKS),
             Shape::Tagged(Tagged { open, close, item, .. }) => {
                 spoken.extend([*open, *close]);
-                if let Item::Named { before, id, between, after } = item {
-                    // A mark of the table may be several tokens of the vocabulary; each of them ends with its bracket.
-                    spoken.extend([*before, id.unwrap_or(""), *between, *after].into_iter().flat_map(marks_in));
+                // A mark of the table may be several tokens of the vocabulary; each of them ends with its bracket.
+                match item {
+                    Item::Json { .. } => {}
+                    Item::Named { before, id, between, after } => {
+                        spoken.extend([*before, id.unwrap_or(""), *between, *after].into_iter().flat_map(marks_in));
+                    }
+                    Item::Marked(marks) => {
+                        let families::Marks { before, named, key, keyed, value, valued, after, .. } = marks;
+                        spoken
+                            .extend([*before, named, key, keyed, value, valued, after].into_iter().flat_map(marks_in));
+                    }
                 }
             }
         }
@@ -334,14 +160,15 @@ impl Reader {
         Self(Kind::Plain)
     }
 
-    /// A reader of answers in this format; `thinking` is [`Format::begins_thinking`], `calls` says whether calls are looked for.
-    pub(crate) fn new(format: &Format, thinking: bool, calls: bool) -> Self {
+    /// A reader of answers in this format; `thinking` is [`Format::begins_thinking`], `calls` are the functions that may be called, if
+    /// calls are looked for.
+    pub(crate) fn new(format: &Format, thinking: bool, calls: Option<Arc<[Signature]>>) -> Self {
         Self(match &format.family.shape {
-            Shape::Harmony => Kind::Harmony(Harmony::new(calls)),
+            Shape::Harmony => Kind::Harmony(Harmony::new(calls.is_some())),
             Shape::Tagged(tagged) => Kind::Tagged {
                 reasoning: Reasoning::new(format.reasoning, thinking),
                 silence: Silence::new(format.family.silent),
-                calls: calls.then(|| Calls::new(tagged)),
+                calls: calls.map(|signatures| Calls::new(tagged, signatures)),
             },
         })
     }

@@ -27,14 +27,16 @@ pub(crate) struct Output {
 impl Output {
     /// Without a layout all is text.
     pub(crate) fn new(choice: u32, stop: &[String], layout: Option<Layout>) -> Self {
+        let one_call = layout.as_ref().is_some_and(|layout| layout.tools == Tools::One);
         Self {
             choice,
             utf8: Utf8::default(),
             stop: Stop::new(stop),
             reader: layout.map_or_else(Reader::plain, |layout| {
-                Reader::new(&layout.format, layout.thinking, layout.tools != Tools::Off)
+                let calls = (layout.tools != Tools::Off).then_some(layout.signatures);
+                Reader::new(&layout.format, layout.thinking, calls)
             }),
-            one_call: layout.is_some_and(|layout| layout.tools == Tools::One),
+            one_call,
             calls: 0,
             closed: false,
             ids: SplitMix(random_seed()),
@@ -126,10 +128,11 @@ mod tests {
     use super::*;
     use crate::local::formats::Format;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn layout(tools: Tools) -> Option<Layout> {
         let format = Format::of("{{ tools }} <tool_call> arguments");
-        (tools != Tools::Off).then_some(Layout { format, thinking: false, tools })
+        (tools != Tools::Off).then_some(Layout { format, thinking: false, tools, signatures: Arc::new([]) })
     }
 
     /// All events of an answer of these pieces.

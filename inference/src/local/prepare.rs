@@ -2,8 +2,8 @@
 
 use super::engine::{Limits, Token, Tokenizer};
 use super::form::{Form, wanted};
-use super::formats::Format;
 use super::formats::grammar::{Answer, Function, Offer};
+use super::formats::{Format, Signature};
 use super::guide::{Guide, Guides};
 use super::picture::{MOST_PICTURES, MOST_PIXELS, Picture, Pictures, mark};
 use super::template::{Rendered, Template, TemplateError};
@@ -65,12 +65,14 @@ pub(crate) enum Tools {
 }
 
 /// How an answer is written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Layout {
     pub(crate) format: Format,
     /// Whether the prompt left the model in the middle of its reasoning.
     pub(crate) thinking: bool,
     pub(crate) tools: Tools,
+    /// The functions that can be called.
+    pub(crate) signatures: Arc<[Signature]>,
 }
 
 /// Inputs to embed or to rank.
@@ -150,6 +152,7 @@ impl Frontend {
             (true, Some(false)) => Tools::One,
             (true, _) => Tools::Many,
         };
+        let (guide, signatures) = self.guide(request, &format, thinking, form.as_ref(), tools)?;
         Ok(Generation {
             prompts: vec![PromptTokens { tokens: tokens.into(), pictures: Pictures::of(pictures), echo: None, limit }],
             answers: request.n.max(1),
@@ -157,12 +160,13 @@ impl Frontend {
             stop: request.stop.clone(),
             top_logprobs: request.top_logprobs,
             scores_prompt: false,
-            layout: (tools != Tools::Off || format.thinks()).then_some(Layout { format, thinking, tools }),
-            guide: self.guide(request, &format, thinking, form.as_ref(), tools)?,
+            layout: (tools != Tools::Off || format.thinks()).then_some(Layout { format, thinking, tools, signatures }),
+            guide,
         })
     }
 
-    /// The grammar of a chat answer, if it has to follow one: the asked form, and the calls of the offered tools.
+    /// The grammar of a chat answer, if it has to follow one: the asked form, and the calls of the offered tools. With it what the arguments
+    /// of these mean.
     fn guide(
         &self,
         request: &ChatRequest,
@@ -170,9 +174,9 @@ impl Frontend {
         thinking: bool,
         form: Option<&Form>,
         tools: Tools,
-    ) -> Result<Option<Guide>, ProviderFault> {
+    ) -> Result<(Option<Guide>, Arc<[Signature]>), ProviderFault> {
         if form.is_none() && tools == Tools::Off {
-            return Ok(None);
+            return Ok((None, Arc::new([])));
         }
         if let (Some(form), true) = (form, tools != Tools::Off && format.calls_look_like_json()) {
             let message = format!(
@@ -183,42 +187,43 @@ impl Frontend {
         }
         let compile = |offer: Option<&Offer<'_>>| {
             let (text, rules) = form.map_or((None, ""), |form| (Some(form.rule.as_str()), form.rules.as_str()));
-            self.guides.compile(&Answer { format, thinking, text, rules, offer }.grammar())
+            self.guides.compile(&Answer { format, thinking, text, rules, offer }.grammar()?)
         };
         if let Some(form) = form {
             // Alone first, so that what is wrong with it is not taken for something that is wrong with a tool.
             let guide = compile(None)
                 .map_err(|reason| refuse(form.field, &format!("`{}` cannot be used: {reason}", form.field)))?;
             if tools == Tools::Off {
-                return Ok(Some(guide));
+                return Ok((Some(guide), Arc::new([])));
             }
         }
         let mut offer = offer(request, tools)?;
         if let Ok(guide) = compile(Some(&offer)) {
-            return Ok(Some(guide));
+            return Ok((Some(guide), signatures(&offer)));
         }
         let grammar = |function: Function<'_>| {
             let alone = Offer { functions: vec![function], required: true, several: false };
             Answer { format, thinking: false, text: None, rules: "", offer: Some(&alone) }.grammar()
         };
         for (index, tool) in offered(request).enumerate() {
-            let function = Function { name: &tool.name, arguments: offer.functions[index].arguments.clone() };
-            let Err(reason) = self.guides.compile(&grammar(function)) else { continue };
+            let arguments = offer.functions[index].arguments.clone();
+            let function = Function { name: &tool.name, arguments, enforced: true };
+            let Err(reason) = grammar(function).and_then(|grammar| self.guides.compile(&grammar)) else { continue };
             if tool.strict == Some(true) {
                 let message = format!("the `parameters` of the tool `{}` cannot be enforced: {reason}", tool.name);
                 return Err(refuse("tools", &message));
             }
             // Without `strict`, a schema that cannot be enforced is a description for the model.
-            offer.functions[index].arguments = any_object();
+            offer.functions[index].enforced = false;
         }
         let guide = compile(Some(&offer)).or_else(|reason| {
             if offered(request).any(|tool| tool.strict == Some(true)) {
                 return Err(refuse("tools", &format!("the tools together cannot be enforced: {reason}")));
             }
-            offer.functions.iter_mut().for_each(|function| function.arguments = any_object());
+            offer.functions.iter_mut().for_each(|function| function.enforced = false);
             compile(Some(&offer)).map_err(|reason| refuse("tools", &format!("the tools cannot be offered: {reason}")))
         });
-        guide.map(Some)
+        guide.map(|guide| (Some(guide), signatures(&offer)))
     }
 
     fn chat_prompt(&self, request: &ChatRequest) -> Result<Rendered, ProviderFault> {
@@ -456,7 +461,8 @@ fn offered(request: &ChatRequest) -> impl Iterator<Item = &Tool> {
 }
 
 fn offer(request: &ChatRequest, tools: Tools) -> Result<Offer<'_>, ProviderFault> {
-    let functions = offered(request).map(|tool| Ok(Function { name: &tool.name, arguments: arguments(tool)? }));
+    let functions =
+        offered(request).map(|tool| Ok(Function { name: &tool.name, arguments: arguments(tool)?, enforced: true }));
     let functions = functions.collect::<Result<Vec<_>, ProviderFault>>()?;
     if let (ToolChoice::Named(name), true) = (&request.tool_choice, functions.is_empty()) {
         return Err(refuse("tool_choice", &format!("`tool_choice` names `{name}`, which is not among the `tools`")));
@@ -466,6 +472,10 @@ fn offer(request: &ChatRequest, tools: Tools) -> Result<Offer<'_>, ProviderFault
         required: matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_)),
         several: tools == Tools::Many && !matches!(request.tool_choice, ToolChoice::Named(_)),
     })
+}
+
+fn signatures(offer: &Offer<'_>) -> Arc<[Signature]> {
+    offer.functions.iter().map(Signature::of).collect()
 }
 
 /// The schema of a tool's arguments, which are an object.

@@ -110,7 +110,7 @@ async fn ten_thousand_random_schemas_are_followed() {
 }
 
 /// How templates of the families look to us.
-const TEMPLATES: [&str; 7] = [
+const TEMPLATES: [&str; 11] = [
     "<|start_header_id|>{{ tools | tojson }}{# \"parameters\": #}",
     "[TOOL_CALLS]{{ tools | tojson }}{# \"id\" #}",
     "[TOOL_CALLS]{{ tools | tojson }}{# [ARGS] #}",
@@ -118,6 +118,10 @@ const TEMPLATES: [&str; 7] = [
     "<|tool|>{{ tools | tojson }}<|/tool|>",
     "{{ tools | tojson }}{# <|START_ACTION|>tool_name #}",
     "{{ tools | tojson }}{# Action: ```json tool_name #}",
+    "{{ tools | tojson }}{# <tool_call><function=<parameter= #}",
+    "{{ tools | tojson }}{# <seed:tool_call><function=<parameter= #}",
+    "{{ tools | tojson }}{# <tool_call><arg_key><arg_value> #}",
+    "{{ tools | tojson }}{# <minimax:tool_call><invoke name= #}",
 ];
 
 #[tokio::test]

@@ -4,14 +4,18 @@
 //! From there on it is a call: its arguments are passed on as they come. A grammar stands guard over answers with tools, so what
 //! begins as a call goes on as one; without it, whatever follows in the place of a call's end would be text.
 
+use super::parameters::{Parameters, Step};
 use super::scan::{Object, Scan, Stop};
-use super::{Item, Piece, Tagged, Wrap, text_piece};
+use super::{Item, Piece, Signature, Tagged, Wrap, text_piece};
 use crate::local::stop::open_tail;
+use std::sync::Arc;
 
 /// Reads the calls of one answer.
 #[derive(Debug)]
 pub(super) struct Calls {
     syntax: &'static Tagged,
+    /// What the arguments of the offered functions mean.
+    signatures: Arc<[Signature]>,
     state: State,
     /// What is not decided.
     held: String,
@@ -26,6 +30,7 @@ enum State {
     /// Behind an opening mark, which ends at this byte of what is held.
     Head(usize),
     Arguments(Object),
+    Parameters(Parameters),
     /// Behind the arguments.
     Tail,
 }
@@ -47,8 +52,8 @@ enum Next {
 }
 
 impl Calls {
-    pub(super) fn new(syntax: &'static Tagged) -> Self {
-        Self { syntax, state: State::Text, held: String::new(), fresh: true, called: false }
+    pub(super) fn new(syntax: &'static Tagged, signatures: Arc<[Signature]>) -> Self {
+        Self { syntax, signatures, state: State::Text, held: String::new(), fresh: true, called: false }
     }
 
     pub(super) fn push(&mut self, text: &str) -> Vec<Piece> {
@@ -61,8 +66,9 @@ impl Calls {
     /// What is left at the end. Marks that only close are not missed.
     pub(super) fn finish(&mut self) -> Vec<Piece> {
         let held = std::mem::take(&mut self.held);
-        match self.state {
+        match &self.state {
             State::Tail => Vec::new(),
+            State::Parameters(parameters) => parameters.finish(&held),
             State::Text if self.called && held.trim().is_empty() => Vec::new(),
             _ => text_piece(&held).into_iter().collect(),
         }
@@ -96,6 +102,14 @@ impl Calls {
                 }
                 complete
             }
+            State::Parameters(parameters) => match parameters.step(&mut self.held, pieces) {
+                Step::Again => true,
+                Step::More => false,
+                Step::Done => {
+                    self.state = State::Tail;
+                    true
+                }
+            },
             State::Tail => {
                 match self.next(Scan::new(&self.held, 0)) {
                     Ok(Next::Call(head)) => self.begin(head, pieces),
@@ -147,12 +161,17 @@ impl Calls {
         self.take(head.at);
         self.called = true;
         self.fresh = false;
+        self.state = match &self.syntax.item {
+            Item::Marked(marks) => {
+                let end = marks.end(self.syntax.close);
+                State::Parameters(Parameters::new(marks, end, &self.signatures, &head.name))
+            }
+            _ if head.arguments => State::Arguments(Object::default()),
+            _ => State::Tail,
+        };
         pieces.push(Piece::Call(head.name));
-        if head.arguments {
-            self.state = State::Arguments(Object::default());
-        } else {
+        if matches!(self.state, State::Tail) {
             pieces.extend([Piece::Arguments("{}".into()), Piece::CallEnd]);
-            self.state = State::Tail;
         }
     }
 
@@ -167,7 +186,16 @@ impl Calls {
     }
 
     fn head(&self, mut scan: Scan<'_>) -> Result<Head, Stop> {
-        match self.syntax.item {
+        match &self.syntax.item {
+            Item::Marked(marks) => {
+                scan.literal(marks.before)?;
+                let name = if marks.named.is_empty() { scan.name()? } else { scan.until(marks.named)? };
+                if name.is_empty() || name.contains(char::is_whitespace) {
+                    return Err(Stop::Never);
+                }
+                Parameters::follow(marks, marks.end(self.syntax.close), scan)?;
+                Ok(Head { name: name.to_owned(), arguments: true, at: scan.at })
+            }
             Item::Named { before, id, between, .. } => {
                 scan.literal(before)?;
                 let name = scan.name()?.to_owned();
@@ -195,14 +223,14 @@ impl Calls {
                     scan.space();
                     scan.literal(":")?;
                     scan.space();
-                    if key == arguments {
+                    if key == *arguments {
                         let opens = scan.peek()? == '{';
                         return match name {
                             Some(name) if opens => Ok(Head { name, arguments: true, at: scan.at }),
                             _ => Err(Stop::Never),
                         };
                     }
-                    if key == name_key {
+                    if key == *name_key {
                         name = Some(scan.string()?);
                     } else {
                         scan.scalar()?;
@@ -220,8 +248,12 @@ impl Calls {
 
     /// The rest of a call behind its arguments, and what comes then.
     fn next(&self, mut scan: Scan<'_>) -> Result<Next, Stop> {
-        match self.syntax.item {
+        match &self.syntax.item {
             Item::Named { after, .. } => scan.literal(after)?,
+            Item::Marked(marks) => {
+                scan.space();
+                scan.literal(marks.after)?;
+            }
             Item::Json { .. } => {
                 scan.space();
                 while scan.peek()? == ',' {

@@ -3,6 +3,8 @@
 //! Terminals (in capitals) are regular expressions and take the longest text that fits, so those that can begin at the same place
 //! are made to exclude each other: free text never contains the mark that opens a call, and never begins as reasoning does.
 
+mod parameters;
+
 use super::{Format, Item, Shape, Tagged, Wrap};
 use serde_json::Value;
 use std::fmt::Write;
@@ -19,6 +21,8 @@ pub(crate) struct Function<'a> {
     pub(crate) name: &'a str,
     /// JSON schema of the arguments; an object.
     pub(crate) arguments: Value,
+    /// Whether the arguments must follow it.
+    pub(crate) enforced: bool,
 }
 
 /// Which calls an answer may make.
@@ -86,18 +90,28 @@ fn without_leap_seconds(schema: &mut Value) {
     }
 }
 
+impl Function<'_> {
+    /// The right side of a rule for the arguments as JSON.
+    fn json(&self) -> String {
+        if self.enforced { json(&self.arguments, true) } else { json(&serde_json::json!({"type": "object"}), true) }
+    }
+}
+
 impl Answer<'_> {
     /// The whole grammar.
-    pub(crate) fn grammar(&self) -> String {
+    ///
+    /// # Errors
+    /// What the format cannot follow of a function's schema.
+    pub(crate) fn grammar(&self) -> Result<String, String> {
         let mut rules = self.rules.to_owned();
         let body = match &self.format.family.shape {
             Shape::Harmony => self.harmony(&mut rules),
-            Shape::Tagged(tagged) => self.tagged(tagged, &mut rules),
+            Shape::Tagged(tagged) => self.tagged(tagged, &mut rules)?,
         };
-        format!("start: {body}\n{SPACE}{rules}")
+        Ok(format!("start: {body}\n{SPACE}{rules}"))
     }
 
-    fn tagged(&self, tagged: &Tagged, rules: &mut String) -> String {
+    fn tagged(&self, tagged: &Tagged, rules: &mut String) -> Result<String, String> {
         let thought = match (self.format.reasoning, self.thinking) {
             (None, _) => "",
             (Some((open, close)), thinking) => {
@@ -128,7 +142,7 @@ impl Answer<'_> {
                 let _ = writeln!(rules, "HEAD: /{head}/");
                 not.push(format!("{head}(?s:.*)"));
             }
-            calls(tagged, offer, rules);
+            calls(tagged, offer, rules)?;
             let free = !offer.required && self.text.is_none();
             if free {
                 let _ = writeln!(rules, "OPENED: TEXT {}", text(tagged.open));
@@ -141,7 +155,7 @@ impl Answer<'_> {
             }
         }
         let _ = writeln!(rules, "TEXT: {}", if not.is_empty() { ANY.to_owned() } else { without(&not.join("|")) });
-        format!("{thought}({})", bodies.join(" | "))
+        Ok(format!("{thought}({})", bodies.join(" | ")))
     }
 
     fn harmony(&self, rules: &mut String) -> String {
@@ -162,7 +176,7 @@ impl Answer<'_> {
                 let _ = writeln!(
                     rules,
                     "call_{index}: (\"<|channel|>commentary\" {to} | {to} \"<|channel|>commentary\") (\" json\" | \" \"? \"<|constrain|>json\")? \"<|message|>\" arguments_{index}\narguments_{index}: {}",
-                    json(&function.arguments, true)
+                    function.json()
                 );
             }
             let names: Vec<String> = (0..offer.functions.len()).map(|index| format!("call_{index}")).collect();
@@ -173,10 +187,14 @@ impl Answer<'_> {
 }
 
 /// The rule `calls`: everything behind the opening mark.
-fn calls(tagged: &Tagged, offer: &Offer<'_>, rules: &mut String) {
+fn calls(tagged: &Tagged, offer: &Offer<'_>, rules: &mut String) -> Result<(), String> {
     for (index, function) in offer.functions.iter().enumerate() {
+        let arguments = match &tagged.item {
+            Item::Marked(marks) => parameters::arguments(marks, function, index, rules)?,
+            Item::Json { .. } | Item::Named { .. } => function.json(),
+        };
         let _ = writeln!(rules, "call_{index}: {}", item(tagged, function.name, index));
-        let _ = writeln!(rules, "arguments_{index}: {}", json(&function.arguments, true));
+        let _ = writeln!(rules, "arguments_{index}: {arguments}");
     }
     let names: Vec<String> = (0..offer.functions.len()).map(|index| format!("call_{index}")).collect();
     let _ = writeln!(rules, "call: {}", names.join(" | "));
@@ -195,14 +213,19 @@ fn calls(tagged: &Tagged, offer: &Offer<'_>, rules: &mut String) {
         }
     };
     let _ = writeln!(rules, "calls: {body}");
+    Ok(())
 }
 
 /// One call of a function.
 fn item(tagged: &Tagged, name: &str, index: usize) -> String {
+    let part = |mark: &str| if mark.is_empty() { String::new() } else { text(mark) };
     match &tagged.item {
+        Item::Marked(marks) => {
+            let head = text(&format!("{}{name}{}", marks.before, marks.named));
+            format!("{head} arguments_{index} SPACE? {}", part(marks.after))
+        }
         Item::Named { before, id, between, after } => {
             let id = id.map_or(String::new(), |id| format!(" ({} /[a-zA-Z0-9]{{1,16}}/)?", text(id)));
-            let part = |mark: &str| if mark.is_empty() { String::new() } else { text(mark) };
             format!("{} {}{id} {} arguments_{index} {}", part(before), text(name), part(between), part(after))
         }
         Item::Json { first, name: name_key, arguments, last } => {

@@ -54,6 +54,19 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// What is before a mark; the mark is passed over. Long texts without one are none.
+    pub(super) fn until(&mut self, mark: &str) -> Result<&'a str, Stop> {
+        match self.rest().find(mark) {
+            Some(end) if end <= LONGEST => {
+                let before = &self.rest()[..end];
+                self.at += end + mark.len();
+                Ok(before)
+            }
+            None if self.rest().len() <= LONGEST + mark.len() => Err(Stop::More),
+            _ => Err(Stop::Never),
+        }
+    }
+
     /// A JSON string.
     pub(super) fn string(&mut self) -> Result<String, Stop> {
         if self.peek()? != '"' {

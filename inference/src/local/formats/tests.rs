@@ -1,10 +1,12 @@
 //! Real answers of every family, whole, letter by letter and cut anywhere.
 
+use super::grammar::Function;
 use super::*;
 use proptest::prelude::*;
+use serde_json::json;
 
 /// Templates cut down to what their family is known by.
-const TEMPLATES: [(&str, &str); 12] = [
+const TEMPLATES: [(&str, &str); 16] = [
     ("hermes", "{% if tools %}<tool_call>{\"name\": <name>, \"arguments\": <args>}</tool_call>{% endif %}"),
     (
         "hermes-thinking",
@@ -20,6 +22,13 @@ const TEMPLATES: [(&str, &str); 12] = [
     ("command-r", "Action:```json [{\"tool_name\": }]```"),
     ("command-r7b", "<|START_ACTION|>[{\"tool_name\": }]<|END_ACTION|><|START_THINKING|><|END_THINKING|>"),
     ("harmony", "<|channel|>commentary<|message|>"),
+    ("qwen3-coder", "<tool_call><function=f><parameter=a></parameter></function></tool_call>"),
+    (
+        "seed-oss",
+        "<seed:tool_call><function=f><parameter=a></parameter></function></seed:tool_call><seed:think></seed:think>",
+    ),
+    ("glm", "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value></tool_call><think></think>"),
+    ("minimax-m2", "<minimax:tool_call><invoke name=\"f\"><parameter name=\"a\"></invoke></minimax:tool_call></think>"),
 ];
 
 pub(super) fn template(name: &str) -> &'static str {
@@ -47,8 +56,26 @@ fn merge(pieces: Vec<Piece>) -> Vec<Piece> {
     merged
 }
 
+/// A function with arguments of all kinds; those of others say nothing about theirs.
+pub(super) fn typed() -> Function<'static> {
+    let arguments = json!({"type": "object", "properties": {
+        "text": {"type": "string"},
+        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "list": {"type": "array", "items": {"type": ["string", "integer"]}},
+        "any": {"description": "anything"},
+        "one": {"enum": ["red", "<b>"]},
+        "short": {"type": "string", "minLength": 2, "maxLength": 3},
+        "day": {"type": "string", "format": "date"}
+    }, "additionalProperties": false});
+    Function { name: "typed", arguments, enforced: true }
+}
+
+fn signatures() -> Arc<[Signature]> {
+    Arc::new([Signature::of(&typed())])
+}
+
 pub(super) fn read(format: &Format, thinking: bool, cuts: &[&str]) -> Vec<Piece> {
-    let mut reader = Reader::new(format, thinking, true);
+    let mut reader = Reader::new(format, thinking, Some(signatures()));
     let mut pieces: Vec<Piece> = cuts.iter().flat_map(|cut| reader.push(cut)).collect();
     pieces.extend(reader.finish());
     merge(pieces)
@@ -165,6 +192,50 @@ pub(super) fn golden() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
             vec![text("Let me look."), text("4 < 5")],
         ),
         ("harmony", "no header <|message|>", vec![text("no header <|message|>")]),
+        (
+            "qwen3-coder",
+            "I look.\n<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=g>\n</function>\n</tool_call>",
+            vec![text("I look."), call("f", "{\"a\": 1}"), call("g", "{}")],
+        ),
+        (
+            "qwen3-coder",
+            "<tool_call>\n<function=typed>\n<parameter=text>\n\nif a < b:\n\tsay(\"</b> é\")\n\n</parameter>\n<parameter=maybe>\nnull\n</parameter>\n<parameter=list>\n[\"</parameter>\", 12]\n</parameter>\n<parameter=any>\n[1, 2]\n</parameter>\n<parameter=one>\n<b>\n</parameter>\n<parameter=short>\n12\n</parameter>\n<parameter=day>\n\"2024-02-29\"\n</parameter>\n</function>\n</tool_call>",
+            vec![call(
+                "typed",
+                "{\"text\": \"\\nif a < b:\\n\\tsay(\\\"</b> é\\\")\\n\", \"maybe\": null, \"list\": [\"</parameter>\", 12], \"any\": [1, 2], \"one\": \"<b>\", \"short\": \"12\", \"day\": \"2024-02-29\"}",
+            )],
+        ),
+        (
+            "qwen3-coder",
+            "<tool_call>\n<function=typed>\n<parameter=maybe>\nnullify\n</parameter>\n<parameter=any>\n\"1\"\n</parameter>\n</function>\n</tool_call>",
+            vec![call("typed", "{\"maybe\": \"nullify\", \"any\": \"\\\"1\\\"\"}")],
+        ),
+        (
+            "qwen3-coder",
+            "<tool_call> is no call, nor is <tool_call><function=f g>",
+            vec![text("<tool_call> is no call, nor is <tool_call><function=f g>")],
+        ),
+        (
+            "seed-oss",
+            "<seed:think>Hm.</seed:think>\n<seed:tool_call>\n<function=typed>\n<parameter=text>a\n</parameter>\n</function>\n</seed:tool_call>",
+            vec![thought("Hm."), call("typed", "{\"text\": \"a\\n\"}")],
+        ),
+        (
+            "glm",
+            "\n<think></think>\n<tool_call>typed\n<arg_key>text</arg_key>\n<arg_value>12</arg_value>\n<arg_key>list</arg_key>\n<arg_value>[12, \"a\"]</arg_value>\n</tool_call>\n<tool_call>g\n</tool_call>",
+            vec![call("typed", "{\"text\": \"12\", \"list\": [12, \"a\"]}"), call("g", "{}")],
+        ),
+        (
+            "glm",
+            "<tool_call>typed<arg_key>maybe</arg_key><arg_value>a </arg_valu</arg_value></tool_call>",
+            vec![call("typed", "{\"maybe\": \"a </arg_valu\"}")],
+        ),
+        ("glm", "<tool_call> no call", vec![text("<tool_call> no call")]),
+        (
+            "minimax-m2",
+            "<minimax:tool_call>\n<invoke name=\"typed\">\n<parameter name=\"text\">a\"b</parameter>\n</invoke>\n<invoke name=\"g\">\n</invoke>\n</minimax:tool_call>",
+            vec![call("typed", "{\"text\": \"a\\\"b\"}"), call("g", "{}")],
+        ),
     ]
 }
 
@@ -195,16 +266,33 @@ fn arguments_come_before_the_call_is_complete() {
         ("mistral", "[TOOL_CALLS]f[ARGS]{\"a"),
         ("harmony", "<|channel|>commentary to=functions.f<|message|>{\"a"),
     ] {
-        let mut reader = Reader::new(&format(name), false, true);
+        let mut reader = Reader::new(&format(name), false, Some(signatures()));
         let pieces = merge(reader.push(begun));
         assert_eq!(pieces, [Piece::Call("f".into()), Piece::Arguments("{\"a".into())], "{name}");
     }
 }
 
 #[test]
+fn texts_between_marks_are_passed_on_as_they_come() {
+    for (name, begun) in [
+        ("qwen3-coder", "<tool_call>\n<function=typed>\n<parameter=text>\nlong\nte"),
+        ("seed-oss", "<seed:tool_call>\n<function=typed>\n<parameter=text>long\nte"),
+        ("glm", "<tool_call>typed\n<arg_key>text</arg_key>\n<arg_value>long\nte"),
+        ("minimax-m2", "<minimax:tool_call>\n<invoke name=\"typed\">\n<parameter name=\"text\">long\nte"),
+    ] {
+        let mut reader = Reader::new(&format(name), false, Some(signatures()));
+        let pieces = merge(reader.push(begun));
+        let expected = [Piece::Call("typed".into()), Piece::Arguments("{\"text\": \"long\\nte".into())];
+        assert_eq!(pieces, expected, "{name}");
+        // What is left incomplete stays so: nothing is invented.
+        assert_eq!(reader.finish(), [], "{name}");
+    }
+}
+
+#[test]
 fn without_tools_nothing_is_taken_for_a_call() {
     let answer = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
-    let mut reader = Reader::new(&format("hermes-thinking"), false, false);
+    let mut reader = Reader::new(&format("hermes-thinking"), false, None);
     let mut pieces = reader.push(&format!("<think>a</think>{answer}"));
     pieces.extend(reader.finish());
     assert_eq!(merge(pieces), [thought("a"), text(answer)].concat());
@@ -237,7 +325,7 @@ fn what_is_written_as_a_call_is_read_as_one() {
 
 proptest! {
     #[test]
-    fn the_cuts_do_not_matter(which in 0usize..40, cuts in prop::collection::vec(0usize..400, 0..12), tail in "[<>{}\\[\\]/|\" a-e]{0,12}") {
+    fn the_cuts_do_not_matter(which in 0usize..golden().len(), cuts in prop::collection::vec(0usize..400, 0..12), tail in "[<>{}\\[\\]/|\" a-e]{0,12}") {
         let golden = golden();
         let (name, answer, _) = &golden[which % golden.len()];
         let format = format(name);

@@ -73,7 +73,7 @@ impl Worker {
         let rules = sequence.rules.clone();
         let expected = self.expected_answer();
         let Some(answer) = self.answers.get_mut(&sequence.answer) else { return };
-        let mut output = Output::new(sequence.choice, &rules.stop, rules.layout);
+        let mut output = Output::new(sequence.choice, &rules.stop, rules.layout.clone());
         output.echo(sequence.echo.take().unwrap_or_default(), &mut |event| answer.say(event));
         if sequence.leads {
             answer.usage.input += sequence.prompt.len() as u64;

@@ -1,8 +1,8 @@
 //! Grammars of all formats: what models really say is in them, what is drawn from them is read as calls, and nothing else is.
 
 use super::*;
-use crate::local::formats::tests::{format, golden, read};
-use crate::local::formats::{FAMILIES, Piece};
+use crate::local::formats::tests::{format, golden, read, typed};
+use crate::local::formats::{FAMILIES, Piece, Reader, Signature};
 use crate::local::guide::{Guide, Guides};
 use crate::local::sampler::SplitMix;
 use crate::local::scripted::{IM_END, ScriptedTokenizer};
@@ -17,15 +17,17 @@ fn functions() -> Vec<Function<'static>> {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "s": {"enum": ["a\"b", "}"]}}, "required": ["n"], "additionalProperties": false});
     let any = json!({"type": "object"});
     vec![
-        Function { name: "f", arguments: any.clone() },
-        Function { name: "g", arguments: any },
-        Function { name: "strict", arguments: schema },
+        typed(),
+        Function { name: "f", arguments: any.clone(), enforced: true },
+        Function { name: "g", arguments: any, enforced: true },
+        Function { name: "strict", arguments: schema, enforced: true },
     ]
 }
 
 fn guide(guides: &Guides, format: &Format, thinking: bool, text: Option<&str>, offer: &Offer<'_>) -> Guide {
     let answer = Answer { format, thinking, text, rules: "", offer: Some(offer) };
-    guides.compile(&answer.grammar()).unwrap_or_else(|error| panic!("{error}\n{}", answer.grammar()))
+    let grammar = answer.grammar().unwrap();
+    guides.compile(&grammar).unwrap_or_else(|error| panic!("{error}\n{grammar}"))
 }
 
 /// Whether a grammar takes an answer, and may end behind it.
@@ -98,7 +100,7 @@ fn the_answers_that_models_really_give_are_in_the_grammar() {
 fn an_answer_that_must_call_calls_and_nothing_else() {
     let guides = guides();
     let mut random = SplitMix(7);
-    let schema = jsonschema::validator_for(&functions()[2].arguments).unwrap();
+    let schema = jsonschema::validator_for(&functions()[3].arguments).unwrap();
     for name in FAMILIES.iter().map(|family| family.name) {
         let format = Format { family: FAMILIES.iter().find(|family| family.name == name).unwrap(), reasoning: None };
         for several in [false, true] {
@@ -133,6 +135,67 @@ fn an_answer_that_must_call_calls_and_nothing_else() {
 }
 
 #[test]
+fn arguments_between_marks_follow_their_schemas() {
+    let guides = guides();
+    let mut random = SplitMix(11);
+    let schema = json!({"type": "object", "properties": {
+        "short": {"type": "string", "minLength": 2, "maxLength": 3},
+        "one": {"enum": ["red", "null", "<b>"]},
+        "day": {"type": "string", "format": "date"},
+        "maybe": {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "null"}]},
+        "list": {"type": "array", "items": {"$ref": "#/$defs/item"}, "maxItems": 2},
+        "flag": {"type": ["boolean", "null"]}
+    }, "required": ["one", "short"], "additionalProperties": {"type": "integer", "maximum": 9, "minimum": 0},
+    "$defs": {"item": {"enum": ["a", 1]}}});
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    for name in ["qwen3-coder", "seed-oss", "glm", "minimax-m2"] {
+        let format = Format { family: FAMILIES.iter().find(|family| family.name == name).unwrap(), reasoning: None };
+        let function = || Function { name: "f", arguments: schema.clone(), enforced: true };
+        let offer = Offer { functions: vec![function()], required: true, several: false };
+        let guide = guide(&guides, &format, false, None, &offer);
+        let (mut whole, mut keys) = (0, std::collections::BTreeSet::new());
+        for _ in 0..60 {
+            let Some(answer) = walk(&guide, &mut random) else { continue };
+            whole += 1;
+            let mut reader = Reader::new(&format, false, Some(Arc::new([Signature::of(&function())])));
+            let pieces: Vec<Piece> = reader.push(&answer).into_iter().chain(reader.finish()).collect();
+            let part = |piece: &Piece| if let Piece::Arguments(part) = piece { part.clone() } else { String::new() };
+            let arguments: String = pieces.iter().map(part).collect();
+            assert!(matches!((&pieces[0], &pieces[pieces.len() - 1]), (Piece::Call(_), Piece::CallEnd)), "{pieces:?}");
+            let arguments = serde_json::from_str(&arguments).unwrap_or_else(|error| panic!("{error}: {answer}"));
+            assert!(validator.is_valid(&arguments), "{name}: {arguments}\n{answer}");
+            keys.extend(arguments.as_object().unwrap().keys().map(|key| key.chars().take(5).collect::<String>()));
+        }
+        assert!(whole > 5 && keys.len() > 6, "{name}: {whole} {keys:?}");
+    }
+}
+
+#[test]
+fn what_marks_cannot_follow_is_said_and_can_be_left_open() {
+    let guides = guides();
+    let format = format("qwen3-coder");
+    let string = json!({"type": "string"});
+    for (schema, words) in [
+        (json!({"type": "object", "properties": {"a": string}, "minProperties": 1}), "minProperties"),
+        (json!({"type": "object", "properties": {"a>b": string}}), "a>b"),
+        (json!({"type": "object", "properties": {"a": {"enum": ["x</parameter>"]}}}), "x</parameter>"),
+        (json!({"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#"}}}}), "`#`"),
+    ] {
+        let offer = |enforced: bool| Offer {
+            functions: vec![Function { name: "f", arguments: schema.clone(), enforced }],
+            required: true,
+            several: false,
+        };
+        let closed = Answer { format: &format, thinking: false, text: None, rules: "", offer: Some(&offer(true)) };
+        let error = closed.grammar().unwrap_err();
+        assert!(error.contains(words), "{error}");
+        let open = guide(&guides, &format, false, None, &offer(false));
+        let answer = "<tool_call>\n<function=f>\n<parameter=b>\nx\n</parameter>\n</function>\n</tool_call>";
+        assert_eq!(takes(&open, answer), Ok(true));
+    }
+}
+
+#[test]
 fn free_answers_are_free_until_a_call_begins() {
     let guides = guides();
     let offer = Offer { functions: vec![functions().pop().unwrap()], required: false, several: true };
@@ -141,6 +204,9 @@ fn free_answers_are_free_until_a_call_begins() {
         ("llama", " [{\"name\": \"strict\"}]", "{\"name\": \"other"),
         ("mistral", "[TOOL CALLS]", "[TOOL_CALLS]other"),
         ("phi-4", "tools", "<|tool_call|>{"),
+        ("qwen3-coder", "<function=strict> <tool_cal", "<tool_call><function=other"),
+        ("glm", "arg_key", "<tool_call>other"),
+        ("minimax-m2", "<invoke", "<minimax:tool_call><invoke name=\"other"),
         (
             "hermes-thinking",
             "<think>a <tool_call> b</think>\nYes <think>",
