@@ -3,6 +3,7 @@
 
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
+use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
@@ -183,6 +184,11 @@ table! {
         mmproj: PathBuf = optional,
         /// LoRA adapters laid over it, at most one; models of other names may share the file.
         lora: Vec<At<RawLora>> = default([]),
+        /// How it writes tool calls, where its chat template does not tell or tells it wrong (`docs/structured-output.md`). With `"taught"` the
+        /// tools are explained in the system message; with `"none"` calls are left in the text.
+        tool_format: ToolFormat = default("auto"),
+        /// How it writes reasoning, where its chat template does not tell; with `"none"` it is left in the text.
+        reasoning_format: ReasoningFormat = default("auto"),
     }
 }
 

@@ -10,6 +10,7 @@ mod daily;
 mod defaults;
 pub mod environment;
 mod file;
+mod formats;
 pub mod kinds;
 mod problem;
 mod read;
@@ -22,6 +23,7 @@ mod value;
 
 pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
 pub use daily::DailyTime;
+pub use formats::{ReasoningFormat, ToolFormat};
 pub use problem::{ConfigErrors, Problem};
 pub use reference::reference;
 pub use reload::{Reloader, Watch};

@@ -2,6 +2,7 @@
 
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::daily::DailyTime;
+use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::units::{Secret, Usd};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -248,6 +249,10 @@ pub struct LocalModel {
     pub mmproj: Option<PathBuf>,
     /// LoRA adapters laid over its weights; at most one.
     pub lora: Vec<LoraAdapter>,
+    /// How it writes tool calls.
+    pub tool_format: ToolFormat,
+    /// How it writes reasoning.
+    pub reasoning_format: ReasoningFormat,
 }
 
 /// How the embedding of a text comes from the states of its tokens.
@@ -296,6 +301,8 @@ impl LocalModel {
             pooling: None,
             mmproj: None,
             lora: Vec::new(),
+            tool_format: ToolFormat::Auto,
+            reasoning_format: ReasoningFormat::Auto,
         }
     }
 }

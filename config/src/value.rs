@@ -2,6 +2,7 @@
 
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
+use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
@@ -146,6 +147,26 @@ impl Read for &'static ProviderKind {
     fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
         let choices: Vec<_> = PROVIDER_KINDS.iter().map(|kind| (kind.name, kind)).collect();
         choose(node, &choices, problems)
+    }
+}
+
+impl Read for ToolFormat {
+    fn shape() -> String {
+        one_of(&Self::NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        choose(node, Self::NAMES, problems)
+    }
+}
+
+impl Read for ReasoningFormat {
+    fn shape() -> String {
+        one_of(&Self::NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        choose(node, Self::NAMES, problems)
     }
 }
 

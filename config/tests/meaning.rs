@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 use std::path::Path;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, Gpu, LoraAdapter, PicoUsd, Pooling, PriceSource, Speculate, Strategy, Usd, Window,
-    parse,
+    BackendId, Config, ConfigErrors, Gpu, LoraAdapter, PicoUsd, Pooling, PriceSource, ReasoningFormat, Speculate,
+    Strategy, ToolFormat, Usd, Window, parse,
 };
 
 const PROVIDERS: &str = r#"
@@ -164,6 +164,8 @@ fn two_models_share_a_file_with_and_without_an_adapter() {
 name = "tuned"
 path = "small.gguf"
 pooling = "last"
+tool_format = "qwen3-coder"
+reasoning_format = "none"
 lora = [{ path = "mine.gguf", scale = -0.5 }]
 [[local.models]]
 name = "tuned-whole"
@@ -183,6 +185,8 @@ mmproj = "mmproj-small.gguf"
     let seeing = &config.local.models["seeing"];
     assert_eq!(seeing.mmproj, Some(folder.join("mmproj-small.gguf")));
     assert!(seeing.abilities.vision && !tuned.abilities.vision, "what sees follows from the projector");
+    assert_eq!((tuned.tool_format, tuned.reasoning_format), (ToolFormat::Qwen3Coder, ReasoningFormat::None));
+    assert_eq!((small.tool_format, small.reasoning_format), (ToolFormat::Auto, ReasoningFormat::Auto));
     assert_eq!(whole.lora, [LoraAdapter { path: "/a/mine.gguf".into(), scale: 1.0 }]);
 }
 

@@ -99,6 +99,8 @@ impl Check<'_> {
             pooling: raw.pooling.at.map(|pooling| pooling.value),
             mmproj: raw.mmproj.at.map(|file| self.path(&file.value)),
             lora,
+            tool_format: raw.tool_format.value,
+            reasoning_format: raw.reasoning_format.value,
         })
     }
 

@@ -23,7 +23,7 @@ pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError
     if plan.model.path.is_dir() {
         return bert::tokenizer(&plan.model.path);
     }
-    Ok(Arc::new(Vocabulary::of(Gguf::open(plan)?.metadata())?))
+    Ok(Arc::new(Vocabulary::of(Gguf::open(plan)?.metadata(), &plan.model)?))
 }
 
 /// Loads the model and computes.

@@ -18,6 +18,7 @@ use harmony::Harmony;
 pub(crate) use parameters::Signature;
 use reasoning::{Reasoning, Silence};
 use std::sync::Arc;
+use tollkeeper_config::{ReasoningFormat, ToolFormat};
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,19 +41,37 @@ pub(crate) struct Format {
     family: &'static Family,
     /// The marks around reasoning.
     reasoning: Option<(&'static str, &'static str)>,
+    reads_calls: bool,
 }
 
 impl Format {
     /// The format of a model with this chat template.
     pub(crate) fn of(template: &str) -> Self {
+        Self::chosen(template, ToolFormat::Auto, ReasoningFormat::Auto)
+    }
+
+    /// The format of a model with this chat template, as far as the configuration does not say another.
+    pub(crate) fn chosen(template: &str, tools: ToolFormat, reasoning: ReasoningFormat) -> Self {
         let has = |mark: &&str| template.contains(*mark);
-        let fits = |family: &&Family| family.marks.iter().all(has) && !family.never.iter().any(has);
+        let fits = |family: &&Family| match tools {
+            ToolFormat::Auto | ToolFormat::None => family.marks.iter().all(has) && !family.never.iter().any(has),
+            named => family.name == named.name(),
+        };
         let family = FAMILIES.iter().find(fits).unwrap_or(&FAMILIES[FAMILIES.len() - 1]);
+        let marks = |(format, (_, close)): &&(ReasoningFormat, (&str, &str))| match reasoning {
+            ReasoningFormat::Auto => template.contains(close),
+            reasoning => *format == reasoning,
+        };
         let reasoning = match family.shape {
             Shape::Harmony => None,
-            Shape::Tagged(_) => REASONING.into_iter().find(|(_, close)| template.contains(close)),
+            Shape::Tagged(_) => REASONING.iter().find(marks).map(|(_, marks)| *marks),
         };
-        Self { family, reasoning }
+        Self { family, reasoning, reads_calls: tools != ToolFormat::None }
+    }
+
+    /// Whether calls are told from text.
+    pub(crate) fn reads_calls(&self) -> bool {
+        self.reads_calls
     }
 
     /// Its name, for logs and tests.

@@ -67,7 +67,7 @@ pub(crate) fn tokenizer(plan: &LoadPlan) -> Result<Arc<dyn Tokenizer>, LoadError
         let params = LlamaModelParams::default().with_devices(&[]).map_err(|error| error.to_string())?;
         LlamaModel::load_from_file(backend, path, &params.with_vocab_only(true)).map_err(|error| error.to_string())
     })?;
-    Ok(Arc::new(Vocabulary::of(vocabulary)?))
+    Ok(Arc::new(Vocabulary::of(vocabulary, &plan.model)?))
 }
 
 /// Loads the model and computes.

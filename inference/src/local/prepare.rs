@@ -95,7 +95,8 @@ pub(crate) struct Frontend {
 
 impl Frontend {
     pub(crate) fn new(model: Arc<LocalModel>, tokenizer: Arc<dyn Tokenizer>, limits: Limits) -> Self {
-        let template = Template::of(&*tokenizer);
+        let template =
+            Template::of(&*tokenizer, |template| Format::chosen(template, model.tool_format, model.reasoning_format));
         if let Some(defect) = template.defect() {
             tracing::warn!(
                 model = model.name,
@@ -147,7 +148,14 @@ impl Frontend {
         let Rendered { tokens, thinking } = self.chat_prompt(&marked)?;
         let limit = self.limit(tokens.len(), request.max_tokens, output_limit)?;
         let format = *self.template.format();
-        let tools = match (offers_tools(request), request.parallel_tool_calls) {
+        if !format.reads_calls() && matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_)) {
+            let message = format!(
+                "the model `{}` cannot be made to call: its `tool_format` is \"none\"; send `tool_choice` \"auto\", or change the gateway's configuration",
+                self.model.name
+            );
+            return Err(refuse("tool_choice", &message));
+        }
+        let tools = match (offers_tools(request) && format.reads_calls(), request.parallel_tool_calls) {
             (false, _) => Tools::Off,
             (true, Some(false)) => Tools::One,
             (true, _) => Tools::Many,

@@ -75,11 +75,12 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// The template of a model, or ChatML. A template that does not compile fails each time it is used.
-    pub(crate) fn of(tokenizer: &dyn Tokenizer) -> Self {
+    /// The template of a model, or ChatML. A template that does not compile fails each time it is used. `format` finds the format of
+    /// calls and reasoning for the text of the template.
+    pub(crate) fn of(tokenizer: &dyn Tokenizer, format: impl Fn(&str) -> Format) -> Self {
         let source = tokenizer.chat_template().unwrap_or_else(|| CHATML.to_owned());
         let mut template = Self {
-            format: Format::of(&source),
+            format: format(&source),
             habits: Habits { short_ids: source.contains("length != 9"), ..Habits::default() },
             shows: Shows::default(),
             tools_in_message: source.contains("'tools' in message"),
@@ -93,7 +94,8 @@ impl Template {
 
     /// Finds out by trial what the template shows of tools and calls, and how it wants to be given them.
     fn learn(&mut self) {
-        if self.format.taught() {
+        // Whose calls are not read may still be shown tools.
+        if self.format.taught() && self.format.reads_calls() {
             return;
         }
         let probe = teach::probe();
@@ -183,7 +185,12 @@ impl Template {
         shows: Shows,
         calls: bool,
     ) -> Result<String, TemplateError> {
-        let told = teach::tell(request, tools && !shows.tools, calls && !shows.calls, &self.format);
+        let told = teach::tell(
+            request,
+            tools && !shows.tools && self.format.reads_calls(),
+            calls && !shows.calls,
+            &self.format,
+        );
         match self.fill(&told, tools && shows.tools, self.habits) {
             // The template may know no system message.
             Err(TemplateError::Refused(reason)) => self

@@ -14,6 +14,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner};
+use tollkeeper_config::LocalModel;
 
 /// What SentencePiece writes for a space.
 const SPACE: &str = "\u{2581}";
@@ -125,7 +126,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// There is none in the file, or one that is not known.
-    pub(super) fn of(metadata: Metadata<'_>) -> Result<Self, LoadError> {
+    pub(super) fn of(metadata: Metadata<'_>, model: &LocalModel) -> Result<Self, LoadError> {
         let listed = Listed::of(metadata)?;
         let kind = metadata.text("tokenizer.ggml.model").unwrap_or_default();
         let refuse = |error: tokenizers::Error| LoadError(format!("the tokenizer of the file is broken: {error}"));
@@ -161,7 +162,7 @@ impl Vocabulary {
 
         // Control tokens have no text, but some of them are marks in the text of an answer.
         let template = metadata.text("tokenizer.chat_template");
-        let marks = Format::of(template.unwrap_or_default()).spoken();
+        let marks = Format::chosen(template.unwrap_or_default(), model.tool_format, model.reasoning_format).spoken();
         for (token, name, _) in listed.iter().filter(|(_, name, kind)| *kind == Kind::Control && marks.contains(name)) {
             pieces[token as usize] = name.into();
         }

@@ -1,13 +1,14 @@
 //! The table of families: how each writes reasoning and calls, and how its chat template is known.
 
 use serde_json::{Map, Value};
+use tollkeeper_config::ReasoningFormat;
 
 /// The marks around reasoning: a template that has the closing one is for a model that writes it.
-pub(super) const REASONING: [(&str, &str); 4] = [
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<seed:think>", "</seed:think>"),
+pub(super) const REASONING: [(ReasoningFormat, (&str, &str)); 4] = [
+    (ReasoningFormat::Think, ("<think>", "</think>")),
+    (ReasoningFormat::Mistral, ("[THINK]", "[/THINK]")),
+    (ReasoningFormat::CommandR7b, ("<|START_THINKING|>", "<|END_THINKING|>")),
+    (ReasoningFormat::SeedOss, ("<seed:think>", "</seed:think>")),
 ];
 
 #[derive(Debug)]

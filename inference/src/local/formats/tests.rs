@@ -361,3 +361,23 @@ proptest! {
         prop_assert_eq!(read(&format("hermes"), false, &pieces), expected);
     }
 }
+
+#[test]
+fn the_configuration_knows_the_names_of_all_formats() {
+    for (name, tools) in ToolFormat::NAMES {
+        let format = Format::chosen("[TOOL_CALLS][ARGS][/THINK]", *tools, ReasoningFormat::Auto);
+        let expected = if matches!(tools, ToolFormat::Auto | ToolFormat::None) { "mistral" } else { name };
+        assert_eq!((format.name(), format.reads_calls()), (expected, *tools != ToolFormat::None));
+        assert_eq!(format.reasoning.is_some(), expected != "harmony", "{name}");
+    }
+    assert_eq!(FAMILIES.len() + 2, ToolFormat::NAMES.len());
+    for (name, reasoning) in ReasoningFormat::NAMES {
+        let format = Format::chosen("[TOOL_CALLS][ARGS][/THINK]", ToolFormat::Auto, *reasoning);
+        let open = format.reasoning.map(|(open, _)| open);
+        match reasoning {
+            ReasoningFormat::Auto | ReasoningFormat::Mistral => assert_eq!(open, Some("[THINK]")),
+            ReasoningFormat::None => assert_eq!(open, None),
+            _ => assert!(open.is_some_and(|open| open != "[THINK]"), "{name}"),
+        }
+    }
+}

@@ -8,6 +8,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 use std::collections::HashMap;
+use tollkeeper_config::LocalModel;
 
 /// The tokenizer: a second, weightless copy of the model, so that text can be read on any thread at any time.
 pub(super) struct Vocabulary {
@@ -22,7 +23,7 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    pub(super) fn of(model: LlamaModel) -> Result<Self, LoadError> {
+    pub(super) fn of(model: LlamaModel, configured: &LocalModel) -> Result<Self, LoadError> {
         let kind = model.meta_val_str("tokenizer.ggml.model").unwrap_or_default();
         if kind.is_empty() || kind == "none" || kind == "no_vocab" {
             return Err(LoadError("the model has no tokenizer".into()));
@@ -31,7 +32,8 @@ impl Vocabulary {
         let control = control_tokens(&model);
         let template = model.chat_template(None).ok().and_then(|template| template.to_string().ok());
         // llama.cpp hides control tokens, but some of them are marks in the text of an answer.
-        let marks = Format::of(template.as_deref().unwrap_or_default()).spoken();
+        let (tools, reasoning) = (configured.tool_format, configured.reasoning_format);
+        let marks = Format::chosen(template.as_deref().unwrap_or_default(), tools, reasoning).spoken();
         let spoken = control.iter().filter(|token| marks.contains(&token.name.as_str()));
         let spoken = spoken.map(|token| (token.token, token.name.clone().into_bytes())).collect();
         let infill = infill(&model, &control);

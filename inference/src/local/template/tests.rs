@@ -3,6 +3,7 @@
 use super::*;
 use crate::local::engine::ControlToken;
 use crate::local::scripted::ScriptedTokenizer;
+use tollkeeper_config::{ReasoningFormat, ToolFormat};
 
 /// The scripted tokenizer with a template.
 struct With(Option<&'static str>);
@@ -42,7 +43,7 @@ fn message(role: Role, text: &str) -> Message {
 fn render(template: Option<&'static str>, request: &ChatRequest) -> Result<String, TemplateError> {
     // One that knows tools.
     let template = template.map(|template| &*format!("{template}{{# <tool_call> arguments tools #}}").leak());
-    let mut template = Template::of(&With(template));
+    let mut template = Template::of(&With(template), Format::of);
     template.shows = Shows { tools: true, calls: true };
     template.render(request, true)
 }
@@ -127,7 +128,7 @@ fn a_refusal_and_a_broken_template_are_told_apart() {
     let refused = render(Some("{{ raise_exception('roles must alternate') }}"), &conversation());
     assert_eq!(refused, Err(TemplateError::Refused("roles must alternate".into())));
     assert!(matches!(render(Some("{{ nothing() }}"), &conversation()), Err(TemplateError::Broken(_))));
-    let broken = Template::of(&With(Some("{% if %}")));
+    let broken = Template::of(&With(Some("{% if %}")), Format::of);
     assert!(broken.defect().is_some());
     assert!(matches!(broken.render(&conversation(), false), Err(TemplateError::Broken(_))));
 }
@@ -145,7 +146,7 @@ fn nothing_the_client_sends_becomes_a_control_token() {
     request.tools[0].description = Some(evil.into());
     request.tools[0].parameters = Some(json!({"properties": {evil: {"enum": [evil]}}}));
     let tokenizer = With(None);
-    let tokens = Template::of(&tokenizer).prompt(&request, true, &tokenizer).unwrap().tokens;
+    let tokens = Template::of(&tokenizer, Format::of).prompt(&request, true, &tokenizer).unwrap().tokens;
     let ends = tokens.iter().filter(|token| tokenizer.is_end(**token)).count();
     assert_eq!(ends, 4, "one for each message");
     assert_eq!(tokens[0], 7, "the token every prompt begins with");
@@ -155,7 +156,7 @@ fn nothing_the_client_sends_becomes_a_control_token() {
 
 /// What a model reads of a conversation, by a template as it is.
 fn told(template: &'static str, request: &ChatRequest) -> Result<String, TemplateError> {
-    Template::of(&With(Some(template))).render(request, !request.tools.is_empty())
+    Template::of(&With(Some(template)), Format::of).render(request, !request.tools.is_empty())
 }
 
 const TURNS: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
@@ -184,6 +185,21 @@ fn what_a_template_does_not_show_is_told_as_text() {
 }
 
 #[test]
+fn the_configuration_can_choose_the_format() {
+    let request = conversation();
+    let tell = |tools: ToolFormat, template: &'static str| {
+        let template = Template::of(&With(Some(template)), |text| Format::chosen(text, tools, ReasoningFormat::Auto));
+        template.render(&request, true).unwrap()
+    };
+    assert!(tell(ToolFormat::Qwen3Coder, TURNS).contains("<function=weather>\n<parameter=city>\nOslo\n</parameter>"));
+    assert!(tell(ToolFormat::Taught, TURNS).contains("<tool_call>{\"name\": \"weather\""));
+    // Nothing would be read of what a model was taught, so it is taught nothing; what the template shows is shown.
+    assert!(!tell(ToolFormat::None, TURNS).contains("These tools"));
+    let shows = "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}";
+    assert!(tell(ToolFormat::None, shows).contains("weather"));
+}
+
+#[test]
 fn a_template_without_system_messages_gets_them_in_the_first_turn() {
     let gemma = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}";
     let request = ChatRequest { tools: Vec::new(), messages: conversation().messages[..2].to_vec(), ..conversation() };
@@ -197,7 +213,7 @@ fn templates_get_calls_as_they_want_them() {
     let text_arguments = "{# <tool_call> arguments tools #}{{ tools | tojson }}{% for m in messages %}{% for c in m.tool_calls or [] %}{{ '=' + c.function.arguments }}{% endfor %}{{ m.content }}{% endfor %}";
     assert!(told(text_arguments, &conversation()).unwrap().contains("={\"city\":\"Oslo\",\"days\":2}rain"));
     let null_content = "{# <tool_call> arguments tools #}{{ tools | tojson }}{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.arguments.city or m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
-    let template = Template::of(&With(Some(null_content)));
+    let template = Template::of(&With(Some(null_content)), Format::of);
     assert!(template.habits.null_content && template.shows.calls && template.shows.tools);
     let short_ids = "{# [TOOL_CALLS][ARGS] length != 9 #}{{ tools | tojson }}{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id | length }}{{ c.id }}{{ c.function.arguments }}{% endfor %}{{ m.content }}{{ m.tool_call_id }}{% endfor %}";
     let text = told(short_ids, &conversation()).unwrap();
@@ -293,7 +309,7 @@ fn real_templates_render_and_are_recognised() {
         if expected.is_some_and(|expected| expected != found) {
             wrong.push(format!("{name}: found to be {found}"));
         }
-        let template = Template::of(&With(Some(source.leak())));
+        let template = Template::of(&With(Some(source.leak())), Format::of);
         println!("{name}: {found}, {:?}", template.shows);
         if ["qwen3-coder", "seed-oss", "glm", "minimax-m2"].contains(&found) && !template.shows.calls {
             wrong.push(format!("{name} ({found}): calls are told as text"));

@@ -102,7 +102,11 @@ fn an_answer_that_must_call_calls_and_nothing_else() {
     let mut random = SplitMix(7);
     let schema = jsonschema::validator_for(&functions()[3].arguments).unwrap();
     for name in FAMILIES.iter().map(|family| family.name) {
-        let format = Format { family: FAMILIES.iter().find(|family| family.name == name).unwrap(), reasoning: None };
+        let format = Format {
+            family: FAMILIES.iter().find(|family| family.name == name).unwrap(),
+            reasoning: None,
+            reads_calls: true,
+        };
         for several in [false, true] {
             let strict = vec![functions().pop().unwrap()];
             let guide = guide(&guides, &format, false, None, &Offer { functions: strict, required: true, several });
@@ -149,7 +153,11 @@ fn arguments_between_marks_follow_their_schemas() {
     "$defs": {"item": {"enum": ["a", 1]}}});
     let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     for name in ["qwen3-coder", "seed-oss", "glm", "minimax-m2"] {
-        let format = Format { family: FAMILIES.iter().find(|family| family.name == name).unwrap(), reasoning: None };
+        let format = Format {
+            family: FAMILIES.iter().find(|family| family.name == name).unwrap(),
+            reasoning: None,
+            reads_calls: true,
+        };
         let function = || Function { name: "f", arguments: schema.clone(), enforced: true };
         let offer = Offer { functions: vec![function()], required: true, several: false };
         let guide = guide(&guides, &format, false, None, &offer);
