@@ -192,6 +192,15 @@ pub(super) fn golden() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
             vec![text("Let me look."), text("4 < 5")],
         ),
         ("harmony", "no header <|message|>", vec![text("no header <|message|>")]),
+    ]
+    .into_iter()
+    .chain(golden_between_marks())
+    .collect()
+}
+
+/// The same for families whose arguments stand between marks.
+fn golden_between_marks() -> Vec<(&'static str, &'static str, Vec<Vec<Piece>>)> {
+    vec![
         (
             "qwen3-coder",
             "I look.\n<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=g>\n</function>\n</tool_call>",

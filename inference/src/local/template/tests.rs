@@ -192,6 +192,7 @@ fn the_configuration_can_choose_the_format() {
         template.render(&request, true).unwrap()
     };
     assert!(tell(ToolFormat::Qwen3Coder, TURNS).contains("<function=weather>\n<parameter=city>\nOslo\n</parameter>"));
+    assert!(tell(ToolFormat::Llama, TURNS).contains("{\"name\": \"weather\", \"parameters\": {"), "Gemma 3's form too");
     assert!(tell(ToolFormat::Taught, TURNS).contains("<tool_call>{\"name\": \"weather\""));
     // Nothing would be read of what a model was taught, so it is taught nothing; what the template shows is shown.
     assert!(!tell(ToolFormat::None, TURNS).contains("These tools"));
