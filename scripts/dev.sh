@@ -264,6 +264,26 @@ bench() {
     "${CARGO_TARGET_DIR:-target}/release/overhead" "$@"
 }
 
+# Runs every fuzz target for so many seconds (60). libFuzzer without a sanitizer, so that the stable toolchain is enough; what it
+# finds is kept, and the input that broke a target lies in target/fuzz/found.
+fuzz() {
+    local seconds="${1:-60}" host out target name failed=0
+    host="$(rustc -vV | sed -n 's/^host: //p')"
+    out="${CARGO_TARGET_DIR:-$PWD/target}/fuzz"
+    local coverage="--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
+    coverage+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
+    # With --target the flags are for what is fuzzed, not for build scripts.
+    CARGO_TARGET_DIR="$out" RUSTFLAGS="$coverage" cargo build --release "${locked[@]}" --manifest-path fuzz/Cargo.toml --target "$host"
+    for target in fuzz/fuzz_targets/*.rs; do
+        name="$(basename "$target" .rs)"
+        say "fuzzing $name for $seconds s"
+        mkdir -p "$out/corpus/$name" "$out/found"
+        "$out/$host/release/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+            -artifact_prefix="$out/found/$name-" "$out/corpus/$name" || failed=1
+    done
+    ((failed == 0)) || die "a fuzz target broke: see $out/found"
+}
+
 help() {
     cat <<'TEXT'
 make run        install what is missing, build, start on 127.0.0.1:4000 with config/tollkeeper.toml
@@ -272,6 +292,7 @@ make test       the whole test suite, the OpenAI Python client and the alert rul
 make test-long  the tests that take minutes
 make lint       formatting, clippy, documentation, licences and banned crates
 make bench      the benchmarks
+make fuzz       the fuzz targets, each for a minute (scripts/dev.sh fuzz SECONDS)
 make setup      install what building and testing need, and nothing else
 TEXT
 }
@@ -282,6 +303,7 @@ case "${1:-help}" in
     test) tests ;;
     test-long) tests_long ;;
     bench) bench "${@:2}" ;;
+    fuzz) fuzz "${@:2}" ;;
     dashboards | format | clippy | docs | deny | lint | help) "$1" ;;
     *) die "no such command: $1 (scripts/dev.sh help lists them)" ;;
 esac

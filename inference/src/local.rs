@@ -14,6 +14,9 @@ mod embedder;
 pub mod engine;
 mod form;
 mod formats;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gbnf;
 mod gguf;
 mod guess;

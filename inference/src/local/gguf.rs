@@ -52,7 +52,7 @@ impl Header {
         Self::parse(BufReader::with_capacity(1 << 16, file), length)
     }
 
-    fn parse(mut input: impl Read + Seek, length: u64) -> io::Result<Self> {
+    pub(crate) fn parse(mut input: impl Read + Seek, length: u64) -> io::Result<Self> {
         if &bytes::<4>(&mut input)? != b"GGUF" {
             return Err(broken("the file does not begin with \"GGUF\""));
         }

@@ -9,6 +9,9 @@ mod file;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "fuzzing")]
+pub(super) use file::fuzz;
+
 use super::engine::Token;
 use super::slots::common_prefix;
 use std::collections::BTreeMap;

@@ -49,6 +49,26 @@ fn run_over(mut link: Link, plan: &LoadPlan, serve: Serve<'_>) -> Result<(), Loa
     }
 }
 
+/// Reads frames as each side would, to the end of the bytes or the first that makes no sense.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    let (mut from, mut scratch) = (data, Vec::new());
+    while let Ok((_, tail)) = wire::read::<Answer>(&mut from, &mut scratch) {
+        if wire::read_bytes(&mut from, tail).is_err() {
+            break;
+        }
+    }
+    let mut from = data;
+    while let Ok((request, tail)) = wire::read::<Request<'_>>(&mut from, &mut scratch) {
+        let mut again = Vec::new();
+        let written = wire::write(&mut again, &mut Vec::new(), &request, &[]);
+        assert!(written.is_ok());
+        if wire::read_bytes(&mut from, tail).is_err() {
+            break;
+        }
+    }
+}
+
 /// The engine as the gateway sees it.
 struct ProcessEngine {
     link: Link,

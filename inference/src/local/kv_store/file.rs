@@ -142,3 +142,23 @@ pub(super) fn sample(path: &Path, mut show: impl FnMut(&[u8])) -> io::Result<()>
     }
     Ok(())
 }
+
+/// Reads a file of these bytes: as they are, or behind a header that is right up to the lengths, and with the right checksum.
+#[cfg(feature = "fuzzing")]
+pub(in crate::local) fn fuzz(path: &Path, data: &[u8]) {
+    let model = [0; 32];
+    let Some((how, data)) = data.split_first() else { return };
+    let mut bytes = data.to_vec();
+    if how & 1 == 1 {
+        bytes = [MAGIC, &VERSION.to_le_bytes()[..], &model, data].concat();
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend(checksum.to_le_bytes());
+    }
+    if fs::write(path, bytes).is_ok() {
+        let kept = read(path, &model);
+        let tokens = read_tokens(path, &model);
+        if let Ok(kept) = kept {
+            assert_eq!(tokens.ok(), Some(kept.tokens));
+        }
+    }
+}
