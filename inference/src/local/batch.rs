@@ -200,8 +200,8 @@ mod tests {
         for (writers, rate) in [(1, 10.0), (3, 20.0), (4, 20.0), (5, 30.0), (1000, 40.0)] {
             pace.note(writers, 0, Duration::from_secs_f64(f64::from(writers) / rate));
         }
-        let rounded = pace.rates().decode.map(|rate| rate.round());
-        assert_eq!(rounded, [10.0, 0.0, 20.0, 30.0, 0.0, 0.0, 0.0, 40.0]);
-        assert_eq!(pace.rates().prefill, 0.0);
+        let rounded = pace.rates().decode.map(|rate| rate.round() as u32);
+        assert_eq!(rounded, [10, 0, 20, 30, 0, 0, 0, 40]);
+        assert!(pace.rates().prefill < 1.0);
     }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Format {
 
 impl Format {
     /// The format of a model with this chat template.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of(template: &str) -> Self {
         Self::chosen(template, ToolFormat::Auto, ReasoningFormat::Auto)
     }

@@ -23,7 +23,12 @@ impl Stamp {
 
 /// The tokenizer of the last load. It serves the next one too as long as the model's file stays the same.
 #[derive(Clone, Default)]
-pub struct KeptVocabulary(Arc<Mutex<Option<(Stamp, Arc<dyn Tokenizer>)>>>);
+pub struct KeptVocabulary(Arc<Mutex<Option<Kept>>>);
+
+struct Kept {
+    of: Stamp,
+    tokenizer: Arc<dyn Tokenizer>,
+}
 
 impl KeptVocabulary {
     /// The tokenizer for this file, read only if the one that is kept is for another.
@@ -35,11 +40,11 @@ impl KeptVocabulary {
         let stamp = Stamp::of(path);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*kept, stamp) {
-            (Some((of, tokenizer)), Some(stamp)) if *of == stamp => return Ok(tokenizer.clone()),
+            (Some(kept), Some(stamp)) if kept.of == stamp => return Ok(kept.tokenizer.clone()),
             _ => *kept = None,
         }
         let tokenizer = read()?;
-        *kept = stamp.map(|stamp| (stamp, tokenizer.clone()));
+        *kept = stamp.map(|of| Kept { of, tokenizer: tokenizer.clone() });
         Ok(tokenizer)
     }
 }

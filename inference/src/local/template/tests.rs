@@ -334,7 +334,7 @@ fn real_templates_render_and_are_recognised() {
 /// The tokens of a conversation with pictures: text, and the numbers of pictures in brackets.
 fn with_pictures(template: Option<&'static str>, request: &ChatRequest) -> Result<String, TemplateError> {
     let tokenizer = With(template);
-    let tokens = Template::of(&tokenizer).prompt(request, !request.tools.is_empty(), &tokenizer)?.tokens;
+    let tokens = Template::of(&tokenizer, Format::of).prompt(request, !request.tools.is_empty(), &tokenizer)?.tokens;
     let piece = |token: &Token| match is_picture(*token) {
         true => format!("({})", token & 0xff).into_bytes(),
         false => tokenizer.piece(*token),
