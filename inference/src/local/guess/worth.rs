@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 /// Turns of a trial.
-const TRIAL: u32 = 16;
+const TRIAL: u32 = 8;
 /// Turns until the other way is tried for the first time, and at most.
-const SOON: u32 = 128;
+const SOON: u32 = 256;
 const SELDOM: u32 = 4096;
 /// What a turn still counts when the next has come.
 const FADE: f64 = 0.95;
