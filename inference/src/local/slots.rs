@@ -242,33 +242,38 @@ pub(crate) fn place(
     // A slot that would lose more than half of what it has read is copied from instead.
     let keeps = free(&slots[best]) && reused > 0 && reused * 2 >= slots[best].cached.len();
     let target = if keeps { best } else { oldest };
-    if let Some(shelf) = shelf {
-        if slots[target].cached.len() >= if target == best { reused + SHORTEST } else { SHORTEST } {
-            keep(shelf, &slots[target], target as u32, Worth::Long, engine);
-        }
-        let rows = (prompt.len() - reused) as u64 + guest.answer;
-        move_out_idle(slots, [target, best], rows, engine, shelf);
+    if let Some(shelf) = shelf
+        && slots[target].cached.len() >= if target == best { reused + SHORTEST } else { SHORTEST }
+    {
+        keep(shelf, &slots[target], target as u32, Worth::Long, engine);
     }
-    let restored = shelf.and_then(|shelf| restore(shelf, prompt, reused, target as u32, engine));
-    let reused = match restored {
-        Some(restored) => restored,
-        None if target == best && engine.truncate(target as u32, reused as u32) => reused,
-        None => {
-            engine.truncate(target as u32, 0);
-            if target != best && reused > 0 {
-                engine.share(best as u32, target as u32, reused as u32);
-                reused
-            } else {
-                0
-            }
-        }
-    };
+    let mut reused = take_over(engine, target as u32, best as u32, reused as u32) as usize;
+    if let Some(shelf) = shelf {
+        // What most prompts begin with goes on serving others where it is.
+        let serves = if reused >= SHORTEST { best } else { target };
+        let rows = (prompt.len() - reused) as u64 + guest.answer;
+        move_out_idle(slots, [target, serves], rows, engine, shelf);
+        reused = restore(shelf, prompt, reused, target as u32, engine).unwrap_or(reused);
+    }
     let slot = &mut slots[target];
     slot.cached.clear();
     slot.cached.extend_from_slice(&prompt[..reused]);
     slot.used = now;
     slot.passed = 0;
     Some((target, reused))
+}
+
+/// Leaves in the sequence `to` as much of its beginning as it is to reuse, or copies that from another one. Returns how much it has then.
+fn take_over(engine: &mut dyn Engine, to: u32, from: u32, reused: u32) -> u32 {
+    if to == from && engine.truncate(to, reused) {
+        return reused;
+    }
+    engine.truncate(to, 0);
+    if to == from || reused == 0 {
+        return 0;
+    }
+    engine.share(from, to, reused);
+    reused
 }
 
 /// Before others read `rows` more: moves out the idle sequences to which that costs more than their move does. Those that are `in_use`
