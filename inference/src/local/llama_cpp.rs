@@ -39,7 +39,7 @@ use tollkeeper_config::{KvType, LoraAdapter, Pooling};
 use vocabulary::Vocabulary;
 
 /// Tokens of the first decode.
-const CANARY: u32 = 8;
+const CANARY: u32 = 2;
 /// Rows of a batch; also what one call computes at a time, so that a cancelled answer stops after at most so many tokens.
 const BATCH: u32 = 512;
 /// Inputs embedded in one call.
