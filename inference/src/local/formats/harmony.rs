@@ -78,6 +78,11 @@ impl Harmony {
                 if !looks_like_a_header(&self.held)
                     || found.is_none() && self.held.len() > LONGEST_HEADER + MESSAGE.len()
                 {
+                    // A mark that opens no header is text. Left where it is, it would end the text that it begins, for ever.
+                    if self.held.starts_with(ENDS[1]) {
+                        let mark = self.take(ENDS[1].len());
+                        pieces.extend(text_piece(&mark));
+                    }
                     self.state = State::Body(Channel::Text);
                     return true;
                 }

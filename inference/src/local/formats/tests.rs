@@ -308,6 +308,14 @@ fn without_tools_nothing_is_taken_for_a_call() {
 }
 
 #[test]
+fn what_opens_a_message_that_never_comes_is_text() {
+    let answer = format!("<|start|>{}<|start|>assistant<|channel|>final<|message|>b", "a".repeat(2000));
+    let said = text(&format!("<|start|>{}b", "a".repeat(2000)));
+    assert_eq!(read(&format("harmony"), false, &[&answer]), said);
+    assert_eq!(read(&format("harmony"), false, &letters(&answer)), said);
+}
+
+#[test]
 fn the_marks_of_a_format_are_spoken() {
     assert_eq!(format("hermes-thinking").spoken(), ["<think>", "</think>", "<tool_call>", "</tool_call>"]);
     let deepseek = format("deepseek-v3").spoken();
