@@ -21,6 +21,26 @@ use tollkeeper_protocol::usage::Usage;
 /// More tokens than this are counted as this many: the ledger's columns are signed.
 const MOST_TOKENS: u64 = i64::MAX.unsigned_abs();
 
+/// Who pays for an attempt, as the ledger names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payer {
+    /// The agent.
+    pub agent: Arc<str>,
+    /// The team that the agent belonged to when the attempt was admitted.
+    pub team: Option<Arc<str>>,
+    /// The run whose key was used.
+    pub run: Option<Arc<str>>,
+    /// The client's own name for what it works on.
+    pub task: Option<Arc<str>>,
+}
+
+impl Payer {
+    /// An agent alone.
+    pub fn agent(name: impl Into<Arc<str>>) -> Self {
+        Self { agent: name.into(), team: None, run: None, task: None }
+    }
+}
+
 /// What one attempt of one request wants to spend.
 #[derive(Debug, Clone)]
 pub struct Spend {
@@ -154,7 +174,7 @@ impl Lease {
             (now, accounts.take(account, now, &spend)?)
         };
         shared.open_leases.begin();
-        let attempt = Arc::new(Attempt::new(agent, spend, now, grant.tokens));
+        let attempt = Arc::new(Attempt::new(Payer::agent(agent).into(), spend, now, grant.tokens));
         let mut lease = Self {
             shared: shared.clone(),
             account,

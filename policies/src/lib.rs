@@ -28,7 +28,7 @@ pub use agent::Agent;
 pub use budget::BudgetView;
 pub use clock::Clock;
 pub use denied::{Denied, Scope};
-pub use lease::{Lease, Outcome, OutputBound, Settlement, Spend};
+pub use lease::{Lease, Outcome, OutputBound, Payer, Settlement, Spend};
 pub use metering::{Charge, Pieces};
 pub use window::window_name;
 

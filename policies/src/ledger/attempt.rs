@@ -1,7 +1,7 @@
 //! One admitted attempt, as its lease and the ledger's writer share it.
 
 use super::row::{Kind, Row};
-use crate::lease::Spend;
+use crate::lease::{Payer, Spend};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst};
@@ -13,7 +13,7 @@ use tollkeeper_protocol::usage::Usage;
 /// What an attempt's rows have in common, and how far they are recorded.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    pub(crate) agent: Arc<str>,
+    pub(crate) payer: Arc<Payer>,
     pub(crate) spend: Spend,
     /// Microseconds since 1970.
     pub(crate) admitted: i64,
@@ -57,9 +57,9 @@ pub(crate) struct Closing {
 }
 
 impl Attempt {
-    pub(crate) fn new(agent: Arc<str>, spend: Spend, admitted: i64, granted: u64) -> Self {
+    pub(crate) fn new(payer: Arc<Payer>, spend: Spend, admitted: i64, granted: u64) -> Self {
         Self {
-            agent,
+            payer,
             spend,
             admitted,
             granted,
@@ -138,7 +138,7 @@ impl Attempt {
             admitted: self.admitted,
             request_id: self.spend.request_id.clone(),
             attempt: self.spend.attempt,
-            agent: self.agent.clone(),
+            agent: self.payer.agent.clone(),
             operation: Cow::Borrowed(self.spend.operation.name()),
             alias: self.spend.alias.clone(),
             backend: self.spend.backend.clone(),

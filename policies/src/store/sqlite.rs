@@ -364,6 +364,7 @@ impl From<rusqlite::Error> for StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Payer;
     use crate::report::{VerifyError, verify};
     use crate::setup::{clock, growing, nano_per_token, price, scout, spend, stored, used};
     use crate::{Clock, Denied, Outcome, OutputBound, Policies, Spend};
@@ -574,8 +575,13 @@ mod tests {
         let mut store = Sqlite::open(&folder.path().join("a.db"), Durability::Process).unwrap();
         let row = |seq| Row {
             seq,
-            ..crate::ledger::attempt::Attempt::new("scout".into(), spend(nano_per_token(), 1, growing(1)), 0, 1)
-                .intent_row(seq)
+            ..crate::ledger::attempt::Attempt::new(
+                Payer::agent("scout").into(),
+                spend(nano_per_token(), 1, growing(1)),
+                0,
+                1,
+            )
+            .intent_row(seq)
         };
         assert!(store.append(&[row(1), row(2), row(1)]).is_err());
         assert_eq!(store.tail().unwrap(), Tail::default());
