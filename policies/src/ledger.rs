@@ -13,7 +13,7 @@ mod status;
 mod writer;
 
 use crate::denied::Denied;
-use crate::store::{Store, StoreError};
+use crate::store::{StateChange, Store, StoreError};
 use attempt::{Attempt, Closing, Intent};
 use queue::{Job, Queue};
 use row::{Kind, Row};
@@ -158,6 +158,25 @@ impl Ledger {
         }
     }
 
+    /// Puts an administrative change on record together with the state that it leaves, all or nothing, and returns when
+    /// that is durable. `actor` did it, at `now` (microseconds since 1970), to `subject` (such as "agent/scout"); `note`
+    /// is JSON and must hold no secrets. When the store fails, nothing was changed.
+    #[allow(dead_code, reason = "for the administration of agents, budgets and runs")]
+    pub(crate) async fn change(
+        &self,
+        now: i64,
+        (actor, subject): (&str, &str),
+        note: Arc<str>,
+        state: Vec<StateChange>,
+    ) -> Result<(), Denied> {
+        if let Some(reason) = self.status.hangs(PATIENCE) {
+            return Err(Denied::StoreDown { reason });
+        }
+        let row = Box::new(Row::note(Kind::Change, now, actor, subject, note));
+        let (answer, done) = oneshot::channel();
+        if self.push(Job::Change { row, state, answer }) && done.await.is_ok() { Ok(()) } else { Err(self.down()) }
+    }
+
     /// Returns when all that was handed over before is durable, or false when the store failed on it.
     pub(crate) async fn flush(&self) -> bool {
         let (answer, done) = oneshot::channel();
@@ -239,7 +258,8 @@ mod tests {
     use crate::ledger::row::{Kind, Row};
     use crate::setup::{clock, config, growing, nano_per_token, scout, spend, used};
     use crate::store::memory::Memory;
-    use crate::store::{Store, StoreError, Tail};
+    use crate::store::settled::Settled;
+    use crate::store::{StateChange, Store, StoreError, Tail};
     use std::future::Future;
     use std::pin::pin;
     use std::sync::{Arc, Condvar, Mutex};
@@ -278,11 +298,15 @@ mod tests {
             self.0.0.lock().unwrap().memory.tail()
         }
 
-        fn append(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+        fn append(&mut self, rows: &[Row], state: &[StateChange]) -> Result<(), StoreError> {
             let mood = self.0.0.lock().unwrap();
             let mut mood = self.0.1.wait_while(mood, |mood| mood.waits).unwrap();
             assert!(!mood.panics, "the store has a bug");
-            if mood.fails { Err(StoreError("the disk is full".into())) } else { mood.memory.append(rows) }
+            if mood.fails { Err(StoreError("the disk is full".into())) } else { mood.memory.append(rows, state) }
+        }
+
+        fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError> {
+            self.0.0.lock().unwrap().memory.state(kind)
         }
 
         fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError> {
@@ -291,6 +315,10 @@ mod tests {
 
         fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, crate::budget::Sums)>, StoreError> {
             self.0.0.lock().unwrap().memory.spent(since)
+        }
+
+        fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError> {
+            self.0.0.lock().unwrap().memory.settled(now)
         }
     }
 
@@ -463,6 +491,36 @@ mod tests {
         stream.settle(used(10, 4));
         assert_eq!(state(&policies), (14, 0));
         policies.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_change_and_its_state_are_recorded_together_or_not_at_all() {
+        for own_thread in [false, true] {
+            let (policies, store) = open(own_thread);
+            let put = |body: Option<&str>| {
+                let body = body.map(Into::into);
+                vec![StateChange { kind: "agent", id: "digger".into(), body, changed: 7 }]
+            };
+            let change = |state| policies.0.ledger.change(7, ("ops", "agent/digger"), r#"{"made":true}"#.into(), state);
+            let kept = || store.0.0.lock().unwrap().memory.state("agent").unwrap();
+            store.set(|mood| mood.fails = true);
+            assert!(matches!(change(put(Some("{}"))).await, Err(Denied::StoreDown { .. })));
+            store.set(|mood| mood.fails = false);
+            assert!(policies.flush().await);
+            assert_eq!((store.rows().len(), kept().len(), policies.queue_depth()), (0, 0, 0), "not even later");
+            change(put(Some("{}"))).await.unwrap();
+            assert_eq!(kept(), [("digger".into(), "{}".into())]);
+            change(put(None)).await.unwrap();
+            let rows = store.rows();
+            assert_eq!((rows[0].kind, &*rows[0].agent, &*rows[0].alias), (Kind::Change, "ops", "agent/digger"));
+            assert_eq!((rows.len(), rows[0].note.as_deref(), kept().len()), (2, Some(r#"{"made":true}"#), 0));
+            // A change is no attempt: a restart charges nothing for it.
+            policies.close().await;
+            let (_, recovered) =
+                Policies::start(&config(&[]), clock("2026-03-04T05:06:07Z").0, Box::new(store.clone()), false).unwrap();
+            assert_eq!(recovered.unknown, 0);
+            assert!(change(put(None)).await.is_err(), "the ledger is closed");
+        }
     }
 
     #[tokio::test]

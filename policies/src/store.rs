@@ -3,10 +3,13 @@
 mod lock;
 pub(crate) mod memory;
 mod mover;
+pub(crate) mod settled;
 pub(crate) mod sqlite;
 
 use crate::budget::Sums;
-use crate::ledger::row::{Hash, Row};
+use crate::ledger::row::{Hash, Kind, Row};
+use settled::Settled;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A place for ledger rows: append-only, written by one thread at a time. It keeps rows and knows nothing of what they
@@ -15,8 +18,13 @@ pub(crate) trait Store: Send {
     /// The end of the chain.
     fn tail(&mut self) -> Result<Tail, StoreError>;
 
-    /// Appends all rows, or none of them. When this returns, they are as durable as the store promises.
-    fn append(&mut self, rows: &[Row]) -> Result<(), StoreError>;
+    /// Appends all rows and makes all changes of state, or none of them. When this returns, they are as durable as the
+    /// store promises.
+    fn append(&mut self, rows: &[Row], state: &[StateChange]) -> Result<(), StoreError>;
+
+    /// What is kept of this kind: ids and bodies, ordered by id.
+    #[allow(dead_code, reason = "for the administration of agents, budgets and runs")]
+    fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError>;
 
     /// Attempts from `seq` on that have no closing row: their last row each (intent or extension), which says what they
     /// hold.
@@ -25,6 +33,44 @@ pub(crate) trait Store: Send {
     /// The costs of every agent's attempts that were admitted since these times (microseconds since 1970), one sum for
     /// each.
     fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError>;
+
+    /// The sums of the closed attempts, for every agent, team, alias, backend and run that has any, by time of
+    /// admission: minutes of the last two hours before `now` (microseconds since 1970), quarters of an hour of the last
+    /// 32 days, and all before. In order of these.
+    #[allow(dead_code, reason = "takes over from `spent`")]
+    fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError>;
+}
+
+/// A change of what is kept beside the ledger: things that people made while the gateway ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StateChange {
+    /// Such as "agent".
+    pub(crate) kind: &'static str,
+    /// Its name among those of its kind.
+    pub(crate) id: Arc<str>,
+    /// JSON; `None` removes it.
+    pub(crate) body: Option<Arc<str>>,
+    /// When, microseconds since 1970.
+    pub(crate) changed: i64,
+}
+
+/// Finds the attempts that are open, from rows in order: the last row of each.
+#[derive(Debug, Default)]
+struct Open(BTreeMap<i64, Row>);
+
+impl Open {
+    fn see(&mut self, row: Row) {
+        match (row.kind, row.intent) {
+            (Kind::Intent, _) => _ = self.0.insert(row.seq, row),
+            (Kind::Extension, Some(intent)) => _ = self.0.insert(intent, row),
+            (kind, Some(intent)) if kind.closes() => _ = self.0.remove(&intent),
+            _ => {}
+        }
+    }
+
+    fn rows(self) -> Vec<Row> {
+        self.0.into_values().collect()
+    }
 }
 
 /// The end of the chain.

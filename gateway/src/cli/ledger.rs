@@ -18,6 +18,7 @@ pub(super) fn verify_file(file: &FileArg) -> Result<(), String> {
         ("settlements", report.settlements.to_string()),
         ("releases", report.releases.to_string()),
         ("unknown", report.unknown.to_string()),
+        ("changes", report.changes.to_string()),
         ("open", report.open.to_string()),
         ("cost usd", report.cost.to_string()),
         ("overrun usd", report.overrun.to_string()),

@@ -155,6 +155,10 @@ impl Attempt {
             oldest_open: 0,
             prev_hash: [0; 32],
             hash: [0; 32],
+            team: self.payer.team.clone(),
+            run: self.payer.run.clone(),
+            task: self.payer.task.clone(),
+            note: None,
         }
     }
 

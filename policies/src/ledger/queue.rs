@@ -1,11 +1,13 @@
 //! Jobs for the ledger's writer thread.
 //!
-//! Bounded by construction: every job but the few that flush or stop belongs to an attempt that holds a place (see
+//! Bounded by construction: every job but the few that flush, stop or change what is allowed belongs to an attempt that holds a place (see
 //! [`super::Ledger::place`]), and an attempt has at most one intent, one extension and one closing job in here. So
 //! handing a job over never waits and never fails for want of room, which is what lets a lease be settled from a
 //! destructor.
 
 use super::attempt::{Attempt, Closing};
+use super::row::Row;
+use crate::store::StateChange;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -24,6 +26,8 @@ pub(super) enum Job {
     Extension { attempt: Arc<Attempt>, at: i64, covered: u64 },
     /// Record how it ended, and free its place.
     Close { attempt: Arc<Attempt>, end: Closing, place: OwnedSemaphorePermit },
+    /// Record an administrative change and what it changed, and answer when that is done.
+    Change { row: Box<Row>, state: Vec<StateChange>, answer: oneshot::Sender<()> },
     /// Answer when all before is recorded.
     Flush(oneshot::Sender<()>),
     /// Record what is queued, stop, and answer when the store is closed.

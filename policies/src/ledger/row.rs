@@ -1,7 +1,9 @@
 //! One row of the ledger: its columns, and the canonical form that its hash covers.
 
+use crate::lease::Payer;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::sync::Arc;
 use tollkeeper_config::{BackendId, PicoUsd, Rates, Usd};
 use tollkeeper_protocol::usage::Usage;
@@ -9,7 +11,7 @@ use tollkeeper_protocol::usage::Usage;
 /// A SHA-256.
 pub(crate) type Hash = [u8; 32];
 
-/// What a row says about an attempt. The order of an attempt's rows: intent, any extensions, one of the other three.
+/// What a row says. The order of an attempt's rows: intent, any extensions, one of settlement, release and unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// It was admitted and holds a lease; written before it is dispatched.
@@ -22,10 +24,13 @@ pub(crate) enum Kind {
     Release,
     /// A crash left it open: charged what it had leased.
     Unknown,
+    /// No attempt: somebody changed what is allowed. `agent` is who did it, `alias` what of, `note` what it is now.
+    Change,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [Self::Intent, Self::Extension, Self::Settlement, Self::Release, Self::Unknown];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Intent, Self::Extension, Self::Settlement, Self::Release, Self::Unknown, Self::Change];
 
     /// The name in the ledger.
     pub(crate) fn name(self) -> &'static str {
@@ -35,6 +40,7 @@ impl Kind {
             Self::Settlement => "settlement",
             Self::Release => "release",
             Self::Unknown => "unknown",
+            Self::Change => "change",
         }
     }
 
@@ -82,12 +88,21 @@ pub(crate) struct Row {
     pub(crate) oldest_open: i64,
     /// The hash of the row before; zeros in the first.
     pub(crate) prev_hash: Hash,
-    /// SHA-256 of all columns before this one, see [`Row::digest`].
+    /// SHA-256 of all other columns, see [`Row::digest`].
     pub(crate) hash: Hash,
+    /// The payer's team, run and task.
+    pub(crate) team: Option<Arc<str>>,
+    pub(crate) run: Option<Arc<str>>,
+    pub(crate) task: Option<Arc<str>>,
+    /// JSON; of rows that belong to no attempt.
+    pub(crate) note: Option<Arc<str>>,
 }
 
-/// The columns, in the order of the table and of the hash; the last one is the hash itself.
-pub(crate) const COLUMNS: [&str; 31] = [
+/// Where the hash stands among the columns. The columns before it are those of version 1.
+pub(crate) const HASH: usize = 30;
+
+/// The columns, in the order of the table and of the hash.
+pub(crate) const COLUMNS: [&str; 35] = [
     "seq",
     "at_us",
     "kind",
@@ -119,6 +134,10 @@ pub(crate) const COLUMNS: [&str; 31] = [
     "oldest_open",
     "prev_hash",
     "hash",
+    "team",
+    "run",
+    "task",
+    "note",
 ];
 
 /// The value of a column.
@@ -135,6 +154,9 @@ impl Row {
     pub(crate) fn values(&self) -> [Value<'_>; COLUMNS.len()] {
         let text = |text| Value::Text(Cow::Borrowed(text));
         let optional = |value: Option<i64>| value.map_or(Value::Null, Value::Int);
+        fn maybe(text: Option<&Arc<str>>) -> Value<'_> {
+            text.map_or(Value::Null, |text| Value::Text(Cow::Borrowed(text)))
+        }
         let tokens = |count: u64| Value::Int(count.cast_signed());
         let rate = |rate: PicoUsd| Value::Int(rate.0.cast_signed());
         [
@@ -172,34 +194,86 @@ impl Row {
             Value::Int(self.oldest_open),
             Value::Blob(&self.prev_hash),
             Value::Blob(&self.hash),
+            maybe(self.team.as_ref()),
+            maybe(self.run.as_ref()),
+            maybe(self.task.as_ref()),
+            maybe(self.note.as_ref()),
         ]
     }
 
-    /// The hash that this row should have: SHA-256 over the columns in order without the last. Each is one byte of kind
-    /// (0 null, 1 integer, 2 text, 3 bytes), then an integer as 8 bytes, or a text or bytes as their length in 8 bytes
-    /// and then themselves; all big-endian. `buffer` is scratch space.
+    /// The hash that this row should have: SHA-256 over the columns before `hash` in order, and then over those after it
+    /// that are not null, each behind one byte with its place (31 for the first). A value is one byte of kind (0 null,
+    /// 1 integer, 2 text, 3 bytes), then an integer as 8 bytes, or a text or bytes as their length in 8 bytes and then
+    /// themselves; all big-endian. `buffer` is scratch space.
     pub(crate) fn digest(&self, buffer: &mut Vec<u8>) -> Hash {
         buffer.clear();
-        let values = self.values();
-        for value in &values[..values.len() - 1] {
-            let (kind, bytes) = match value {
-                Value::Null => {
-                    buffer.push(0);
-                    continue;
-                }
-                Value::Int(number) => {
-                    buffer.push(1);
-                    buffer.extend_from_slice(&number.to_be_bytes());
-                    continue;
-                }
-                Value::Text(text) => (2, text.as_bytes()),
-                Value::Blob(bytes) => (3, *bytes),
-            };
-            buffer.push(kind);
-            buffer.extend_from_slice(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
-            buffer.extend_from_slice(bytes);
+        for (place, value) in (0..).zip(self.values()) {
+            match usize::from(place).cmp(&HASH) {
+                Ordering::Less => {}
+                Ordering::Greater if value != Value::Null => buffer.push(place),
+                _ => continue,
+            }
+            value.encode(buffer);
         }
         Sha256::digest(buffer).into()
+    }
+}
+
+impl Value<'_> {
+    fn encode(&self, buffer: &mut Vec<u8>) {
+        let (kind, bytes) = match self {
+            Self::Null => return buffer.push(0),
+            Self::Int(number) => {
+                buffer.push(1);
+                return buffer.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::Text(text) => (2, text.as_bytes()),
+            Self::Blob(bytes) => (3, *bytes),
+        };
+        buffer.push(kind);
+        buffer.extend_from_slice(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        buffer.extend_from_slice(bytes);
+    }
+}
+
+impl Row {
+    /// Who pays for its attempt.
+    pub(crate) fn payer(&self) -> Payer {
+        Payer { agent: self.agent.clone(), team: self.team.clone(), run: self.run.clone(), task: self.task.clone() }
+    }
+
+    /// A row that belongs to no attempt: only the time, who acted, what on, and what is to be said of it.
+    pub(crate) fn note(kind: Kind, at: i64, actor: &str, subject: &str, note: Arc<str>) -> Self {
+        Self {
+            seq: 0,
+            at,
+            kind,
+            intent: None,
+            admitted: at,
+            request_id: "".into(),
+            attempt: 0,
+            agent: actor.into(),
+            operation: Cow::Borrowed("admin"),
+            alias: subject.into(),
+            backend: BackendId::Local("".into()),
+            usage: Usage::default(),
+            estimated: false,
+            leased: Usd::ZERO,
+            rates: Rates::default(),
+            catalog: "".into(),
+            cost: Usd::ZERO,
+            overrun: Usd::ZERO,
+            outcome: None,
+            ttft_ms: None,
+            duration_ms: None,
+            oldest_open: 0,
+            prev_hash: [0; 32],
+            hash: [0; 32],
+            team: None,
+            run: None,
+            task: None,
+            note: Some(note),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::Status;
 use super::attempt::Intent;
 use super::queue::{Job, Queue};
 use super::row::{Kind, Row};
-use crate::store::{Store, StoreError, Tail};
+use crate::store::{StateChange, Store, StoreError, Tail};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub(super) struct Writer {
     /// Jobs that are not recorded yet: those of this batch, after those that the store failed on.
     jobs: Vec<Job>,
     rows: Vec<Row>,
+    state: Vec<StateChange>,
     buffer: Vec<u8>,
     status: Arc<Status>,
     stopping: Vec<oneshot::Sender<()>>,
@@ -34,14 +35,14 @@ struct Chain {
 impl Writer {
     pub(super) fn new(mut store: Box<dyn Store>, status: Arc<Status>) -> Result<Self, StoreError> {
         let chain = Chain { tail: store.tail()?, open: BTreeSet::new() };
-        let (jobs, rows, buffer) = Default::default();
-        Ok(Self { store, chain, jobs, rows, buffer, status, stopping: Vec::new() })
+        let (jobs, rows, state, buffer) = Default::default();
+        Ok(Self { store, chain, jobs, rows, state, buffer, status, stopping: Vec::new() })
     }
 
     /// Appends rows that belong to no job. For start-up only: the attempts they close count as not open.
     pub(super) fn append(&mut self, mut rows: Vec<Row>) -> Result<(), StoreError> {
         let tail = self.chain.seal(&mut rows, &mut self.buffer);
-        self.store.append(&rows)?;
+        self.store.append(&rows, &[])?;
         self.chain.commit(tail, &rows);
         Ok(())
     }
@@ -80,8 +81,12 @@ impl Writer {
     pub(super) fn write(&mut self, batch: &mut Vec<Job>) -> bool {
         self.jobs.append(batch);
         self.rows.clear();
+        self.state.clear();
         let tail = self.chain.tail;
         for job in &mut self.jobs {
+            if let Job::Change { state, .. } = job {
+                self.state.extend_from_slice(state);
+            }
             self.rows.extend(row_of(job, tail.seq + 1 + i64::try_from(self.rows.len()).unwrap_or(i64::MAX)));
         }
         let tail = self.chain.seal(&mut self.rows, &mut self.buffer);
@@ -103,7 +108,7 @@ impl Writer {
 
     fn append_rows(&mut self) -> Result<(), StoreError> {
         self.status.begins();
-        let written = self.store.append(&self.rows);
+        let written = self.store.append(&self.rows, &self.state);
         self.status.ended(written.as_ref().err());
         written
     }
@@ -134,7 +139,8 @@ fn refuse(jobs: &[Job]) {
         match job {
             Job::Intent(attempt) => attempt.set_refused(),
             Job::Extension { attempt, .. } => attempt.wake(),
-            Job::Close { .. } | Job::Flush(_) | Job::Stop(_) => {}
+            // A dropped sender tells the one who waits.
+            Job::Close { .. } | Job::Change { .. } | Job::Flush(_) | Job::Stop(_) => {}
         }
     }
 }
@@ -175,6 +181,7 @@ fn row_of(job: &mut Job, seq: i64) -> Option<Row> {
             Some(attempt.covering_row(Kind::Extension, *at, *covered))
         }
         Job::Close { attempt, end, .. } => (attempt.intent() != Intent::Refused).then(|| attempt.closing_row(end)),
+        Job::Change { row, .. } => Some(Row::clone(row)),
         Job::Flush(_) | Job::Stop(_) => None,
     }
 }
@@ -186,7 +193,7 @@ fn recorded(job: Job, stopping: &mut Vec<oneshot::Sender<()>>) {
         Job::Extension { attempt, covered, .. } => attempt.set_recorded(covered),
         Job::Close { place, .. } => drop(place),
         // Whoever asked may have gone.
-        Job::Flush(answer) => _ = answer.send(()),
+        Job::Change { answer, .. } | Job::Flush(answer) => _ = answer.send(()),
         Job::Stop(answer) => stopping.push(answer),
     }
 }
@@ -205,7 +212,7 @@ fn failed(job: Job, status: &Status, stopping: &mut Vec<oneshot::Sender<()>>) ->
         Job::Intent(attempt) => attempt.set_refused(),
         Job::Stop(answer) => stopping.push(answer),
         // A dropped sender tells the one who waits.
-        Job::Flush(_) | Job::Extension { .. } | Job::Close { .. } => {}
+        Job::Change { .. } | Job::Flush(_) | Job::Extension { .. } | Job::Close { .. } => {}
     }
     None
 }

@@ -1,6 +1,7 @@
 //! Proves a ledger from its rows alone.
 
 use super::ReportError;
+use crate::lease::Payer;
 use crate::ledger::row::{Hash, Kind, Row};
 use crate::metering::Pieces;
 use crate::store::StoreError;
@@ -26,6 +27,8 @@ pub struct VerifyReport {
     pub releases: u64,
     /// Attempts that a crash left open, charged at what they had leased.
     pub unknown: u64,
+    /// Administrative changes.
+    pub changes: u64,
     /// Attempts not yet closed.
     pub open: u64,
     /// The sum of all costs.
@@ -96,9 +99,21 @@ struct Check {
 struct Held {
     request_id: Arc<str>,
     attempt: u32,
-    agent: Arc<str>,
+    payer: Payer,
     admitted: i64,
     leased: Usd,
+}
+
+impl Held {
+    fn of(row: &Row) -> Self {
+        Self {
+            request_id: row.request_id.clone(),
+            attempt: row.attempt,
+            payer: row.payer(),
+            admitted: row.admitted,
+            leased: row.leased,
+        }
+    }
 }
 
 impl Check {
@@ -120,23 +135,27 @@ impl Check {
 
     /// That the row stands where it may in its attempt's story.
     fn place(&mut self, row: &Row) -> Result<(), Problem> {
-        let Some(intent) = row.intent else {
-            let held = Held {
-                request_id: row.request_id.clone(),
-                attempt: row.attempt,
-                agent: row.agent.clone(),
-                admitted: row.admitted,
-                leased: row.leased,
-            };
-            self.open.insert(row.seq, held);
-            return Ok(());
+        let intent = match (row.kind, row.intent) {
+            (Kind::Intent, None) => {
+                self.open.insert(row.seq, Held::of(row));
+                return Ok(());
+            }
+            (Kind::Change, None) => return Ok(()),
+            (_, Some(intent)) => intent,
+            (_, None) => return Err(("intent", "is missing".into())),
         };
         let Some(held) = self.open.get_mut(&intent) else {
             return Err(("intent", format!("names row {intent}, which is not an attempt that is open here")));
         };
         expect("request_id", &row.request_id, &held.request_id)?;
         expect("attempt", row.attempt, held.attempt)?;
-        expect("agent", &row.agent, &held.agent)?;
+        expect("agent", &row.agent, &held.payer.agent)?;
+        let same = |field, found: &Option<Arc<str>>, right: &Option<Arc<str>>| {
+            expect(field, found.as_deref().unwrap_or("null"), right.as_deref().unwrap_or("null"))
+        };
+        same("team", &row.team, &held.payer.team)?;
+        same("run", &row.run, &held.payer.run)?;
+        same("task", &row.task, &held.payer.task)?;
         expect("admitted_us", row.admitted, held.admitted)?;
         if row.kind.closes() {
             expect("leased_nano", row.leased, held.leased)?;
@@ -156,6 +175,10 @@ impl Check {
                 expect("cost_nano", row.cost, Usd::ZERO)?;
             }
             Kind::Release => expect("cost_nano", row.cost, Usd::ZERO)?,
+            Kind::Change => {
+                expect("leased_nano", row.leased, Usd::ZERO)?;
+                expect("cost_nano", row.cost, Usd::ZERO)?;
+            }
             Kind::Settlement => expect("cost_nano", row.cost, worth)?,
             Kind::Unknown => {
                 expect("cost_nano", row.cost, row.leased)?;
@@ -174,6 +197,7 @@ impl Check {
             Kind::Settlement => &mut report.settlements,
             Kind::Release => &mut report.releases,
             Kind::Unknown => &mut report.unknown,
+            Kind::Change => &mut report.changes,
         } += 1;
         self.cost += i128::from(row.cost.0);
         self.overrun += i128::from(row.overrun.0);

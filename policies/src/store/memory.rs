@@ -1,6 +1,7 @@
 //! Rows in memory: for tests and benches. Grows with every row and forgets all at the end.
 
-use super::{Store, StoreError, Tail};
+use super::settled::{Settled, settled};
+use super::{Open, StateChange, Store, StoreError, Tail};
 use crate::budget::Sums;
 use crate::ledger::row::Row;
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) rows: Vec<Row>,
+    state: BTreeMap<(&'static str, Arc<str>), Arc<str>>,
 }
 
 impl Store for Memory {
@@ -18,21 +20,26 @@ impl Store for Memory {
         Ok(self.rows.last().map(tail).unwrap_or_default())
     }
 
-    fn append(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+    fn append(&mut self, rows: &[Row], state: &[StateChange]) -> Result<(), StoreError> {
         self.rows.extend_from_slice(rows);
+        for StateChange { kind, id, body, .. } in state {
+            match body {
+                Some(body) => _ = self.state.insert((kind, id.clone()), body.clone()),
+                None => _ = self.state.remove(&(*kind, id.clone())),
+            }
+        }
         Ok(())
     }
 
+    fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError> {
+        let of_kind = self.state.iter().filter(|((known, _), _)| *known == kind);
+        Ok(of_kind.map(|((_, id), body)| (id.clone(), body.clone())).collect())
+    }
+
     fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError> {
-        let mut open = BTreeMap::new();
-        for row in self.rows.iter().filter(|row| row.seq >= seq) {
-            match row.intent {
-                None => _ = open.insert(row.seq, row.clone()),
-                Some(intent) if row.kind.closes() => _ = open.remove(&intent),
-                Some(intent) => _ = open.insert(intent, row.clone()),
-            }
-        }
-        Ok(open.into_values().collect())
+        let mut open = Open::default();
+        self.rows.iter().filter(|row| row.seq >= seq).for_each(|row| open.see(row.clone()));
+        Ok(open.rows())
     }
 
     fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError> {
@@ -44,5 +51,9 @@ impl Store for Memory {
             }
         }
         Ok(agents.into_iter().collect())
+    }
+
+    fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError> {
+        Ok(settled(self.rows.iter(), now))
     }
 }

@@ -1,0 +1,72 @@
+//! What was settled, by who pays and by time of admission: what counters of any window are restored from.
+
+use crate::ledger::row::{Kind, Row};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tollkeeper_config::BackendId;
+
+/// Microseconds.
+pub(super) const MINUTE: i64 = 60_000_000;
+/// Microseconds.
+pub(super) const QUARTER: i64 = 15 * MINUTE;
+/// How far back minutes are told apart, and how far quarters.
+const MINUTES_FOR: i64 = 120 * MINUTE;
+const QUARTERS_FOR: i64 = 32 * 24 * 60 * MINUTE;
+
+/// The closed attempts of one payer, alias and backend that were admitted in one stretch of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) agent: Arc<str>,
+    pub(crate) team: Option<Arc<str>>,
+    pub(crate) alias: Arc<str>,
+    pub(crate) backend: BackendId,
+    pub(crate) run: Option<Arc<str>>,
+    /// Where the stretch begins, microseconds since 1970: a minute of the last two hours, a quarter of an hour of the
+    /// last 32 days, or `i64::MIN` for all before that.
+    pub(crate) start: i64,
+    /// Nano-dollars.
+    pub(crate) nano: i128,
+    /// Input and output.
+    pub(crate) tokens: i128,
+    /// Settlements and unknowns; what was released counts nothing.
+    pub(crate) requests: i64,
+}
+
+/// From when on minutes are told apart, and from when on quarters, both on the edge of a quarter.
+pub(super) fn edges(now: i64) -> (i64, i64) {
+    let edge = |before: i64| {
+        let at = now.saturating_sub(before);
+        at.saturating_sub(at.rem_euclid(QUARTER))
+    };
+    (edge(MINUTES_FOR), edge(QUARTERS_FOR))
+}
+
+/// Adds up rows.
+pub(super) fn settled<'a>(rows: impl Iterator<Item = &'a Row>, now: i64) -> Vec<Settled> {
+    let (minutes, quarters) = edges(now);
+    let start = |at: i64| match at {
+        at if at >= minutes => at - at.rem_euclid(MINUTE),
+        at if at >= quarters => at - at.rem_euclid(QUARTER),
+        _ => i64::MIN,
+    };
+    let mut sums = BTreeMap::new();
+    for row in rows.filter(|row| row.outcome.is_some()) {
+        let start = start(row.admitted);
+        let key = (&row.agent, &row.team, &row.alias, row.backend.to_string(), &row.run, start);
+        let sum = sums.entry(key).or_insert_with(|| Settled {
+            agent: row.agent.clone(),
+            team: row.team.clone(),
+            alias: row.alias.clone(),
+            backend: row.backend.clone(),
+            run: row.run.clone(),
+            start,
+            nano: 0,
+            tokens: 0,
+            requests: 0,
+        });
+        sum.nano += i128::from(row.cost.0);
+        sum.tokens += i128::from(row.usage.input) + i128::from(row.usage.output);
+        sum.requests += i64::from(row.kind != Kind::Release);
+    }
+    sums.into_values().collect()
+}

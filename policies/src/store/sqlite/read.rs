@@ -1,0 +1,165 @@
+//! The read-only side of a SQLite ledger: rows and sums, while a gateway may be writing it.
+
+use super::sums::{halves, whole};
+use super::{connect, known_version, version};
+use crate::ledger::row::{COLUMNS, HASH, Kind, Row, backend};
+use crate::report::{SpendFilter, SpendRow};
+use crate::store::StoreError;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use rusqlite::{Connection, OpenFlags, params};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use tollkeeper_config::{PicoUsd, Rates, Usd};
+use tollkeeper_protocol::usage::Usage;
+
+/// A ledger opened for reading, while a gateway may be writing it.
+pub(crate) struct Reader(Connection);
+
+impl Reader {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.is_file() {
+            return Err(StoreError("there is no such file".into()));
+        }
+        let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        match version(&db)? {
+            0 => Err(StoreError("it is empty".into())),
+            found if found > known_version() => {
+                let known = known_version();
+                Err(StoreError(format!("it has schema version {found}, known here are versions up to {known}").into()))
+            }
+            1 => {
+                // What version 1 did not know is null; the file stays as it is.
+                let missing: Vec<_> = COLUMNS[HASH + 1..].iter().map(|column| format!("NULL AS {column}")).collect();
+                let view = format!("CREATE TEMP VIEW ledger AS SELECT *, {} FROM main.ledger", missing.join(", "));
+                db.execute_batch(&view)?;
+                Ok(Self(db))
+            }
+            _ => Ok(Self(db)),
+        }
+    }
+
+    /// Visits every row in order, as they all were at one instant. A row that cannot be read is given as its number and
+    /// the bad column.
+    pub(crate) fn rows(
+        &self,
+        mut visit: impl FnMut(Result<Row, (i64, &'static str)>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut query = self.0.prepare(&format!("SELECT {} FROM ledger ORDER BY seq", COLUMNS.join(", ")))?;
+        let mut found = query.query([])?;
+        while let Some(row) = found.next()? {
+            if visit(read(row)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sums of closed attempts, ordered by agent, day and backend.
+    pub(crate) fn spend(&self, filter: &SpendFilter) -> Result<Vec<SpendRow>, StoreError> {
+        let sums = [
+            "input_tokens",
+            "cached_input_tokens",
+            "cache_write_tokens",
+            "output_tokens",
+            "reasoning_tokens",
+            "cost_nano",
+            "overrun_nano",
+        ]
+        .map(|column| halves(column, ""))
+        .join(", ");
+        let mut query = self.0.prepare(&format!(
+            "SELECT agent, CASE WHEN ?1 THEN admitted_us / 86400000000 END AS day, CASE WHEN ?2 THEN backend END AS target,
+                    COUNT(*), SUM(kind = 'unknown'), {sums}
+             FROM ledger WHERE outcome IS NOT NULL AND admitted_us >= ?3 AND admitted_us < ?4 AND agent = COALESCE(?5, agent)
+             GROUP BY agent, day, target ORDER BY agent, day, target"
+        ))?;
+        let since = filter.since.map_or(i64::MIN, Timestamp::as_microsecond);
+        let until = filter.until.map_or(i64::MAX, Timestamp::as_microsecond);
+        let mut found = query.query(params![filter.by_day, filter.by_backend, since, until, filter.agent])?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
+            rows.push(spend_row(row)?);
+        }
+        Ok(rows)
+    }
+}
+
+fn spend_row(row: &rusqlite::Row<'_>) -> Result<SpendRow, StoreError> {
+    let tokens = |column| {
+        u64::try_from(whole(row, column)?).map_err(|_| StoreError("a sum of tokens does not fit 64 bits".into()))
+    };
+    let usd = |column| {
+        let sum =
+            i64::try_from(whole(row, column)?).map_err(|_| StoreError("a sum of money does not fit 64 bits".into()));
+        sum.map(Usd)
+    };
+    let date = |day: i64| {
+        let midnight = Timestamp::UNIX_EPOCH.checked_add((day.saturating_mul(24)).hours());
+        midnight.map(|midnight| TimeZone::UTC.to_datetime(midnight).date()).ok()
+    };
+    Ok(SpendRow {
+        agent: row.get(0)?,
+        day: row.get::<_, Option<i64>>(1)?.and_then(date),
+        backend: row.get(2)?,
+        attempts: row.get(3)?,
+        unknown: row.get(4)?,
+        input: tokens(5)?,
+        cached_input: tokens(7)?,
+        cache_write: tokens(9)?,
+        output: tokens(11)?,
+        reasoning: tokens(13)?,
+        cost: usd(15)?,
+        overrun: usd(17)?,
+    })
+}
+
+/// Reads a row selected as [`COLUMNS`]; an error names the row and the column that no writer of ours can have written.
+pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Row, (i64, &'static str)> {
+    let seq: i64 = row.get(0).unwrap_or(0);
+    let bad = |column: usize| (seq, COLUMNS[column]);
+    let int = |column: usize| row.get::<_, i64>(column).map_err(|_| bad(column));
+    let text = |column: usize| row.get::<_, String>(column).map_err(|_| bad(column));
+    let optional = |column: usize| row.get::<_, Option<i64>>(column).map_err(|_| bad(column));
+    let maybe = |column: usize| row.get::<_, Option<Arc<str>>>(column).map_err(|_| bad(column));
+    let count = |column: usize| int(column).and_then(|count| u64::try_from(count).map_err(|_| bad(column)));
+    let rate = |column: usize| int(column).map(|rate| PicoUsd(rate.cast_unsigned()));
+    let kind = text(2)?;
+    Ok(Row {
+        seq,
+        at: int(1)?,
+        kind: Kind::ALL.into_iter().find(|known| known.name() == kind).ok_or(bad(2))?,
+        intent: optional(3)?,
+        admitted: int(4)?,
+        request_id: text(5)?.into(),
+        attempt: int(6)?.try_into().map_err(|_| bad(6))?,
+        agent: text(7)?.into(),
+        operation: text(8)?.into(),
+        alias: text(9)?.into(),
+        backend: backend(&text(10)?),
+        usage: Usage {
+            input: count(11)?,
+            cached_input: count(12)?,
+            cache_write: count(13)?,
+            output: count(14)?,
+            reasoning: count(15)?,
+        },
+        estimated: [0, 1].contains(&int(16)?).then_some(int(16)? == 1).ok_or(bad(16))?,
+        leased: Usd(int(17)?),
+        rates: Rates { input: rate(18)?, cached_input: rate(19)?, cache_write: rate(20)?, output: rate(21)? },
+        catalog: text(22)?.into(),
+        cost: Usd(int(23)?),
+        overrun: Usd(int(24)?),
+        outcome: row.get::<_, Option<String>>(25).map_err(|_| bad(25))?.map(Into::into),
+        ttft_ms: optional(26)?,
+        duration_ms: optional(27)?,
+        oldest_open: int(28)?,
+        prev_hash: row.get(29).map_err(|_| bad(29))?,
+        hash: row.get(HASH).map_err(|_| bad(HASH))?,
+        team: maybe(31)?,
+        run: maybe(32)?,
+        task: maybe(33)?,
+        note: maybe(34)?,
+    })
+}
