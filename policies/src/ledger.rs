@@ -7,6 +7,7 @@
 //! bounded because each open attempt holds a place.
 
 pub(crate) mod attempt;
+pub(crate) mod postings;
 mod queue;
 pub(crate) mod row;
 mod status;
@@ -259,7 +260,7 @@ mod tests {
     use crate::setup::{clock, config, growing, nano_per_token, scout, spend, used};
     use crate::store::memory::Memory;
     use crate::store::settled::Settled;
-    use crate::store::{StateChange, Store, StoreError, Tail};
+    use crate::store::{Kept, StateChange, Store, StoreError, Tail};
     use std::future::Future;
     use std::pin::pin;
     use std::sync::{Arc, Condvar, Mutex};
@@ -305,7 +306,7 @@ mod tests {
             if mood.fails { Err(StoreError("the disk is full".into())) } else { mood.memory.append(rows, state) }
         }
 
-        fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError> {
+        fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
             self.0.0.lock().unwrap().memory.state(kind)
         }
 

@@ -2,7 +2,7 @@
 
 mod verify;
 
-pub use verify::{VerifyError, VerifyReport, verify};
+pub use verify::{AgentTotals, VerifyError, VerifyReport, verify};
 
 use crate::store::StoreError;
 use crate::store::sqlite::Reader;

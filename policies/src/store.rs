@@ -24,7 +24,7 @@ pub(crate) trait Store: Send {
 
     /// What is kept of this kind: ids and bodies, ordered by id.
     #[allow(dead_code, reason = "for the administration of agents, budgets and runs")]
-    fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError>;
+    fn state(&mut self, kind: &str) -> Result<Kept, StoreError>;
 
     /// Attempts from `seq` on that have no closing row: their last row each (intent or extension), which says what they
     /// hold.
@@ -40,6 +40,9 @@ pub(crate) trait Store: Send {
     #[allow(dead_code, reason = "takes over from `spent`")]
     fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError>;
 }
+
+/// Ids and bodies.
+pub(crate) type Kept = Vec<(Arc<str>, Arc<str>)>;
 
 /// A change of what is kept beside the ledger: things that people made while the gateway ran.
 #[derive(Debug, Clone, PartialEq, Eq)]

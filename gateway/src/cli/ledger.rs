@@ -1,7 +1,7 @@
 //! `tollkeeper ledger verify`: proves the ledger from its file alone.
 
 use super::{FileArg, say};
-use tollkeeper_policies::report::verify;
+use tollkeeper_policies::report::{AgentTotals, verify};
 
 /// Checks all of it and says what it holds.
 ///
@@ -26,6 +26,11 @@ pub(super) fn verify_file(file: &FileArg) -> Result<(), String> {
     ];
     for (name, value) in lines {
         say(&format!("{name:<12} {value}"));
+    }
+    say("");
+    say(&format!("{:<24} {:>16} {:>16}", "agent", "spent usd", "leased usd"));
+    for AgentTotals { agent, leased, spent } in &report.agents {
+        say(&format!("{agent:<24} {:>16} {:>16}", spent.to_string(), leased.to_string()));
     }
     Ok(())
 }

@@ -2,10 +2,13 @@
 
 use super::ReportError;
 use crate::lease::Payer;
+use crate::ledger::postings::{Balances, Book};
 use crate::ledger::row::{Hash, Kind, Row};
 use crate::metering::Pieces;
 use crate::store::StoreError;
+use crate::store::settled::Settled;
 use crate::store::sqlite::Reader;
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -35,9 +38,22 @@ pub struct VerifyReport {
     pub cost: Usd,
     /// The sum of all overruns.
     pub overrun: Usd,
+    /// What each agent has leased and spent, by name.
+    pub agents: Vec<AgentTotals>,
     /// Hash of the last row, in hexadecimal. A chain cannot show that its end was cut off: who keeps this elsewhere
     /// can.
     pub head: String,
+}
+
+/// An agent's accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTotals {
+    /// The agent.
+    pub agent: Arc<str>,
+    /// What its open attempts hold.
+    pub leased: Usd,
+    /// What it was charged.
+    pub spent: Usd,
 }
 
 /// Why a ledger is not sound.
@@ -56,13 +72,29 @@ pub enum VerifyError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Every row is good, but a sum of them is not what it must be.
+    #[error("`{agent}` has {rows} USD {account} by the postings of its rows, but {other} USD by {what}")]
+    Sums {
+        /// The agent.
+        agent: Arc<str>,
+        /// Which of its accounts.
+        account: &'static str,
+        /// What its postings come to.
+        rows: Usd,
+        /// What it must be.
+        other: Usd,
+        /// By what.
+        what: &'static str,
+    },
 }
 
-/// Proves the hash chain, that every attempt is closed at most once, and that every cost is its tokens times its rates,
-/// rounded up. Reads one instant of the ledger; a gateway may be writing it.
+/// Proves the hash chain, that every attempt is closed at most once, that every cost is its tokens times its rates,
+/// rounded up, that the double entry balances, and that counters restored from the ledger are the sums of its rows. Reads
+/// one instant of the ledger; a gateway may be writing it.
 pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
     let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
     let ledger = Reader::open(path).map_err(unreadable)?;
+    ledger.hold_still().map_err(unreadable)?;
     let mut check = Check::default();
     let mut bad = None;
     let read = ledger.rows(|row| {
@@ -74,10 +106,12 @@ pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
         if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     read.map_err(unreadable)?;
-    match bad {
-        Some((seq, field, problem)) => Err(VerifyError::Row { seq, field, problem }),
-        None => Ok(check.report()),
+    if let Some((seq, field, problem)) = bad {
+        return Err(VerifyError::Row { seq, field, problem });
     }
+    let counters = ledger.settled(Timestamp::now().as_microsecond()).map_err(unreadable)?;
+    check.counters(&counters)?;
+    Ok(check.report())
 }
 
 /// A column and what is wrong with it.
@@ -92,6 +126,7 @@ struct Check {
     head: Hash,
     /// Attempts that are open at this point, by the number of their intent. All that is kept of the rows.
     open: HashMap<i64, Held>,
+    book: Book,
     buffer: Vec<u8>,
 }
 
@@ -133,10 +168,47 @@ impl Check {
         Ok(())
     }
 
+    /// That every agent's accounts balance, that what is leased is what the open attempts hold, and that counters would
+    /// be restored to what is spent.
+    fn counters(&self, settled: &[Settled]) -> Result<(), VerifyError> {
+        let mut counters: HashMap<&str, i128> = HashMap::new();
+        for sum in settled {
+            *counters.entry(&sum.agent).or_default() += sum.nano;
+        }
+        let mut held: HashMap<&str, i128> = HashMap::new();
+        for open in self.open.values() {
+            *held.entry(&open.payer.agent).or_default() += i128::from(open.leased.0);
+        }
+        let none = Balances::default();
+        let agents = self.book.0.keys().map(AsRef::as_ref).chain(counters.keys().copied()).chain(held.keys().copied());
+        for agent in agents {
+            let book = self.book.0.get(agent).unwrap_or(&none);
+            let sums = [
+                ("spent", book.spent, counters.get(agent), "the sums that counters are restored from"),
+                ("leased", book.leased, held.get(agent), "its open attempts"),
+                ("available", book.available, Some(&-(book.leased + book.spent)), "its other accounts"),
+            ];
+            for (account, rows, other, what) in sums {
+                let other = *other.unwrap_or(&0);
+                if rows != other {
+                    return Err(VerifyError::Sums {
+                        agent: agent.into(),
+                        account,
+                        rows: usd(rows),
+                        other: usd(other),
+                        what,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// That the row stands where it may in its attempt's story.
     fn place(&mut self, row: &Row) -> Result<(), Problem> {
         let intent = match (row.kind, row.intent) {
             (Kind::Intent, None) => {
+                self.book.post(row, Usd::ZERO);
                 self.open.insert(row.seq, Held::of(row));
                 return Ok(());
             }
@@ -157,6 +229,7 @@ impl Check {
         same("run", &row.run, &held.payer.run)?;
         same("task", &row.task, &held.payer.task)?;
         expect("admitted_us", row.admitted, held.admitted)?;
+        self.book.post(row, held.leased);
         if row.kind.closes() {
             expect("leased_nano", row.leased, held.leased)?;
             self.open.remove(&intent);
@@ -204,17 +277,64 @@ impl Check {
     }
 
     fn report(self) -> VerifyReport {
-        let sum = |nano: i128| Usd(i64::try_from(nano).unwrap_or(i64::MAX));
+        let totals = |(agent, balances): (Arc<str>, Balances)| AgentTotals {
+            agent,
+            leased: usd(balances.leased),
+            spent: usd(balances.spent),
+        };
         VerifyReport {
             open: self.open.len().try_into().unwrap_or(u64::MAX),
-            cost: sum(self.cost),
-            overrun: sum(self.overrun),
+            cost: usd(self.cost),
+            overrun: usd(self.overrun),
+            agents: self.book.0.into_iter().map(totals).collect(),
             head: self.head.iter().map(|byte| format!("{byte:02x}")).collect(),
             ..self.report
         }
     }
 }
 
+/// The amount, or the nearest that can be told.
+fn usd(nano: i128) -> Usd {
+    Usd(i64::try_from(nano).unwrap_or(i64::MAX))
+}
+
 fn expect<T: PartialEq + std::fmt::Display>(field: &'static str, found: T, right: T) -> Result<(), Problem> {
     if found == right { Ok(()) } else { Err((field, format!("is {found}, but {right} would be right"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollkeeper_config::BackendId;
+
+    fn check(leased: i64, spent: i64) -> Check {
+        let balances = Balances { available: -i128::from(leased + spent), leased: leased.into(), spent: spent.into() };
+        let held =
+            Held { request_id: "r".into(), attempt: 1, payer: Payer::agent("scout"), admitted: 0, leased: Usd(7) };
+        Check { open: HashMap::from([(1, held)]), book: Book([("scout".into(), balances)].into()), ..Check::default() }
+    }
+
+    fn counter(agent: &str, nano: i128) -> Settled {
+        Settled {
+            agent: agent.into(),
+            team: None,
+            alias: "a".into(),
+            backend: BackendId::Local("m".into()),
+            run: None,
+            start: 0,
+            nano,
+            tokens: 0,
+            requests: 1,
+        }
+    }
+
+    #[test]
+    fn counters_and_leases_that_differ_from_the_rows_are_told() {
+        check(7, 5).counters(&[counter("scout", 2), counter("scout", 3)]).unwrap();
+        let told = check(7, 5).counters(&[counter("scout", 4)]).unwrap_err().to_string();
+        assert!(told.contains("`scout` has 0.000000005 USD spent") && told.contains("0.000000004"), "{told}");
+        assert!(check(7, 5).counters(&[]).is_err(), "a counter is missing");
+        assert!(check(7, 5).counters(&[counter("scout", 5), counter("digger", 1)]).is_err(), "one is too many");
+        assert!(check(6, 5).counters(&[counter("scout", 5)]).is_err(), "more is open than is leased");
+    }
 }

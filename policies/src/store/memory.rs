@@ -1,7 +1,7 @@
 //! Rows in memory: for tests and benches. Grows with every row and forgets all at the end.
 
 use super::settled::{Settled, settled};
-use super::{Open, StateChange, Store, StoreError, Tail};
+use super::{Kept, Open, StateChange, Store, StoreError, Tail};
 use crate::budget::Sums;
 use crate::ledger::row::Row;
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError> {
+    fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
         let of_kind = self.state.iter().filter(|((known, _), _)| *known == kind);
         Ok(of_kind.map(|((_, id), body)| (id.clone(), body.clone())).collect())
     }

@@ -8,7 +8,7 @@ pub(crate) use read::Reader;
 use super::lock::Lock;
 use super::mover::Mover;
 use super::settled::Settled;
-use super::{Open, StateChange, Store, StoreError, Tail};
+use super::{Kept, Open, StateChange, Store, StoreError, Tail};
 use crate::OpenError;
 use crate::budget::Sums;
 use crate::ledger::row::{COLUMNS, Row, Value};
@@ -21,7 +21,11 @@ use std::time::Duration;
 use tollkeeper_config::Durability;
 
 /// Each brings the file from its number's version to the next.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql"), include_str!("migrations/0002_accounts.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_ledger.sql"),
+    include_str!("migrations/0002_accounts.sql"),
+    include_str!("migrations/0003_postings.sql"),
+];
 
 /// "Toll": tells our files from other SQLite files.
 const APPLICATION_ID: i64 = 0x546f_6c6c;
@@ -178,7 +182,7 @@ impl Store for Sqlite {
         Ok(written?)
     }
 
-    fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError> {
+    fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
         let mut query = self.db.prepare("SELECT id, body FROM state WHERE kind = ?1 ORDER BY id")?;
         let pairs = query.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(pairs.collect::<Result<_, _>>()?)

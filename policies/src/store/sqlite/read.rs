@@ -1,10 +1,11 @@
 //! The read-only side of a SQLite ledger: rows and sums, while a gateway may be writing it.
 
-use super::sums::{halves, whole};
+use super::sums::{halves, settled, whole};
 use super::{connect, known_version, version};
 use crate::ledger::row::{COLUMNS, HASH, Kind, Row, backend};
 use crate::report::{SpendFilter, SpendRow};
 use crate::store::StoreError;
+use crate::store::settled::Settled;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use rusqlite::{Connection, OpenFlags, params};
@@ -54,6 +55,16 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Has what is read from now on be of one instant, until the reader is dropped.
+    pub(crate) fn hold_still(&self) -> Result<(), StoreError> {
+        Ok(self.0.execute_batch("BEGIN")?)
+    }
+
+    /// See [`crate::store::Store::settled`].
+    pub(crate) fn settled(&self, now: i64) -> Result<Vec<Settled>, StoreError> {
+        settled(&self.0, now)
     }
 
     /// Sums of closed attempts, ordered by agent, day and backend.

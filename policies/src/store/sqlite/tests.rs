@@ -3,8 +3,9 @@
 use super::read::Reader;
 use super::*;
 use crate::lease::Payer;
+use crate::ledger::postings::{Balances, Book, postings};
 use crate::ledger::row::{Kind, backend};
-use crate::report::{VerifyError, verify};
+use crate::report::{AgentTotals, VerifyError, verify};
 use crate::setup::{clock, growing, nano_per_token, price, scout, spend, stored, used};
 use crate::store::memory::Memory;
 use crate::{Clock, Denied, Outcome, OutputBound, Policies, Spend};
@@ -30,7 +31,7 @@ impl Store for Cramped {
         self.store.append(rows, state)
     }
 
-    fn state(&mut self, kind: &str) -> Result<Vec<(Arc<str>, Arc<str>)>, StoreError> {
+    fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
         self.store.state(kind)
     }
 
@@ -326,6 +327,44 @@ fn state_is_kept_with_its_row_or_not_at_all() {
     assert_eq!(store.state("run").unwrap(), []);
     store.append(&[row(3)], &[change("a", None)]).unwrap();
     assert_eq!(store.state("agent").unwrap(), [("b".into(), "3".into())]);
+}
+
+#[tokio::test]
+async fn the_view_says_what_the_postings_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample(folder.path()).await;
+    let mut derived = Vec::new();
+    let mut held = std::collections::HashMap::new();
+    let mut book = Book::default();
+    let read = |row: Result<Row, _>| {
+        let row = row.unwrap();
+        let before = row.intent.map_or(Usd::ZERO, |intent| held[&intent]);
+        derived.extend(postings(&row, before).map(|it| (row.seq, it.debit.name(), it.credit.name(), it.amount.0)));
+        held.insert(row.intent.unwrap_or(row.seq), row.leased);
+        book.post(&row, before);
+        ControlFlow::Continue(())
+    };
+    Reader::open(&path).unwrap().rows(read).unwrap();
+    let db = Connection::open(&path).unwrap();
+    let mut query = db.prepare("SELECT seq, debit, credit, nano FROM postings ORDER BY seq, nano").unwrap();
+    let viewed: Vec<(i64, String, String, i64)> = query
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    derived.sort_by_key(|(seq, _, _, nano)| (*seq, *nano));
+    let derived: Vec<_> = derived
+        .into_iter()
+        .map(|(seq, debit, credit, nano)| (seq, debit.to_owned(), credit.to_owned(), nano))
+        .collect();
+    assert_eq!(viewed, derived);
+    // 15.4 rounded up were not leased, and 4 of the first lease came back.
+    assert!(viewed.contains(&(5, "spent".into(), "available".into(), 36 - 21)), "{viewed:?}");
+    assert!(viewed.contains(&(4, "available".into(), "leased".into(), 22 - 18)), "{viewed:?}");
+    let spent = 18 + 36 + 22;
+    assert_eq!(book.0["scout"], Balances { available: -spent, leased: 0, spent });
+    let report = verify(&path).unwrap();
+    assert_eq!(report.agents, [AgentTotals { agent: "scout".into(), leased: Usd::ZERO, spent: Usd(18 + 36 + 22) }]);
 }
 
 /// A ledger as version 1 left it: its schema, and rows whose hashes were made without the columns that came later.
