@@ -5,6 +5,7 @@ mod aliases;
 mod local;
 mod prices;
 mod providers;
+mod rates;
 mod secrets;
 mod server;
 

@@ -30,8 +30,8 @@ pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType,
-    Local, LocalModel, Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, Residency, Server, Speculate, Store,
-    Strategy, SwapRules, Tls, Window,
+    Local, LocalModel, Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server,
+    Speculate, Store, Strategy, SwapRules, Tls, Window,
 };
 pub use units::{PicoUsd, Secret, Usd};
 

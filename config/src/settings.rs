@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -421,6 +422,33 @@ pub struct Alias {
     pub strategy: Strategy,
     /// Backends, deduplicated, with the tier each has in this alias (0 is the bottom of the pyramid).
     pub targets: Vec<(BackendId, u8)>,
+    /// How much all who name it may ask of it together.
+    pub rates: RateLimits,
+}
+
+/// How much may be asked: within a minute, and at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests a minute.
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// Tokens a minute, input and output together.
+    pub tokens_per_minute: Option<NonZeroU32>,
+    /// Requests at once.
+    pub parallel: Option<NonZeroU32>,
+    /// Requests of each priority that may wait when `parallel` run (default 64).
+    pub queue: u32,
+}
+
+impl Default for RateLimits {
+    /// No limit.
+    fn default() -> Self {
+        Self { requests_per_minute: None, tokens_per_minute: None, parallel: None, queue: Self::QUEUE }
+    }
+}
+
+impl RateLimits {
+    /// Requests of each priority that may wait unless something else is said: as many as for a slot of a local model.
+    pub const QUEUE: u32 = 64;
 }
 
 /// How an alias orders its targets.
@@ -466,8 +494,10 @@ pub struct AgentConfig {
     pub key: Secret,
     /// Patterns (`*` matches any run of characters) of aliases and models it may name; default `["*"]`.
     pub models: Vec<String>,
-    /// How urgent its requests are where local models have a queue.
+    /// How urgent its requests are where there is a queue.
     pub priority: Priority,
+    /// How much it may ask.
+    pub rates: RateLimits,
     /// Its budgets; all must hold.
     pub budgets: Vec<BudgetConfig>,
 }

@@ -4,10 +4,11 @@
 
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
+use std::num::NonZeroU32;
 use std::path::Path;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, Gpu, LoraAdapter, PicoUsd, Pooling, PriceSource, ReasoningFormat, Speculate,
-    Strategy, ToolFormat, Usd, Window, parse,
+    BackendId, Config, ConfigErrors, Gpu, LoraAdapter, PicoUsd, Pooling, PriceSource, RateLimits, ReasoningFormat,
+    Speculate, Strategy, ToolFormat, Usd, Window, parse,
 };
 
 const PROVIDERS: &str = r#"
@@ -285,6 +286,32 @@ budgets = [{ window = "day", limit_usd = "5.00" }, { window = "total", limit_usd
     let expected = "the agent `coder` may name a model that is not there: the model `cloud/fsat` does not exist; did you \
                     mean `cloud/fast`?";
     assert_eq!(config.warnings.iter().filter(|warning| warning.contains("may name")).collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn rates_limit_what_they_name_and_nothing_else() {
+    let config = read(
+        r#"
+[[agents]]
+name = "coder"
+key = "another-key"
+requests_per_minute = 60
+tokens_per_minute = 90_000
+parallel = 4
+queue = 0
+[[aliases]]
+name = "fast"
+targets = ["small"]
+parallel = 8
+"#,
+    );
+    let limit = NonZeroU32::new;
+    let coder =
+        RateLimits { requests_per_minute: limit(60), tokens_per_minute: limit(90_000), parallel: limit(4), queue: 0 };
+    assert_eq!(config.agents["coder"].rates, coder);
+    assert_eq!(config.aliases["fast"].rates, RateLimits { parallel: limit(8), ..RateLimits::default() });
+    assert_eq!(config.aliases["fast"].rates.queue, 64);
+    assert_eq!((config.agents["scout"].rates, config.aliases["auto"].rates), <_>::default());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Checks `[[agents]]`.
 
+use super::rates::Written;
 use super::{Check, is_first};
 use crate::file::{RawAgent, RawBudget};
 use crate::problem::Span;
@@ -32,6 +33,12 @@ impl Check<'_> {
         keys: &mut HashMap<String, String>,
     ) -> Option<AgentConfig> {
         let budgets = self.budgets(raw.budgets.value);
+        let rates = self.rates(Written {
+            requests_per_minute: raw.requests_per_minute,
+            tokens_per_minute: raw.tokens_per_minute,
+            parallel: raw.parallel,
+            queue: raw.queue,
+        });
         let name = raw.name.map(|name| name.value);
         let whose = name.as_ref().map_or("an agent".to_owned(), |name| format!("the agent `{}`", name.value.0));
         let key = raw.key.and_then(|key| Some((self.key(&whose, &key)?, key.span)));
@@ -43,7 +50,7 @@ impl Check<'_> {
             _ => drop(keys.insert(key.expose().to_owned(), whose)),
         }
         let models = raw.models.value.into_iter().map(|pattern| pattern.value).collect();
-        Some(AgentConfig { name: name.value.0, key, models, priority: raw.priority.value, budgets })
+        Some(AgentConfig { name: name.value.0, key, models, priority: raw.priority.value, rates, budgets })
     }
 
     fn budgets(&mut self, raw: Vec<RawBudget>) -> Vec<BudgetConfig> {

@@ -1,12 +1,13 @@
 //! Checks `[[aliases]]`, adds those that exist out of the box, and flattens all of them down to backends.
 
+use super::rates::Written;
 use super::{Check, is_first};
 use crate::catalog::Catalog;
 use crate::defaults::{AUTO_TARGETS, CLOUD_ALIASES};
 use crate::file::RawAlias;
 use crate::problem::{Span, did_you_mean, nearest};
 use crate::read::At;
-use crate::settings::{Alias, BackendId, LocalModel, Provider, Strategy};
+use crate::settings::{Alias, BackendId, LocalModel, Provider, RateLimits, Strategy};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ const MAX_DEPTH: usize = 16;
 struct List {
     strategy: Strategy,
     entries: Vec<Entry>,
+    rates: RateLimits,
 }
 
 /// One entry of an alias's list.
@@ -53,7 +55,7 @@ impl Check<'_> {
         let alias = |(name, list): (&String, &List)| {
             let targets = flat.remove(name).unwrap_or_default();
             self.warn_if_unusable(name, &targets, providers);
-            (name.clone(), Arc::new(Alias { name: name.clone(), strategy: list.strategy, targets }))
+            (name.clone(), Arc::new(Alias { name: name.clone(), strategy: list.strategy, targets, rates: list.rates }))
         };
         names.lists.iter().map(alias).collect()
     }
@@ -69,6 +71,12 @@ impl Check<'_> {
         let mut seen = HashMap::new();
         let mut lists = built_in(local, providers, catalog);
         for raw in raw {
+            let rates = self.rates(Written {
+                requests_per_minute: raw.requests_per_minute,
+                tokens_per_minute: raw.tokens_per_minute,
+                parallel: raw.parallel,
+                queue: raw.queue,
+            });
             let Some(name) = raw.name.map(|name| name.value) else { continue };
             if local.iter().any(|model| model.name == name.value.0) {
                 let message = format!("the alias `{}` has the name of a local model", name.value.0);
@@ -78,7 +86,7 @@ impl Check<'_> {
             if is_first(&mut seen, &name.value.0, &name.span, what, &mut self.problems) {
                 let targets = raw.targets.map(|targets| targets.value).unwrap_or_default();
                 let entries = targets.into_iter().map(Entry::Name).collect();
-                lists.insert(name.value.0, List { strategy: raw.strategy.value, entries });
+                lists.insert(name.value.0, List { strategy: raw.strategy.value, entries, rates });
             }
         }
         lists
@@ -206,7 +214,7 @@ fn built_in(
     providers: &BTreeMap<String, Arc<Provider>>,
     catalog: &Catalog,
 ) -> BTreeMap<String, List> {
-    let list = |strategy, entries| List { strategy, entries };
+    let list = |strategy, entries| List { strategy, entries, rates: RateLimits::default() };
     let backends = |ids: Vec<BackendId>| list(Strategy::Ordered, ids.into_iter().map(Entry::Backend).collect());
     let model = |model: Option<&Arc<LocalModel>>| {
         backends(model.map(|model| BackendId::Local(model.name.as_str().into())).into_iter().collect())
