@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, Durability, PicoUsd, Price, PriceSource, Priority, Rates, Secret,
-    Usd, Window,
+    AgentConfig, BackendId, BudgetConfig, Config, Durability, PicoUsd, Price, PriceSource, Priority, RateLimits, Rates,
+    Secret, Usd, Window,
 };
 use tollkeeper_policies::{Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
@@ -147,6 +147,7 @@ fn config(ledger: &Path, durability: Durability) -> Result<Config, Box<dyn Error
         key: Secret::new("bench-key"),
         models: vec!["*".to_owned()],
         priority: Priority::Interactive,
+        rates: RateLimits::default(),
         budgets: vec![budget(Window::Day), budget(Window::Total)],
     };
     config.agents.insert(agent.name.clone(), Arc::new(agent));

@@ -1,8 +1,12 @@
 //! Where "now" comes from: the system, or a test's hand.
 
 use jiff::Timestamp;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+/// What [`Clock::monotonic`] counts from on the system's clock.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A source of wall time; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +28,14 @@ impl Clock {
         match &self.0 {
             None => Timestamp::now(),
             Some(ms) => Timestamp::from_millisecond(ms.load(Ordering::Relaxed)).unwrap_or_default(),
+        }
+    }
+
+    /// The time since some moment, for measuring how much has passed: on the system's clock no step of wall time shows in it.
+    pub fn monotonic(&self) -> Duration {
+        match &self.0 {
+            None => START.elapsed(),
+            Some(ms) => Duration::from_millis(u64::try_from(ms.load(Ordering::Relaxed)).unwrap_or(0)),
         }
     }
 }

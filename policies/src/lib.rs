@@ -12,6 +12,7 @@ mod denied;
 mod lease;
 mod ledger;
 mod metering;
+mod rate;
 pub mod report;
 mod store;
 mod window;
@@ -30,6 +31,7 @@ pub use clock::Clock;
 pub use denied::{Denied, Scope};
 pub use lease::{Lease, Outcome, OutputBound, Payer, Settlement, Spend};
 pub use metering::{Charge, Pieces};
+pub use rate::{Left, RateAsk, RateDenied, RateGuard, RateLimit, RateScope, Rates, Standing};
 pub use window::window_name;
 
 use agent::Roster;

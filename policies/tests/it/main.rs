@@ -8,4 +8,5 @@ mod crash;
 mod invariant;
 mod leases;
 mod ledger;
+mod rates;
 mod setup;

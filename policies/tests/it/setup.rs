@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, PicoUsd, Price, PriceSource, Priority, Rates, Secret, Usd, Window,
+    AgentConfig, BackendId, BudgetConfig, Config, PicoUsd, Price, PriceSource, Priority, RateLimits, Rates, Secret,
+    Usd, Window,
 };
 use tollkeeper_policies::{Agent, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
@@ -28,6 +29,7 @@ pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64
         key,
         models: vec!["*".to_owned()],
         priority: Priority::Interactive,
+        rates: RateLimits::default(),
         budgets,
     };
     config.agents.insert(name.to_owned(), Arc::new(agent));
