@@ -14,13 +14,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tollkeeper_config::Config;
 use tollkeeper_inference::{Fleet, FleetError};
-use tollkeeper_policies::{Clock, OpenError, Policies};
+use tollkeeper_policies::{Clock, OpenError, Policies, Rates};
 
 /// What all requests share.
 pub(crate) struct App {
     pub(crate) config: ArcSwap<Config>,
     pub(crate) fleet: Fleet,
     pub(crate) policies: Policies,
+    pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) draining: AtomicBool,
@@ -66,6 +67,7 @@ impl App {
         }
         self.fleet.reload(config);
         self.policies.reload(config);
+        self.rates.reload(config);
         self.config.store(config.clone());
         self.metrics.reloaded("ok");
         tracing::info!(agents = config.agents.len(), aliases = config.aliases.len(), "configuration reloaded");
@@ -192,6 +194,7 @@ impl Gateway {
             config: ArcSwap::new(config.clone()),
             fleet,
             policies,
+            rates: Rates::new(&config, options.clock.clone()),
             metrics,
             clock: options.clock,
             draining: AtomicBool::new(false),

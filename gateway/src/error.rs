@@ -6,7 +6,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use std::time::Duration;
 use tollkeeper_config::UnknownModel;
-use tollkeeper_policies::Denied;
+use tollkeeper_policies::{Denied, RateDenied};
 use tollkeeper_protocol::DecodeError;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::openai::ErrorBody;
@@ -41,6 +41,8 @@ pub(crate) enum ApiError {
     Shed { limit: usize, after: Duration },
     #[error("{}", denied(.0))]
     Denied(Denied, BudgetStatus),
+    #[error("{0}")]
+    RateLimited(RateDenied),
     #[error("{1}")]
     NoBackend(FaultKind, String),
     #[error("{backend}: {fault}")]
@@ -66,6 +68,9 @@ impl Default for BudgetStatus {
         Self(StatusCode::PAYMENT_REQUIRED.as_u16())
     }
 }
+
+/// `retry-after` to the millisecond, which the official clients prefer.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Status, type and code of an error, and whether the client's retry could help.
 struct Shape {
@@ -106,6 +111,8 @@ impl ApiError {
             Self::Denied(Denied::StoreDown { .. }, _) => {
                 shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None)
             }
+            Self::RateLimited(RateDenied::Rate { .. }) => fault_shape(FaultKind::RateLimited),
+            Self::RateLimited(RateDenied::Busy { .. }) => fault_shape(FaultKind::Overloaded),
             Self::NotReady(_) => shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("not_ready"), None),
             Self::Panicked => shape(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("gateway_bug"), Some(false)),
             Self::TooSlow(_) => shape(StatusCode::GATEWAY_TIMEOUT, SERVER, Some("request_timeout"), Some(false)),
@@ -130,6 +137,7 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Shed { after, .. } => Some(*after),
+            Self::RateLimited(denied) => Some(denied.retry_after()),
             Self::Denied(Denied::StoreDown { .. }, _) | Self::NotReady(_) => Some(Duration::from_secs(1)),
             Self::Provider { fault, .. } => match fault.kind {
                 FaultKind::RateLimited | FaultKind::Overloaded => {
@@ -178,6 +186,8 @@ impl ApiError {
         if let Some(after) = self.retry_after() {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            let millis = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
         }
         if let Self::MethodNotAllowed { allow, .. } = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

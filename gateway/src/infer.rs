@@ -6,12 +6,12 @@ use crate::dispatch::{self, Job};
 use crate::error::ApiError;
 use crate::meter::Meter;
 use crate::stack::Arrival;
-use crate::{auth, relay, request_body, unary};
+use crate::{auth, limits, relay, request_body, unary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tollkeeper_config::Usd;
 use tollkeeper_policies::Agent;
 use tollkeeper_protocol::{DecodeError, Operation, Request, openai};
@@ -46,7 +46,15 @@ pub(crate) async fn serve(
     };
     let agent = auth::agent(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
     let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after });
-    let place = place.inspect_err(|error| refused(&agent.name, error))?;
+    let place = match place {
+        Ok(place) => place,
+        Err(error) => {
+            refused(&agent.name, &error);
+            let mut response = error.into_response();
+            limits::show(app, &agent, "", response.headers_mut());
+            return Ok(response);
+        }
+    };
     let deadline = arrival.at + config.server.request_timeout;
     let mut meter = Meter::new(app, operation, agent.clone(), &arrival, place);
 
@@ -64,6 +72,10 @@ pub(crate) async fn serve(
             return Err(ApiError::ModelForbidden { agent: agent.name.to_string(), model });
         }
         meter.names(app.labels.of(&config, request.model()), request.stream());
+        let asked = Instant::now();
+        let let_in = limits::admit(app, &agent, &request).await;
+        meter.waited(asked.elapsed());
+        meter.let_in(let_in?);
         let (request, original) = (Arc::new(request), body);
         let job =
             Job { app, config: &config, agent: &agent, operation, arrival: &arrival, deadline, request, original };
@@ -81,8 +93,10 @@ pub(crate) async fn serve(
     let (backend, why) = (answer.backend.clone(), answer.why.clone());
     let head = Head { backend: &backend, why: &why, cost: None, remaining: app.policies.remaining(&agent) };
     if request.stream() {
+        let alias = meter.alias().clone();
         let mut response = relay::respond(answer, &request, meter, deadline);
         head.write(response.headers_mut());
+        limits::show(app, &agent, &alias, response.headers_mut());
         return Ok(response);
     }
     let whole = timeout_at(deadline, unary::respond(answer, &request, &mut meter)).await;
@@ -90,6 +104,7 @@ pub(crate) async fn serve(
         Ok((mut response, charge)) => {
             let (cost, remaining) = charge.map_or((None, None), |charge| (Some(charge.cost), charge.remaining));
             Head { cost, remaining, ..head }.write(response.headers_mut());
+            limits::show(app, &agent, meter.alias(), response.headers_mut());
             Ok(response)
         }
         Err(error) => Ok(refuse(app, &agent, error, meter)),
@@ -103,6 +118,7 @@ fn refuse(app: &App, agent: &Agent, error: ApiError, mut meter: Meter) -> Respon
     let mut response = error.into_response();
     let (backend, cost) = (meter.backend(), Some(meter.cost(true)));
     Head { backend, why, cost, remaining: app.policies.remaining(agent) }.write(response.headers_mut());
+    limits::show(app, agent, meter.alias(), response.headers_mut());
     response
 }
 

@@ -11,6 +11,7 @@ mod dispatch;
 mod error;
 mod health;
 mod infer;
+mod limits;
 mod listen;
 mod meter;
 mod metrics;

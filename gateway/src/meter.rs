@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tollkeeper_config::{Price, Usd};
-use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, Settlement};
+use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, RateGuard, Settlement};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -59,6 +59,10 @@ pub(crate) struct Meter {
     charged: Usd,
     ended_after: Option<Duration>,
     outcome: Option<&'static str>,
+    /// What it holds of rate limits, once it is let in.
+    rate: Option<RateGuard>,
+    /// Tokens that all attempts together were charged for.
+    used: u64,
     _place: OwnedSemaphorePermit,
     _alive: Arc<()>,
 }
@@ -124,6 +128,8 @@ impl Meter {
             charged: Usd::ZERO,
             ended_after: None,
             outcome: None,
+            rate: None,
+            used: 0,
             _place: place,
             _alive: arrival.alive.clone(),
         }
@@ -135,10 +141,28 @@ impl Meter {
         self.streamed = streamed;
     }
 
+    /// Rate limits let the request in; its places are free again when the last byte is gone.
+    pub(crate) fn let_in(&mut self, rate: RateGuard) {
+        self.rate = Some(rate);
+    }
+
+    /// What the client called the model, if it is configured.
+    pub(crate) fn alias(&self) -> &Arc<str> {
+        &self.alias
+    }
+
+    /// Rate limits count what was used instead of what was estimated.
+    fn count_tokens(&mut self) {
+        if let Some(rate) = &mut self.rate {
+            rate.correct(self.used);
+        }
+    }
+
     /// The request ends with an error instead of an answer.
     /// An attempt that is still running then has run out of time.
     pub(crate) fn refused(&mut self, outcome: &'static str) {
         self.close(Outcome::Fault(FaultKind::Timeout));
+        self.count_tokens();
         self.outcome = Some(outcome);
     }
 
@@ -287,6 +311,11 @@ impl Meter {
         if charge.overrun > Usd::ZERO {
             tracing::warn!(request_id = %self.id, backend = %self.backend, overrun_usd = %charge.overrun, "the answer cost more than was leased");
         }
+        self.used = self.used.saturating_add(usage.input).saturating_add(usage.output);
+        // After a fault another attempt may follow, for which the estimate still stands.
+        if !matches!(outcome, Outcome::Fault(_)) {
+            self.count_tokens();
+        }
         self.last_usage = usage;
         self.charged = self.charged.saturating_add(charge.cost);
         self.ended_after = Some(self.arrived.elapsed());
@@ -306,6 +335,7 @@ impl Drop for Meter {
             Outcome::ClientGone
         };
         self.close(gone);
+        self.count_tokens();
         let duration = self.ended_after.unwrap_or_else(|| self.arrived.elapsed());
         let ended = Ended {
             operation: self.operation,

@@ -1,11 +1,13 @@
 //! Every series that `GET /metrics` shows; `docs/metrics.md` says what each means.
 
 mod card;
+mod limits;
 mod residency;
 mod servers;
 
 use crate::app::App;
 use crate::meter::Ended;
+use limits::Limits;
 use prometheus::{
     Counter, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -50,6 +52,7 @@ pub(crate) struct Metrics {
     fallbacks: IntCounterVec,
     denied: IntCounterVec,
     pub(crate) shed: IntCounter,
+    limits: Limits,
     tokens: IntCounterVec,
     cost: CounterVec,
     budget_limit: GaugeVec,
@@ -209,6 +212,7 @@ impl Metrics {
                 &["agent", "reason"],
             ),
             shed: make.counter("tollkeeper_shed_total", "Requests refused because max_in_flight was reached."),
+            limits: Limits::new(&make),
             tokens: make.counters("tollkeeper_tokens_total", "Tokens metered.", &["agent", "backend", "type"]),
             cost: make.add(CounterVec::new(
                 Opts::new("tollkeeper_cost_usd_total", "What was charged since the process started."),
@@ -310,6 +314,11 @@ impl Metrics {
         self.denied.with_label_values(&[agent, reason]).inc();
     }
 
+    /// A request was refused by a rate limit.
+    pub(crate) fn rate_limited(&self, agent: &str, limit: &str) {
+        self.limits.refused(agent, limit);
+    }
+
     /// A request ended, with or without an answer.
     pub(crate) fn ended(&self, ended: &Ended<'_>) {
         let Ended { agent, alias, backend, outcome, duration, .. } = *ended;
@@ -384,6 +393,7 @@ impl Metrics {
         self.overrun_usd.inc_by((usd(sum) - self.overrun_usd.get()).max(0.0));
         self.ledger_up.set(i64::from(app.policies.store_up()));
         self.ledger_queue.set(i64::try_from(app.policies.queue_depth()).unwrap_or(i64::MAX));
+        self.limits.read(app);
         let config = app.config.load();
         for gauge in [&self.budget_limit, &self.budget_spent, &self.budget_remaining, &self.budget_reset] {
             gauge.reset();
