@@ -20,6 +20,7 @@ mod models;
 mod money;
 mod passthrough;
 mod python;
+mod rates;
 mod rerank;
 mod swap;
 mod tidy;

@@ -26,6 +26,8 @@ async fn the_official_client_is_served() {
     let setup = setup.raw(
         "[[agents]]\nname = \"poor\"\nkey = \"tk-poor\"\nmodels = [\"up/plain\"]\nbudgets = [{ window = \"day\", limit_usd = \"0.000000001\" }]\n",
     );
+    let setup = setup
+        .raw("[[agents]]\nname = \"hasty\"\nkey = \"tk-hasty\"\nrequests_per_minute = 1\ntokens_per_minute = 5000\n");
     #[cfg(feature = "llama-cpp")]
     let setup = setup.raw(&local(root));
     let process = Process::start(&setup).await;
@@ -37,6 +39,7 @@ async fn the_official_client_is_served() {
     }
     pytest.env("TOLLKEEPER_URL", format!("http://{}", process.addr()));
     pytest.env("TOLLKEEPER_KEY", KEY).env("TOLLKEEPER_POOR_KEY", "tk-poor");
+    pytest.env("TOLLKEEPER_HASTY_KEY", "tk-hasty");
     pytest.env("UPSTREAM_URL", format!("http://{}", upstream.addr())).env("PYTHONDONTWRITEBYTECODE", "1");
     let ran = pytest.current_dir(root).kill_on_drop(true).output().await.unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);

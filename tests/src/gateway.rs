@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tollkeeper_config::Usd;
 use tollkeeper_gateway::Running;
+use tollkeeper_policies::Clock;
 use tollkeeper_policies::report::{self, SpendFilter, SpendRow, VerifyReport};
 
 /// A running gateway. [`Gateway::stop`] drains it; dropping it ends it with the test's runtime.
@@ -20,9 +21,15 @@ pub struct Gateway {
 impl Gateway {
     /// Starts with this set-up.
     pub async fn start(setup: Setup) -> Self {
+        Self::start_by(setup, Clock::system()).await
+    }
+
+    /// Starts with this set-up, and with this clock for the policies.
+    pub async fn start_by(setup: Setup, clock: Clock) -> Self {
         let path = setup.write();
         let config = tollkeeper_config::load(&path).unwrap_or_else(|problems| panic!("{problems}\n{}", setup.toml()));
-        let started = tollkeeper_gateway::Gateway::start(Arc::new(config), tollkeeper_gateway::Options::default());
+        let options = tollkeeper_gateway::Options { clock, ..tollkeeper_gateway::Options::default() };
+        let started = tollkeeper_gateway::Gateway::start(Arc::new(config), options);
         let running = within("the start of the gateway", started).await.unwrap();
         Self { running, setup }
     }
