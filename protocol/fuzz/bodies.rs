@@ -77,7 +77,7 @@ pub fn passthrough(body: &[u8]) {
         (Ok(_), None) => {}
         (Ok(_), Some(other)) => panic!("spliced {other}"),
     }
-    let extension = Extension { backend: "b".into(), cost_usd: "0.1".into() };
+    let extension = Extension { backend: "b".into(), cost_usd: "0.1".into(), stopped: None };
     let extended = extend_usage(&body, &extension);
     assert!(extended == body || serde_json::from_slice::<Value>(&extended).is_ok());
     stream(&body);

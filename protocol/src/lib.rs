@@ -105,6 +105,14 @@ impl Request {
         extra.get("service_tier").and_then(serde_json::Value::as_str) == Some("flex")
     }
 
+    /// Whether the answer can be nothing but words: no tools may be called.
+    pub fn is_tool_free(&self) -> bool {
+        match self {
+            Self::Chat(request) => request.tools.is_empty() || request.tool_choice == chat::ToolChoice::None,
+            Self::Completion(_) | Self::Embedding(_) | Self::Rerank(_) => true,
+        }
+    }
+
     /// Whether the client asked for the usage chunk of a stream.
     pub fn include_usage(&self) -> bool {
         match self {

@@ -16,5 +16,5 @@ pub use decode::{StreamDecoder, decode_answer};
 pub use fault::{ErrorBody, decode_error};
 pub use request::decode_request;
 pub use rerank::encode_rerank;
-pub use response::{AnswerMeta, Extension, encode_chat, encode_completion, encode_embeddings, extend_usage};
+pub use response::{AnswerMeta, Extension, Stopped, encode_chat, encode_completion, encode_embeddings, extend_usage};
 pub use stream::StreamEncoder;

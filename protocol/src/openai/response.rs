@@ -28,6 +28,18 @@ pub struct Extension {
     pub backend: String,
     /// The charge in USD, an exact decimal.
     pub cost_usd: String,
+    /// Why the gateway ended the answer before its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+}
+
+/// Why the gateway ended an answer before its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// As in an error of the same cause, such as `budget_exceeded`.
+    pub code: String,
+    /// For people.
+    pub message: String,
 }
 
 impl AnswerMeta {

@@ -121,6 +121,19 @@ impl StreamEncoder {
         }
     }
 
+    /// Appends the frame that ends a choice which the gateway cut short, and says why.
+    pub fn stop(&mut self, choice: u32, extension: &Extension, out: &mut BytesMut) {
+        let before = out.len();
+        self.encode(&ChatEvent::Finish { choice, reason: FinishReason::Length }, out);
+        // The frame is an object whose brace is closed before the two line ends.
+        if out.len() > before && out.ends_with(b"}\n\n") {
+            out.truncate(out.len() - 3);
+            out.extend_from_slice(b",\"tollkeeper\":");
+            write_json(extension, out);
+            out.extend_from_slice(b"}\n\n");
+        }
+    }
+
     /// Appends the usage chunk (when the client asked for it and the usage is known) and `[DONE]`.
     pub fn finish(&mut self, extension: Option<&Extension>, out: &mut BytesMut) {
         if let Some(usage) = self.usage.as_ref().filter(|_| self.include_usage) {

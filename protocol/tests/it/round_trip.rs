@@ -21,7 +21,7 @@ fn meta() -> AnswerMeta {
 }
 
 fn extension() -> Extension {
-    Extension { backend: "toll-tiny".into(), cost_usd: "0.000000001".into() }
+    Extension { backend: "toll-tiny".into(), cost_usd: "0.000000001".into(), stopped: None }
 }
 
 /// The JSON of each chunk of a stream that must end in `[DONE]`.

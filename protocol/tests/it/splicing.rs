@@ -56,7 +56,7 @@ fn without_changes_nothing_is_copied() {
 
 #[test]
 fn the_extension_goes_into_usage_and_beside_it() {
-    let extension = Extension { backend: "openai/gpt".into(), cost_usd: "0.00012".into() };
+    let extension = Extension { backend: "openai/gpt".into(), cost_usd: "0.00012".into(), stopped: None };
     let cases = [
         (
             r#"{"choices":[],"usage":{"prompt_tokens":1, "cost":0.5}}"#,
