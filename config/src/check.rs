@@ -2,6 +2,7 @@
 
 mod agents;
 mod aliases;
+mod budgets;
 mod local;
 mod prices;
 mod providers;
@@ -39,7 +40,15 @@ impl<'a> Check<'a> {
         let providers = self.providers(&raw.providers.value);
         let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
         let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
-        let agents = self.agents(raw.agents.value, server.admin_key.as_ref());
+        let (agents, own) = self.agents(raw.agents.value, server.admin_key.as_ref(), &aliases);
+        let known = budgets::Known {
+            agents: &agents,
+            aliases: &aliases,
+            providers: &providers,
+            local: &models,
+            catalog: &catalog,
+        };
+        let budgets = self.budgets(raw.budgets.value, own, &known);
         let store = raw.store.value;
         let log = raw.log.value;
         let mut config = Config {
@@ -50,6 +59,7 @@ impl<'a> Check<'a> {
             providers,
             aliases,
             agents,
+            budgets,
             catalog: Arc::new(catalog),
             warnings: std::mem::take(&mut self.warnings),
         };

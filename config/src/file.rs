@@ -1,18 +1,18 @@
 //! The configuration file as it is written: every table and key with its meaning, type and default. The README's
 //! reference is made from this file.
 
+use crate::budget::{OnLimit, Window};
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::ProviderKind;
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{
-    Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy, Window,
-};
+use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, Guesses, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
+    Zone,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ table! {
         prices: Named<RawPrice> = default({}),
         /// Who may spend what on which models, each `[[agents]]`.
         agents: Vec<RawAgent> = default([]),
+        /// Caps on what is spent, each `[[budgets]]`; those of one agent may also stand in its own table.
+        budgets: Vec<RawBudget> = default([]),
     }
 }
 
@@ -310,18 +312,48 @@ table! {
         parallel: Whole<1, 1_000_000> = optional,
         /// Requests of each priority that may wait for that; without it 64. With 0 they are refused at once.
         queue: Whole<0, 100_000> = optional,
+        /// The team that it belongs to, for budgets of teams and for reports.
+        team: Slug = optional,
         /// Its budgets; all must hold.
         budgets: Vec<RawBudget> = default([]),
+        /// The most that one of its requests may cost, all attempts together.
+        max_request_usd: Usd = optional,
+        /// The alias whose targets answer when a budget sends its requests to cheaper ones and the alias it named has none;
+        /// without it `local/fast`.
+        degrade_to: String = optional,
     }
 }
 
 table! {
-    /// A cap on spend within a window.
+    /// A cap on spend within a window. It covers everything, or what one of `agent`, `team`, `alias`, `model` and `provider` names.
     RawBudget "a budget" {
-        /// The calendar window, in UTC; `"total"` never ends.
+        /// The agent whose spending it caps.
+        agent: String = optional,
+        /// The team, all its agents together.
+        team: String = optional,
+        /// The alias, as clients name it.
+        alias: String = optional,
+        /// The model, `"provider/model"` or a local one.
+        model: String = optional,
+        /// The provider, all its models together.
+        provider: String = optional,
+        /// The calendar window; `"total"` never ends, `"rolling 24h"` is the last 24 hours.
         window: Window = required,
-        /// The cap.
-        limit_usd: Usd = required,
+        /// Where calendar windows begin and end.
+        time_zone: Zone = default("UTC"),
+        /// The cap in USD; or one of the next two.
+        limit_usd: Usd = optional,
+        /// The cap in tokens, of prompts and answers together.
+        limit_tokens: Whole<1, 1_000_000_000_000_000> = optional,
+        /// The cap in requests.
+        limit_requests: Whole<1, 1_000_000_000_000_000> = optional,
+        /// Percentages of the cap that are worth a notice.
+        notify_at: Vec<At<Whole<1, 100>>> = default([50, 80, 95]),
+        /// What happens to a request that it cannot pay: it is refused (`"deny"`), answered by a cheaper target, down to a local one
+        /// (`"degrade"`), or refused and its agent paused until somebody resumes it (`"ask"`).
+        on_limit: OnLimit = default("deny"),
+        /// Percentage of the cap that only a final answer without tools may use.
+        wrap_up_pct: Whole<0, 50> = default(0),
     }
 }
 

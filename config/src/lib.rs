@@ -4,6 +4,7 @@
 //! The way of a file: text, spanned TOML, the raw tables of `file.rs`, checked by `check.rs` into [`settings`]; then
 //! [`Config::resolve`] turns what a client names into backends. Only this crate reads the environment.
 
+pub mod budget;
 pub mod catalog;
 mod check;
 mod daily;
@@ -21,6 +22,7 @@ pub mod settings;
 pub mod units;
 mod value;
 
+pub use budget::{BudgetConfig, Limit, OnLimit, Owner, Scope, Window};
 pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
 pub use daily::DailyTime;
 pub use formats::{ReasoningFormat, ToolFormat};
@@ -29,9 +31,9 @@ pub use reference::reference;
 pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
-    AgentConfig, Alias, BackendId, BudgetConfig, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType,
-    Local, LocalModel, Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server,
-    Speculate, Store, Strategy, SwapRules, Tls, Window,
+    AgentConfig, Alias, BackendId, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType, Local, LocalModel,
+    Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, Speculate, Store,
+    Strategy, SwapRules, Tls,
 };
 pub use units::{PicoUsd, Secret, Usd};
 

@@ -1,5 +1,6 @@
 //! The checked settings: plain data that the rest of the gateway reads; defaults are filled in, every value is valid.
 
+use crate::budget::BudgetConfig;
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
@@ -30,6 +31,8 @@ pub struct Config {
     pub aliases: BTreeMap<String, Arc<Alias>>,
     /// Agents, by name.
     pub agents: BTreeMap<String, Arc<AgentConfig>>,
+    /// What may be spent, by agents and by all else; every budget over a request must hold.
+    pub budgets: Vec<BudgetConfig>,
     /// Model facts and prices by `provider/model`: the built-in catalogue with the file's `[prices]` laid over it.
     pub catalog: Arc<Catalog>,
     /// What is legal but probably not meant (a provider without a key, an alias without a usable target).
@@ -498,8 +501,12 @@ pub struct AgentConfig {
     pub priority: Priority,
     /// How much it may ask.
     pub rates: RateLimits,
-    /// Its budgets; all must hold.
-    pub budgets: Vec<BudgetConfig>,
+    /// The team that it belongs to.
+    pub team: Option<String>,
+    /// The most that one request may cost, all its attempts together.
+    pub max_request: Option<Usd>,
+    /// The alias whose targets answer when a budget or its velocity sends it to cheaper ones and the alias it named has none.
+    pub degrade_to: Option<String>,
 }
 
 /// How urgent a request is.
@@ -510,30 +517,4 @@ pub enum Priority {
     Interactive,
     /// It may wait for those, but not for ever.
     Batch,
-}
-
-/// A cap on spend within a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BudgetConfig {
-    /// The window.
-    pub window: Window,
-    /// The cap.
-    pub limit: Usd,
-}
-
-/// Calendar windows in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Window {
-    /// From second 0.
-    Minute,
-    /// From minute 0.
-    Hour,
-    /// From midnight.
-    Day,
-    /// From Monday, midnight.
-    Week,
-    /// From the first, midnight.
-    Month,
-    /// Forever.
-    Total,
 }

@@ -122,9 +122,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-/// Reads a whole number of `ms`, `s`, `m` or `h`, such as `30s`.
+/// Reads a whole number of `ms`, `s`, `m`, `h` or `d`, such as `30s`.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     measure(text, &DURATION_UNITS).map(Duration::from_millis)
 }
@@ -189,11 +189,17 @@ mod tests {
 
     #[test]
     fn reads_durations_and_sizes() {
-        let durations = [("100ms", Some(100)), ("30s", Some(30_000)), ("5m", Some(300_000)), ("2h", Some(7_200_000))];
+        let durations = [
+            ("100ms", Some(100)),
+            ("30s", Some(30_000)),
+            ("5m", Some(300_000)),
+            ("2h", Some(7_200_000)),
+            ("1d", Some(86_400_000)),
+        ];
         for (text, millis) in durations {
             assert_eq!(parse_duration(text), millis.map(Duration::from_millis), "{text}");
         }
-        for text in ["", "s", "30", "-1s", "1.5s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+        for text in ["", "s", "30", "-1s", "1.5s", "1w", "99999999999999999999s", "18446744073709551615h"] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
         assert_eq!(parse_size("24GiB"), Some(24 << 30));

@@ -1,15 +1,15 @@
 //! The values that keys can have: what each looks like in the file, and how it is read.
 
+use crate::budget::{OnLimit, Window};
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{
-    Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy, Window,
-};
+use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
+use jiff::tz::TimeZone;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +46,10 @@ pub(crate) enum Pace {
     /// So long after the last time.
     Every(Duration),
 }
+
+/// A time zone.
+#[derive(Debug, Clone)]
+pub(crate) struct Zone(pub(crate) TimeZone);
 
 /// A number of bytes from 1 to `MAX`.
 #[derive(Debug, Clone, Copy)]
@@ -204,8 +208,7 @@ read_choice! {
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
     Guesses: "off" => Self::Off, "lookup" => Self::Lookup, "draft" => Self::Draft;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
-    Window: "minute" => Self::Minute, "hour" => Self::Hour, "day" => Self::Day, "week" => Self::Week,
-        "month" => Self::Month, "total" => Self::Total;
+    OnLimit: "deny" => Self::Deny, "degrade" => Self::Degrade, "ask" => Self::Ask;
 }
 
 read_text! {
@@ -218,6 +221,13 @@ read_text! {
         text => duration(text).map(Self::Every),
     };
     DailyTime: "a time such as \"08:30\" (UTC) or \"08:30 Europe/Berlin\"", |text| Self::parse(text);
+    Window: "\"minute\", \"hour\", \"day\", \"week\", \"month\", \"total\", or \"rolling 24h\" with any length from 1m to 31d", |text| {
+        Self::parse(text).ok_or_else(|| found(text))
+    };
+    Zone: "a time zone such as \"Europe/Berlin\" or \"UTC\"", |text| match text {
+        "UTC" => Ok(Self(TimeZone::UTC)),
+        text => TimeZone::get(text).map(Self).map_err(|_| format!("; \"{text}\" is none that this machine knows")),
+    };
     Vram: "\"auto\" or a size such as \"24GiB\"", |text| match (text, parse_size(text)) {
         ("auto", _) => Ok(Self::Auto),
         (_, Some(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),

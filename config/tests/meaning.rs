@@ -7,8 +7,8 @@ use proptest::strategy::Strategy as _;
 use std::num::NonZeroU32;
 use std::path::Path;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, Gpu, LoraAdapter, PicoUsd, Pooling, PriceSource, RateLimits, ReasoningFormat,
-    Speculate, Strategy, ToolFormat, Usd, Window, parse,
+    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, Owner, PicoUsd, Pooling, PriceSource, RateLimits,
+    ReasoningFormat, Scope, Speculate, Strategy, ToolFormat, Usd, Window, parse,
 };
 
 const PROVIDERS: &str = r#"
@@ -279,9 +279,10 @@ models = ["local/*", "cloud/fsat", "small"]
 budgets = [{ window = "day", limit_usd = "5.00" }, { window = "total", limit_usd = "0.000000001" }]
 "#,
     );
-    let coder = &config.agents["coder"];
-    let budgets: Vec<_> = coder.budgets.iter().map(|budget| (budget.window, budget.limit)).collect();
-    assert_eq!(budgets, [(Window::Day, Usd(5_000_000_000)), (Window::Total, Usd(1))]);
+    let coder = Owner::new(Scope::Agent, "coder");
+    let own = config.budgets.iter().filter(|budget| budget.owner == coder);
+    let budgets: Vec<_> = own.map(|budget| (budget.window, budget.limit)).collect();
+    assert_eq!(budgets, [(Window::Day, Limit::Usd(Usd(5_000_000_000))), (Window::Total, Limit::Usd(Usd(1)))]);
     assert_eq!(config.agents["scout"].models, ["*"]);
     let expected = "the agent `coder` may name a model that is not there: the model `cloud/fsat` does not exist; did you \
                     mean `cloud/fast`?";

@@ -16,6 +16,12 @@ use tollkeeper_config::Config;
 use tollkeeper_inference::{Fleet, FleetError};
 use tollkeeper_policies::{Clock, OpenError, Policies, Rates};
 
+/// Streams of events of runs that may be open at once.
+const MOST_WATCHERS: usize = 256;
+
+/// How often it is looked whether something has used up its time.
+const TICK: Duration = Duration::from_secs(1);
+
 /// What all requests share.
 pub(crate) struct App {
     pub(crate) config: ArcSwap<Config>,
@@ -25,6 +31,10 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) draining: AtomicBool,
+    /// Cancelled when the gateway begins to stop.
+    pub(crate) stop: CancellationToken,
+    /// Places for those who watch runs.
+    pub(crate) watchers: Arc<Semaphore>,
     places: Arc<Semaphore>,
     most_in_flight: usize,
     pub(crate) labels: Labels,
@@ -112,6 +122,16 @@ impl Ids {
     }
 }
 
+/// Ends what has used up its time.
+async fn tick(app: Arc<App>) {
+    loop {
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => app.policies.tick().await,
+        }
+    }
+}
+
 /// Starts gateways.
 #[derive(Debug)]
 pub struct Gateway;
@@ -190,6 +210,7 @@ impl Gateway {
         let metrics = Metrics::new();
         metrics.recovered(recovered);
         let most_in_flight = config.server.max_in_flight;
+        let (stop, force) = (CancellationToken::new(), CancellationToken::new());
         let app = Arc::new(App {
             config: ArcSwap::new(config.clone()),
             fleet,
@@ -198,6 +219,8 @@ impl Gateway {
             metrics,
             clock: options.clock,
             draining: AtomicBool::new(false),
+            stop: stop.clone(),
+            watchers: Arc::new(Semaphore::new(MOST_WATCHERS)),
             places: Arc::new(Semaphore::new(most_in_flight)),
             most_in_flight,
             pace: Pace::default(),
@@ -205,7 +228,7 @@ impl Gateway {
             labels: Labels::default(),
             reloading: Mutex::new(()),
         });
-        let (stop, force) = (CancellationToken::new(), CancellationToken::new());
+        tokio::spawn(tick(app.clone()));
         let server = tokio::spawn(listen::serve(app.clone(), listener, stop.clone(), force.clone()));
         Ok(Running { addr, app, stop, force, server })
     }

@@ -6,16 +6,16 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use tollkeeper_policies::Agent;
+use tollkeeper_policies::{Caller, Run};
 
 /// The headers a key may come in when there is no `Authorization`: Anthropic's and Azure's clients use these.
 const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
 
-/// The agent that this head's key belongs to.
+/// Whom this head's key belongs to: an agent, or one of its runs.
 ///
 /// # Errors
 /// There is no key, or nobody has it.
-pub(crate) fn agent(app: &App, head: &HeaderMap) -> Result<Arc<Agent>, ApiError> {
+pub(crate) fn caller(app: &App, head: &HeaderMap) -> Result<Caller, ApiError> {
     app.policies.authenticate(key(head)?).ok_or(ApiError::BadKey)
 }
 
@@ -28,6 +28,41 @@ pub(crate) fn operator(app: &App, head: &HeaderMap) -> Result<(), ApiError> {
     let expected = config.server.admin_key.as_ref().ok_or(ApiError::NotOperator)?;
     let same: bool = key(head)?.as_bytes().ct_eq(expected.expose().as_bytes()).into();
     if same { Ok(()) } else { Err(ApiError::NotOperator) }
+}
+
+/// Who asks for something other than an answer.
+pub(crate) enum Who {
+    Operator,
+    Caller(Caller),
+}
+
+impl Who {
+    /// The name in the ledger.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Operator => "operator",
+            Self::Caller(caller) => caller.run.as_ref().map_or(&*caller.agent.name, |run| &*run.id),
+        }
+    }
+
+    /// The run whose key was used.
+    pub(crate) fn run(&self) -> Option<&Arc<Run>> {
+        match self {
+            Self::Operator => None,
+            Self::Caller(caller) => caller.run.as_ref(),
+        }
+    }
+}
+
+/// Whose key this head carries.
+///
+/// # Errors
+/// There is no key, or nobody has it.
+pub(crate) fn who(app: &App, head: &HeaderMap) -> Result<Who, ApiError> {
+    match operator(app, head) {
+        Ok(()) => Ok(Who::Operator),
+        Err(_) => caller(app, head).map(Who::Caller),
+    }
 }
 
 fn key(head: &HeaderMap) -> Result<&str, ApiError> {

@@ -1,6 +1,7 @@
 //! The body of every response: nothing, a whole text, or a relayed stream.
 
 use crate::relay::Relay;
+use crate::runs::EventStream;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::convert::Infallible;
@@ -17,6 +18,8 @@ pub(crate) enum Body {
     Full(Bytes),
     /// A stream that is metered as it goes.
     Relay(Box<Relay>),
+    /// What happens in a run.
+    Events(EventStream),
 }
 
 impl From<Bytes> for Body {
@@ -38,6 +41,9 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Relay(relay) => relay.poll_bytes(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => {
+                events.as_mut().poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -49,7 +55,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Relay(_) => SizeHint::default(),
+            Self::Relay(_) | Self::Events(_) => SizeHint::default(),
         }
     }
 }

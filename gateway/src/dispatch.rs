@@ -1,4 +1,5 @@
-//! Walks a plan: leases each attempt at its own price, sends it, and moves on when it fails before its first byte.
+//! Walks a plan: leases each attempt at its own price, sends it, and moves on when it fails before its first byte, or to a cheaper one when a
+//! budget wants that.
 
 use crate::app::App;
 use crate::error::{ApiError, BudgetStatus};
@@ -7,9 +8,9 @@ use crate::stack::Arrival;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tollkeeper_config::{BackendId, Config, Priority, Resolved};
+use tollkeeper_config::{BackendId, Config, OnLimit, Priority, Resolved, Usd};
 use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
-use tollkeeper_policies::{Agent, OutputBound, Spend};
+use tollkeeper_policies::{Caller, Denied, OutputBound, Spend, What};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
 use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estimate, plan};
@@ -17,8 +18,11 @@ use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estim
 /// Larger prompts (in bytes; a query counts with each of its documents) are estimated instead of counted, since counting keeps a thread from serving others.
 const LONGEST_COUNTED: u64 = 64 << 10;
 
-/// Output tokens that a stream's lease grows by.
+/// Output tokens that a stream's lease grows by while nothing is known of the agent's answers by its model.
 const SLICE: u64 = 512;
+
+/// The least and the most of that.
+const SLICES: (u64, u64) = (64, 4096);
 
 /// A whole answer without a limit of its own may lease so much of what is left of a budget: then several can run at once, and none locks the
 /// budget up. Its answer is limited to what was leased.
@@ -31,7 +35,9 @@ const SMALLEST_BOUND: u64 = 4096;
 pub(crate) struct Job<'a> {
     pub(crate) app: &'a Arc<App>,
     pub(crate) config: &'a Arc<Config>,
-    pub(crate) agent: &'a Arc<Agent>,
+    pub(crate) caller: &'a Caller,
+    /// The client's own name for what it works on.
+    pub(crate) task: Option<Arc<str>>,
     pub(crate) operation: Operation,
     pub(crate) arrival: &'a Arrival,
     pub(crate) deadline: Instant,
@@ -44,6 +50,8 @@ pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) backend: Arc<str>,
     pub(crate) why: String,
+    /// Why a cheaper target answers than would have, if one does.
+    pub(crate) degraded: Option<&'static str>,
     /// The answer's id where the gateway makes one.
     pub(crate) id: Arc<str>,
     /// Unix seconds.
@@ -51,11 +59,29 @@ pub(crate) struct Answer {
 }
 
 impl Job<'_> {
+    /// The targets that the caller may use: for some that is local ones only.
+    ///
+    /// # Errors
+    /// There is none.
+    fn permitted(&self, resolved: Resolved) -> Result<Resolved, ApiError> {
+        if !self.caller.run.as_ref().is_some_and(|run| run.local_only()) {
+            return Ok(resolved);
+        }
+        let resolved = local(resolved);
+        let found = if resolved.targets.is_empty() { self.last_resort().map(local) } else { Some(resolved) };
+        found.filter(|resolved| !resolved.targets.is_empty()).ok_or(ApiError::LocalOnly)
+    }
+
+    /// The targets of the agent's `degrade_to`.
+    fn last_resort(&self) -> Option<Resolved> {
+        self.config.resolve(self.caller.agent.degrade_to.as_deref()?).ok()
+    }
+
     /// Plans who should answer.
     ///
     /// # Errors
     /// Nobody can.
-    pub(crate) fn plan(&self, resolved: Resolved) -> Result<(Ask, Plan), ApiError> {
+    fn plan(&self, resolved: Resolved) -> Result<(Ask, Plan), ApiError> {
         let ask = ask(&self.request);
         let candidates = resolved.targets.into_iter().filter_map(|(id, tier)| self.candidate(id, tier)).collect();
         let patience_ms = u64::try_from(self.config.local.swap.patience.as_millis()).unwrap_or(u64::MAX);
@@ -97,7 +123,7 @@ impl Job<'_> {
     }
 
     /// What one attempt wants to spend, and the limit that its answer must have because of that.
-    fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt) -> (Spend, Option<u64>) {
+    fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt, charged: Usd) -> (Spend, Option<u64>) {
         let local = matches!(attempt.id, BackendId::Local(_));
         let bytes = ask.input_tokens.saturating_mul(ask::BYTES_PER_TOKEN).max(self.original.len() as u64);
         let counted = if local && bytes <= LONGEST_COUNTED {
@@ -108,9 +134,9 @@ impl Job<'_> {
         let (output, limit) = if !self.operation.generates() {
             (OutputBound::Whole(0), None)
         } else if local {
-            (OutputBound::Growing { slice: SLICE, max: ask.max_output }, None)
+            (OutputBound::Growing { slice: self.slice(attempt), max: ask.max_output }, None)
         } else if ask.stream {
-            (OutputBound::Growing { slice: SLICE, max: ask.max_output }, self.affordable(ask, attempt))
+            (OutputBound::Growing { slice: self.slice(attempt), max: ask.max_output }, self.affordable(ask, attempt))
         } else {
             self.whole(ask, attempt)
         };
@@ -125,20 +151,33 @@ impl Job<'_> {
             input_tokens: counted.unwrap_or(ask.input_tokens),
             answers: ask.answers,
             output,
+            request_left: self.caller.agent.max_request.map(|most| most.saturating_sub(charged).max(Usd::ZERO)),
+            final_answer: self.request.is_tool_free(),
+            task: self.task.clone(),
         };
         (spend, limit)
+    }
+
+    /// What a stream's lease begins with and grows by: what nine of ten of the agent's answers by this model need.
+    fn slice(&self, attempt: &Attempt) -> u64 {
+        let expected = self.app.policies.expected_output(&self.caller.agent, &attempt.id);
+        expected.map_or(SLICE, |tokens| tokens.clamp(SLICES.0, SLICES.1))
     }
 
     /// The bound of a whole answer from a provider: what was asked for, else what the model can, but no more than its share of the budget.
     fn whole(&self, ask: &Ask, attempt: &Attempt) -> (OutputBound, Option<u64>) {
         let wanted = ask.max_output.unwrap_or_else(|| longest(ask, attempt));
-        let remaining = self.app.policies.remaining(self.agent);
+        let remaining = self.app.policies.remaining(self.caller);
         let price = attempt.facts.price.rates(ask.input_tokens).output.0;
         let (Some(remaining), true, None) = (remaining, price > 0, ask.max_output) else {
             return (OutputBound::Whole(wanted), None);
         };
         let share = u64::try_from(remaining.0 / SHARE).unwrap_or(0).saturating_mul(1000) / price;
-        let bound = wanted.min(share.max(SMALLEST_BOUND));
+        // Twice what nine of ten answers need: rather too much than an answer cut short.
+        let expected = self.app.policies.expected_output(&self.caller.agent, &attempt.id);
+        let smallest =
+            expected.map_or(SMALLEST_BOUND, |tokens| tokens.saturating_mul(2).clamp(SLICES.0, SMALLEST_BOUND));
+        let bound = wanted.min(share.max(smallest));
         (OutputBound::Whole(bound), (bound < wanted).then_some(bound))
     }
 
@@ -149,7 +188,7 @@ impl Job<'_> {
             return None;
         }
         let price = u128::from(attempt.facts.price.rates(ask.input_tokens).output.0);
-        let remaining = self.app.policies.remaining(self.agent)?.0.saturating_sub(attempt.cost.input.0);
+        let remaining = self.app.policies.remaining(self.caller)?.0.saturating_sub(attempt.cost.input.0);
         let pico = u128::try_from(remaining).unwrap_or(0).saturating_mul(1000);
         let tokens = u64::try_from(pico.checked_div(price)?).unwrap_or(u64::MAX).max(ask.answers.max(1));
         (tokens < ask.max_output.unwrap_or_else(|| longest(ask, attempt))).then_some(tokens)
@@ -161,11 +200,17 @@ impl Job<'_> {
             original: self.original.clone(),
             operation: self.operation,
             output_limit,
-            priority: if self.request.is_flexible() { Priority::Batch } else { self.agent.priority },
+            priority: if self.request.is_flexible() { Priority::Batch } else { self.caller.agent.priority },
             request_id: self.arrival.id.clone(),
             deadline: self.deadline,
         }
     }
+}
+
+/// Leaves the local targets.
+fn local(mut resolved: Resolved) -> Resolved {
+    resolved.targets.retain(|(id, _)| matches!(id, BackendId::Local(_)));
+    resolved
 }
 
 /// The most tokens that the model can answer with.
@@ -179,31 +224,87 @@ fn tells_more(new: FaultKind, old: FaultKind) -> bool {
     !operators(new) || operators(old)
 }
 
-/// Tries the plan's attempts in order until one answers.
+/// Finds an answer: plans who should give it, and tries them in order. Where a budget sends the request to cheaper targets and none of the
+/// plan's is, those of the agent's `degrade_to` are tried.
 ///
 /// # Errors
-/// The budget refuses, the request itself is at fault, or every attempt failed: then the last fault that is not the operator's, if any.
-pub(crate) async fn walk(job: &Job<'_>, (ask, plan): (Ask, Plan), meter: &mut Meter) -> Result<Answer, ApiError> {
-    let mut last: Option<(FaultKind, ApiError)> = None;
-    for (number, attempt) in (1u32..).zip(&plan.attempts) {
-        match one(job, number, &ask, attempt, meter).await? {
-            Ok(answer) => return Ok(answer),
-            Err(fault) => {
-                meter.failed(&fault);
-                let backend = attempt.id.to_string();
-                tracing::debug!(request_id = %job.arrival.id, %backend, error.r#type = fault.kind.name(), status = fault.status, "attempt failed");
-                let kind = fault.kind;
-                if !kind.is_retryable() {
-                    return Err(ApiError::Provider { backend, fault });
+/// The budget refuses, the request itself is at fault, or every attempt failed.
+pub(crate) async fn answer(job: &Job<'_>, resolved: Resolved, meter: &mut Meter) -> Result<Answer, ApiError> {
+    let mut walk = Walk::default();
+    let (ask, plan) = job.plan(job.permitted(resolved)?)?;
+    let refused = match walk.through(job, &ask, &plan, meter).await {
+        Err(ApiError::Denied(denied @ Denied::Budget(_), status)) if walk.dearest.is_some() => {
+            ApiError::Denied(denied, status)
+        }
+        other => return other,
+    };
+    let Some((ask, plan)) = job.last_resort().and_then(|resolved| job.plan(resolved).ok()) else { return Err(refused) };
+    walk.through(job, &ask, &plan, meter).await.map_err(|_| refused)
+}
+
+/// The attempts of one request so far.
+#[derive(Default)]
+struct Walk {
+    number: u32,
+    tried: Vec<BackendId>,
+    /// A budget refused a target that would have cost so much and wants a cheaper one.
+    dearest: Option<Usd>,
+    refused: Option<ApiError>,
+    /// What the caller should hear if nothing else: the last fault that is not the operator's, if any.
+    fault: Option<(FaultKind, ApiError)>,
+}
+
+impl Walk {
+    /// Tries the plan's attempts in order until one answers.
+    async fn through(&mut self, job: &Job<'_>, ask: &Ask, plan: &Plan, meter: &mut Meter) -> Result<Answer, ApiError> {
+        for attempt in &plan.attempts {
+            let too_dear = self.dearest.is_some_and(|dearest| attempt.cost.expected >= dearest);
+            if too_dear || self.tried.contains(&attempt.id) {
+                continue;
+            }
+            self.tried.push(attempt.id.clone());
+            self.number += 1;
+            match one(job, self.number, ask, attempt, meter).await {
+                Ok(Ok(mut answer)) => {
+                    answer.degraded = self.dearest.map(|_| "budget");
+                    return Ok(answer);
                 }
-                if last.as_ref().is_none_or(|(old, _)| tells_more(kind, *old)) {
-                    last = Some((kind, ApiError::Provider { backend, fault }));
+                Ok(Err(fault)) => self.failed(job, attempt, fault, meter)?,
+                Err(ApiError::Denied(Denied::Budget(blocked), status)) if blocked.on_limit == OnLimit::Degrade => {
+                    let what = What::Degraded { from: attempt.id.clone(), reason: blocked.to_string().into() };
+                    job.app.policies.tell(job.caller, what);
+                    self.dearest = Some(attempt.cost.expected);
+                    self.refused.get_or_insert(ApiError::Denied(Denied::Budget(blocked), status));
                 }
+                Err(refused) => return Err(self.refused.take().unwrap_or(refused)),
             }
         }
+        let fault = self.fault.take().map(|(_, error)| error);
+        // A plan without a refusal has an attempt.
+        Err(self.refused.take().or(fault).unwrap_or_else(|| ApiError::NotReady("the plan is empty".into())))
     }
-    // A plan without a refusal has an attempt.
-    Err(last.map_or_else(|| ApiError::NotReady("the plan is empty".into()), |(_, error)| error))
+
+    /// Notes a fault that another attempt may get around, and returns any other.
+    fn failed(
+        &mut self,
+        job: &Job<'_>,
+        attempt: &Attempt,
+        fault: ProviderFault,
+        meter: &mut Meter,
+    ) -> Result<(), ApiError> {
+        meter.failed(&fault);
+        let backend = attempt.id.to_string();
+        tracing::debug!(request_id = %job.arrival.id, %backend, error.r#type = fault.kind.name(), status = fault.status, "attempt failed");
+        let kind = fault.kind;
+        let error = ApiError::Provider { backend, fault };
+        if !kind.is_retryable() {
+            return Err(error);
+        }
+        if self.fault.as_ref().is_none_or(|(old, _)| tells_more(kind, *old)) {
+            self.fault = Some((kind, error));
+        }
+        Ok(())
+    }
 }
 
 async fn one(
@@ -213,11 +314,11 @@ async fn one(
     attempt: &Attempt,
     meter: &mut Meter,
 ) -> Result<Result<Answer, ProviderFault>, ApiError> {
-    let (spend, share) = job.spend(number, ask, attempt);
+    let (spend, share) = job.spend(number, ask, attempt, meter.cost(true));
     let input_tokens = spend.input_tokens;
     let seen = matches!(spend.output, OutputBound::Growing { .. });
     let status = BudgetStatus(job.config.server.budget_status);
-    let lease = job.app.policies.admit(job.agent, spend).await.map_err(|denied| ApiError::Denied(denied, status))?;
+    let lease = job.app.policies.admit(job.caller, spend).await.map_err(|denied| ApiError::Denied(denied, status))?;
     let limit = [lease.output_limit(), share].into_iter().flatten().min();
     let backend: Arc<str> = attempt.id.to_string().into();
     let started = Instant::now();
@@ -236,6 +337,7 @@ async fn one(
         reply,
         backend,
         why: attempt.why.to_string(),
+        degraded: None,
         id: job.arrival.id.clone(),
         created: u64::try_from(job.app.clock.now().as_second()).unwrap_or(0),
     }))

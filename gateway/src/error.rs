@@ -6,10 +6,10 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use std::time::Duration;
 use tollkeeper_config::UnknownModel;
-use tollkeeper_policies::{Denied, RateDenied};
+use tollkeeper_policies::{Denied, RateDenied, RunError, Stop};
 use tollkeeper_protocol::DecodeError;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
-use tollkeeper_protocol::openai::ErrorBody;
+use tollkeeper_protocol::openai::{ErrorBody, Stopped};
 
 /// What the official clients look at before anything else when they decide whether to retry.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -41,6 +41,14 @@ pub(crate) enum ApiError {
     Shed { limit: usize, after: Duration },
     #[error("{}", denied(.0))]
     Denied(Denied, BudgetStatus),
+    #[error("only local models may answer this, and none of those it names can; name one of `local/*`")]
+    LocalOnly,
+    #[error("{0}")]
+    Run(RunError),
+    #[error("a run cannot raise its own limits; its agent, the run above it or the operator can")]
+    OwnRun,
+    #[error("too many runs are watched; close some of the streams, or ask for the state")]
+    TooManyWatchers,
     #[error("{0}")]
     RateLimited(RateDenied),
     #[error("{1}")]
@@ -84,6 +92,11 @@ const fn shape(status: StatusCode, kind: &'static str, code: Option<&'static str
     Shape { status, kind, code, retry }
 }
 
+/// The operator, or who made the run, has to act first.
+const fn forbidden(code: &'static str) -> Shape {
+    shape(StatusCode::FORBIDDEN, INVALID, Some(code), Some(false))
+}
+
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
@@ -104,7 +117,20 @@ impl ApiError {
                 shape(StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed"), None)
             }
             Self::Shed { .. } => shape(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Some("overloaded"), None),
-            Self::Denied(Denied::Budget { .. }, status) => {
+            Self::Denied(Denied::Stopped { stop, .. }, _) => match stop {
+                Stop::Velocity { until: Some(_) } => {
+                    shape(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some("spend_velocity_exceeded"), None)
+                }
+                Stop::Velocity { until: None } => forbidden("spend_velocity_exceeded"),
+                Stop::Paused { .. } => forbidden("paused"),
+                Stop::Cancelled => forbidden("run_cancelled"),
+                Stop::Over => forbidden("run_over"),
+            },
+            Self::LocalOnly => forbidden("local_only"),
+            Self::OwnRun => forbidden("own_run"),
+            Self::Run(error) => run_shape(error),
+            Self::TooManyWatchers => fault_shape(FaultKind::Overloaded),
+            Self::Denied(Denied::Budget(_) | Denied::Request { .. }, status) => {
                 let status = StatusCode::from_u16(status.0).unwrap_or(StatusCode::PAYMENT_REQUIRED);
                 shape(status, "budget_exceeded", Some("budget_exceeded"), Some(false))
             }
@@ -119,6 +145,16 @@ impl ApiError {
             Self::NoBackend(kind, _) => fault_shape(*kind),
             Self::Provider { fault, .. } => fault_shape(fault.kind),
         }
+    }
+
+    /// A refusal to spend, where no status will be needed.
+    pub(crate) fn denied(denied: Denied) -> Self {
+        Self::Denied(denied, BudgetStatus::default())
+    }
+
+    /// What an answer says that ended because of this.
+    pub(crate) fn stopped(&self) -> Stopped {
+        Stopped { code: self.shape().code.unwrap_or("error").to_owned(), message: self.to_string() }
     }
 
     /// The name in metrics and logs.
@@ -136,6 +172,10 @@ impl ApiError {
     /// How long the client should wait, when that is known.
     fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::Denied(Denied::Stopped { stop: Stop::Velocity { until: Some(until) }, .. }, _) => {
+                // Until then by the system's clock, which the client waits by as well.
+                Some(Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default())
+            }
             Self::Shed { after, .. } => Some(*after),
             Self::RateLimited(denied) => Some(denied.retry_after()),
             Self::Denied(Denied::StoreDown { .. }, _) | Self::NotReady(_) => Some(Duration::from_secs(1)),
@@ -196,6 +236,29 @@ impl ApiError {
     }
 }
 
+fn run_shape(error: &RunError) -> Shape {
+    match error {
+        RunError::NoAgent(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("agent_not_found"), None),
+        RunError::NoRun(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("run_not_found"), None),
+        RunError::Ended(_) => shape(StatusCode::CONFLICT, INVALID, Some("run_ended"), Some(false)),
+        RunError::Unaffordable { .. } => {
+            shape(StatusCode::PAYMENT_REQUIRED, "budget_exceeded", Some("budget_exceeded"), Some(false))
+        }
+        RunError::TooDeep => shape(StatusCode::BAD_REQUEST, INVALID, Some("run_too_deep"), None),
+        RunError::TooMany(_) => shape(StatusCode::TOO_MANY_REQUESTS, INVALID, Some("too_many_runs"), Some(false)),
+        RunError::Denied(denied) => ApiError::denied(denied.clone()).shape(),
+    }
+}
+
+impl From<RunError> for ApiError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Denied(denied) => Self::denied(denied),
+            error => Self::Run(error),
+        }
+    }
+}
+
 /// A fault of a backend as the caller sees it. A refused key is the operator's matter: the caller's own key is fine, so it must not read 401.
 fn fault_shape(kind: FaultKind) -> Shape {
     match kind {
@@ -221,28 +284,32 @@ fn fault_shape(kind: FaultKind) -> Shape {
 /// A refusal to spend in words for the caller, who should not learn the paths of the ledger.
 fn denied(denied: &Denied) -> String {
     match denied {
-        Denied::Budget { .. } => denied.to_string(),
         Denied::StoreDown { .. } => {
             "the gateway's ledger cannot record spending now, so nothing may be spent; its operator must act; try again later".to_owned()
         }
+        _ => denied.to_string(),
     }
 }
 
 /// The `budget` object of a refusal: exact decimals, so that nobody's float rounds them.
 fn budget(denied: &Denied) -> Option<serde_json::Value> {
-    let Denied::Budget { scope, id, window, limit, spent, reserved, estimate, resets_at } = denied else {
-        return None;
-    };
-    Some(serde_json::json!({
-        "scope": scope.name(),
-        "id": **id,
-        "window": tollkeeper_policies::window_name(*window),
-        "limit_usd": limit.to_string(),
-        "spent_usd": spent.to_string(),
-        "reserved_usd": reserved.to_string(),
-        "estimate_usd": estimate.to_string(),
-        "resets_at": resets_at.map(|at| at.to_string()),
-    }))
+    let Denied::Budget(blocked) = denied else { return None };
+    let measure = blocked.limit.measure();
+    let mut body = serde_json::Map::new();
+    body.insert("scope".into(), blocked.owner.scope.name().into());
+    body.insert("id".into(), (*blocked.owner.id).into());
+    body.insert("window".into(), blocked.window.to_string().into());
+    let amounts = [
+        ("limit", blocked.limit.units()),
+        ("spent", blocked.spent),
+        ("reserved", blocked.reserved),
+        ("estimate", blocked.estimate),
+    ];
+    for (name, units) in amounts {
+        body.insert(format!("{name}_{measure}"), blocked.shown(units).into());
+    }
+    body.insert("resets_at".into(), blocked.resets_at.map(|at| at.to_string()).into());
+    Some(body.into())
 }
 
 /// A response with a JSON body.
@@ -256,6 +323,11 @@ fn json(status: StatusCode, body: Bytes) -> Response<Body> {
 /// An order was taken and will be carried out.
 pub(crate) fn accepted_json(body: impl Into<Bytes>) -> Response<Body> {
     json(StatusCode::ACCEPTED, body.into())
+}
+
+/// Something was made.
+pub(crate) fn created_json(body: impl Into<Bytes>) -> Response<Body> {
+    json(StatusCode::CREATED, body.into())
 }
 
 /// A good answer in JSON.

@@ -6,14 +6,14 @@ use crate::dispatch::{self, Job};
 use crate::error::ApiError;
 use crate::meter::Meter;
 use crate::stack::Arrival;
-use crate::{auth, limits, relay, request_body, unary};
+use crate::{auth, cut, limits, relay, request_body, unary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tollkeeper_config::Usd;
-use tollkeeper_policies::Agent;
+use tollkeeper_policies::Caller;
 use tollkeeper_protocol::{DecodeError, Operation, Request, openai};
 
 /// Longer names of models are refused: they go into the ledger.
@@ -22,8 +22,14 @@ const LONGEST_MODEL: usize = 256;
 /// Larger bodies are decoded off the threads that serve everybody else.
 const LARGE_BODY: usize = 256 << 10;
 
+/// The client's own name for what it works on, for the ledger.
+const TASK: HeaderName = HeaderName::from_static("x-tollkeeper-task");
+/// Longer ones are left out.
+const LONGEST_TASK: usize = 128;
+
 const BACKEND: HeaderName = HeaderName::from_static("x-tollkeeper-backend");
 const WHY: HeaderName = HeaderName::from_static("x-tollkeeper-why");
+const DEGRADED: HeaderName = HeaderName::from_static("x-tollkeeper-degraded");
 const COST: HeaderName = HeaderName::from_static("x-tollkeeper-cost-usd");
 const REMAINING: HeaderName = HeaderName::from_static("x-tollkeeper-budget-remaining-usd");
 
@@ -44,7 +50,9 @@ pub(crate) async fn serve(
         app.metrics.refused(agent, outcome);
         tracing::info!(request_id = id, operation, agent, outcome, "refused");
     };
-    let agent = auth::agent(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
+    let caller = auth::caller(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
+    let agent = caller.agent.clone();
+    let task = task(request.headers());
     let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after });
     let place = match place {
         Ok(place) => place,
@@ -56,9 +64,10 @@ pub(crate) async fn serve(
         }
     };
     let deadline = arrival.at + config.server.request_timeout;
+    let mut cut = cut::cut(app, &caller);
     let mut meter = Meter::new(app, operation, agent.clone(), &arrival, place);
 
-    let answered = timeout_at(deadline, async {
+    let answering = timeout_at(deadline, async {
         let body = request_body::read(request.into_body(), &config.server).await?;
         meter.waited(arrival.at.elapsed());
         let request = decode(operation, &body).await?;
@@ -77,49 +86,71 @@ pub(crate) async fn serve(
         meter.waited(asked.elapsed());
         meter.let_in(let_in?);
         let (request, original) = (Arc::new(request), body);
-        let job =
-            Job { app, config: &config, agent: &agent, operation, arrival: &arrival, deadline, request, original };
-        let plan = job.plan(resolved)?;
-        let answer = dispatch::walk(&job, plan, &mut meter).await?;
+        let job = Job {
+            app,
+            config: &config,
+            caller: &caller,
+            task,
+            operation,
+            arrival: &arrival,
+            deadline,
+            request,
+            original,
+        };
+        let answer = dispatch::answer(&job, resolved, &mut meter).await?;
         meter.answered();
         Ok((job.request, answer))
     });
-    let outcome = answered.await.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout)));
+    let too_slow = || ApiError::TooSlow(config.server.request_timeout);
+    let outcome = tokio::select! {
+        answered = answering => answered.unwrap_or_else(|_| Err(too_slow())),
+        denied = &mut cut => Err(ApiError::denied(denied)),
+    };
     let (request, answer) = match outcome {
         Ok(answered) => answered,
-        Err(error) => return Ok(refuse(app, &agent, error, meter)),
+        Err(error) => return Ok(refuse(app, &caller, error, meter)),
     };
 
-    let (backend, why) = (answer.backend.clone(), answer.why.clone());
-    let head = Head { backend: &backend, why: &why, cost: None, remaining: app.policies.remaining(&agent) };
+    let (backend, why, degraded) = (answer.backend.clone(), answer.why.clone(), answer.degraded);
+    let head = Head { backend: &backend, why: &why, degraded, cost: None, remaining: app.policies.remaining(&caller) };
     if request.stream() {
         let alias = meter.alias().clone();
-        let mut response = relay::respond(answer, &request, meter, deadline);
+        let mut response = relay::respond(answer, &request, meter, (deadline, cut));
         head.write(response.headers_mut());
         limits::show(app, &agent, &alias, response.headers_mut());
         return Ok(response);
     }
-    let whole = timeout_at(deadline, unary::respond(answer, &request, &mut meter)).await;
-    match whole.unwrap_or(Err(ApiError::TooSlow(config.server.request_timeout))) {
+    let whole = tokio::select! {
+        whole = timeout_at(deadline, unary::respond(answer, &request, &mut meter)) => whole.unwrap_or_else(|_| Err(too_slow())),
+        denied = &mut cut => Err(ApiError::denied(denied)),
+    };
+    match whole {
         Ok((mut response, charge)) => {
             let (cost, remaining) = charge.map_or((None, None), |charge| (Some(charge.cost), charge.remaining));
             Head { cost, remaining, ..head }.write(response.headers_mut());
             limits::show(app, &agent, meter.alias(), response.headers_mut());
             Ok(response)
         }
-        Err(error) => Ok(refuse(app, &agent, error, meter)),
+        Err(error) => Ok(refuse(app, &caller, error, meter)),
     }
 }
 
 /// The error, with what its failed attempts cost.
-fn refuse(app: &App, agent: &Agent, error: ApiError, mut meter: Meter) -> Response<Body> {
+fn refuse(app: &App, caller: &Caller, error: ApiError, mut meter: Meter) -> Response<Body> {
     let why = error.outcome();
     meter.refused(why);
     let mut response = error.into_response();
     let (backend, cost) = (meter.backend(), Some(meter.cost(true)));
-    Head { backend, why, cost, remaining: app.policies.remaining(agent) }.write(response.headers_mut());
-    limits::show(app, agent, meter.alias(), response.headers_mut());
+    Head { backend, why, degraded: None, cost, remaining: app.policies.remaining(caller) }
+        .write(response.headers_mut());
+    limits::show(app, &caller.agent, meter.alias(), response.headers_mut());
     response
+}
+
+/// The client's own name for what it works on, if it is fit for the ledger.
+fn task(head: &HeaderMap) -> Option<Arc<str>> {
+    let task = head.get(TASK)?.to_str().ok()?.trim();
+    (1..=LONGEST_TASK).contains(&task.len()).then(|| task.into())
 }
 
 async fn decode(operation: Operation, body: &Bytes) -> Result<Request, ApiError> {
@@ -136,6 +167,8 @@ struct Head<'a> {
     /// Who answered, or was asked last; empty when nobody was.
     backend: &'a str,
     why: &'a str,
+    /// Why a cheaper target answered than would have, if one did.
+    degraded: Option<&'static str>,
     /// Unknown while a stream has not ended.
     cost: Option<Usd>,
     /// None without a budget.
@@ -153,6 +186,9 @@ impl Head<'_> {
             set(BACKEND, self.backend);
         }
         set(WHY, self.why);
+        if let Some(degraded) = self.degraded {
+            set(DEGRADED, degraded);
+        }
         if let Some(cost) = self.cost {
             set(COST, &cost.to_string());
         }

@@ -18,9 +18,9 @@ use servers::Servers;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tollkeeper_config::{BackendId, Config, Usd};
+use tollkeeper_config::{BackendId, Config, Limit, Usd};
 use tollkeeper_inference::{BackendHealth, BackendState};
-use tollkeeper_policies::{Agent, Recovered, window_name};
+use tollkeeper_policies::Recovered;
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::usage::Usage;
 
@@ -176,7 +176,7 @@ impl Metrics {
         let gen_ai = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"];
         let gen_ai_error = [gen_ai[0], gen_ai[1], gen_ai[2], "error_type"];
         let gen_ai_type = [gen_ai[0], gen_ai[1], "gen_ai_token_type", gen_ai[2]];
-        let budget = ["agent", "window"];
+        let budget = ["scope", "owner", "window", "measure"];
         let build = make.gauges("tollkeeper_build_info", "Which build this is.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         Self {
@@ -218,9 +218,13 @@ impl Metrics {
                 Opts::new("tollkeeper_cost_usd_total", "What was charged since the process started."),
                 &["agent", "backend"],
             )),
-            budget_limit: make.gauges("tollkeeper_budget_limit_usd", "The cap of a budget.", &budget),
-            budget_spent: make.gauges("tollkeeper_budget_spent_usd", "Settled in the current window.", &budget),
-            budget_remaining: make.gauges("tollkeeper_budget_remaining_usd", "What may still be leased.", &budget),
+            budget_limit: make.gauges(
+                "tollkeeper_budget_limit",
+                "The cap of a budget, in USD, tokens or requests.",
+                &budget,
+            ),
+            budget_spent: make.gauges("tollkeeper_budget_spent", "Settled in the current window.", &budget),
+            budget_remaining: make.gauges("tollkeeper_budget_remaining", "What may still be leased.", &budget),
             budget_reset: make.gauges(
                 "tollkeeper_budget_reset_timestamp_seconds",
                 "When the window ends, Unix time.",
@@ -398,9 +402,7 @@ impl Metrics {
         for gauge in [&self.budget_limit, &self.budget_spent, &self.budget_remaining, &self.budget_reset] {
             gauge.reset();
         }
-        for agent in config.agents.values().filter_map(|agent| app.policies.authenticate(agent.key.expose())) {
-            self.read_budgets(app, &agent);
-        }
+        self.read_budgets(app);
         let backends = [&self.backend_state, &self.queue_depth, &self.queue_tokens, &self.slots_busy, &self.slots];
         for gauge in backends.into_iter().chain([&self.vllm_waiting, &self.vllm_running, &self.vllm_kv]) {
             gauge.reset();
@@ -419,12 +421,15 @@ impl Metrics {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds far below 2^52")]
-    fn read_budgets(&self, app: &App, agent: &Agent) {
-        for view in app.policies.budgets(agent) {
-            let labels = [&*agent.name, window_name(view.window)];
-            self.budget_limit.with_label_values(&labels).set(usd(view.limit));
-            self.budget_spent.with_label_values(&labels).set(usd(view.spent));
-            self.budget_remaining.with_label_values(&labels).set(usd(view.remaining));
+    fn read_budgets(&self, app: &App) {
+        for view in app.policies.all_budgets() {
+            let (rule, window) = (&view.rule, view.rule.window.to_string());
+            let scale = if matches!(rule.limit, Limit::Usd(_)) { NANO } else { 1.0 };
+            let labels = [rule.owner.scope.name(), &*rule.owner.id, &*window, rule.limit.measure()];
+            let units = |units: i128| units as f64 / scale;
+            self.budget_limit.with_label_values(&labels).set(units(rule.limit.units()));
+            self.budget_spent.with_label_values(&labels).set(units(view.spent));
+            self.budget_remaining.with_label_values(&labels).set(units(view.remaining));
             if let Some(at) = view.resets_at {
                 self.budget_reset.with_label_values(&labels).set(at.as_second() as f64);
             }

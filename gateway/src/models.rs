@@ -13,7 +13,7 @@ use tollkeeper_policies::Agent;
 /// All that this agent may name: aliases, local models, and the known models of usable providers. Where a provider has one price for all its
 /// models, those are known that its server says it has.
 pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let agent = auth::agent(app, head)?;
+    let agent = auth::caller(app, head)?.agent;
     let config = app.config.load();
     let servers = app.fleet.servers();
     let data: Vec<Value> = names(&config, &servers, &agent).into_iter().map(|(id, owner)| entry(&id, &owner)).collect();
@@ -22,7 +22,7 @@ pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiErr
 
 /// One of them.
 pub(crate) fn one(app: &App, head: &HeaderMap, id: &str) -> Result<Response<Body>, ApiError> {
-    let agent = auth::agent(app, head)?;
+    let agent = auth::caller(app, head)?.agent;
     let config = app.config.load();
     let resolved = config.resolve(id).map_err(ApiError::UnknownModel)?;
     if !agent.may_use(id) {

@@ -1,8 +1,9 @@
 //! A streamed answer on its way to the client: translated or passed through, metered piece by piece, settled at its end.
 
 use crate::body::Body;
+use crate::cut::Cut;
 use crate::dispatch::Answer;
-use crate::error::{ApiError, BudgetStatus};
+use crate::error::ApiError;
 use crate::meter::Meter;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -16,7 +17,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tollkeeper_inference::{EventStream, Frame, FrameStream, ReplyBody};
 use tollkeeper_policies::{Denied, Outcome};
 use tollkeeper_protocol::Request;
-use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::openai::{self, AnswerMeta, Extension, StreamEncoder};
@@ -35,6 +35,7 @@ pub(crate) struct Relay {
     /// Choices that have not ended, by index.
     open: Vec<u32>,
     deadline: Pin<Box<Sleep>>,
+    cut: Cut,
 }
 
 enum Source {
@@ -49,7 +50,12 @@ enum Source {
 }
 
 /// The response that carries a stream.
-pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, deadline: Instant) -> Response<Body> {
+pub(crate) fn respond(
+    answer: Answer,
+    request: &Request,
+    meter: Meter,
+    (deadline, cut): (Instant, Cut),
+) -> Response<Body> {
     let meta = AnswerMeta { id: answer.id.to_string(), created: answer.created, model: answer.reply.model };
     let include_usage = request.include_usage();
     let source = match answer.reply.body {
@@ -69,6 +75,7 @@ pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, deadline:
         include_usage,
         open: (0..u32::try_from(request.answers()).unwrap_or(1)).collect(),
         deadline: Box::pin(sleep_until(deadline)),
+        cut,
     };
     let mut response = Response::new(Body::Relay(Box::new(relay)));
     let headers = response.headers_mut();
@@ -82,9 +89,11 @@ impl Relay {
     /// The next bytes for the client.
     pub(crate) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let late =
-                !matches!(self.source, Source::Ended | Source::Spent(_)) && self.deadline.as_mut().poll(cx).is_ready();
-            if late {
+            let running = !matches!(self.source, Source::Ended | Source::Spent(_));
+            if running && let Poll::Ready(denied) = self.cut.as_mut().poll(cx) {
+                return Poll::Ready(Some(self.stop(denied)));
+            }
+            if running && self.deadline.as_mut().poll(cx).is_ready() {
                 let fault =
                     ProviderFault::new(FaultKind::Timeout, "the stream took longer than `server.request_timeout`");
                 return Poll::Ready(Some(self.broken(fault)));
@@ -164,22 +173,23 @@ impl Relay {
         Some(out.freeze())
     }
 
-    /// No further token may be spent. Where the budget affords none: a well-formed end, as at a token limit. Where the ledger cannot record it:
-    /// an error.
+    /// No further token may be spent. Where the budget affords none, or the run has ended: a well-formed end, as at a token limit, that says
+    /// why. Where the ledger cannot record it: an error.
     fn stop(&mut self, denied: Denied) -> Bytes {
         let mut out = BytesMut::new();
         if matches!(denied, Denied::StoreDown { .. }) {
             self.meter.close(Outcome::Fault(FaultKind::Unavailable));
             self.source = Source::Ended;
-            self.encoder.error(&ApiError::Denied(denied, BudgetStatus::default()).body(), &mut out);
+            self.encoder.error(&ApiError::denied(denied).body(), &mut out);
             return out.freeze();
         }
+        let outcome = if matches!(denied, Denied::Stopped { .. }) { Outcome::Stopped } else { Outcome::BudgetStop };
+        let extension = Extension { stopped: Some(ApiError::denied(denied).stopped()), ..self.extension(false) };
         for choice in std::mem::take(&mut self.open) {
-            self.encoder.encode(&ChatEvent::Finish { choice, reason: FinishReason::Length }, &mut out);
+            self.encoder.stop(choice, &extension, &mut out);
         }
         self.encoder.encode(&ChatEvent::Usage(self.meter.usage(false).0), &mut out);
-        let extension = self.extension(false);
-        self.meter.close(Outcome::BudgetStop);
+        self.meter.close(outcome);
         self.encoder.finish(Some(&extension), &mut out);
         self.source = Source::Ended;
         out.freeze()
@@ -218,6 +228,6 @@ impl Relay {
 
     /// What the request costs; `whole` when its usage is final.
     fn extension(&self, whole: bool) -> Extension {
-        Extension { cost_usd: self.meter.cost(whole).to_string(), backend: self.backend.to_string() }
+        Extension { cost_usd: self.meter.cost(whole).to_string(), backend: self.backend.to_string(), stopped: None }
     }
 }

@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::body::Body;
 use crate::error::ApiError;
 use crate::stack::Arrival;
-use crate::{admin, auth, health, infer, models};
+use crate::{admin, auth, health, infer, models, runs};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -24,6 +24,10 @@ enum Route<'a> {
     Metrics,
     LocalModels,
     LocalModel(Cow<'a, str>, LocalAction),
+    Runs,
+    Run(&'a str),
+    RunEvents(&'a str),
+    RunAction(&'a str, runs::Action),
 }
 
 impl Route<'_> {
@@ -39,6 +43,8 @@ impl Route<'_> {
             "/health/ready" => Route::Ready,
             "/metrics" => Route::Metrics,
             "/admin/v1/models" => Route::LocalModels,
+            "/v1/runs" => Route::Runs,
+            _ if path.starts_with("/v1/runs/") => return Self::run(&path["/v1/runs/".len()..]),
             // Aliases hold slashes; clients send them as they are or as %2F.
             _ => match path.strip_prefix("/v1/models/") {
                 Some("") => return None,
@@ -52,9 +58,24 @@ impl Route<'_> {
         })
     }
 
+    fn run(path: &str) -> Option<Route<'_>> {
+        match path.split_once('/') {
+            None => (!path.is_empty()).then_some(Route::Run(path)),
+            Some((id, "events")) => Some(Route::RunEvents(id)),
+            Some((id, action)) => {
+                let (_, action) = runs::ACTIONS.into_iter().find(|(known, _)| *known == action)?;
+                Some(Route::RunAction(id, action))
+            }
+        }
+    }
+
     /// The methods it knows, as the `Allow` header says them.
     fn allow(&self) -> &'static str {
-        if matches!(self, Self::Infer(_) | Self::LocalModel(..)) { "POST" } else { "GET, HEAD" }
+        match self {
+            Self::Infer(_) | Self::LocalModel(..) | Self::RunAction(..) => "POST",
+            Self::Runs => "GET, HEAD, POST",
+            _ => "GET, HEAD",
+        }
     }
 }
 
@@ -69,11 +90,7 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>, ApiError> {
     let path = request.uri().path();
     let route = Route::of(path).ok_or_else(|| ApiError::NotFound(shown(path)))?;
-    let fits = match route.allow() {
-        "POST" => request.method() == Method::POST,
-        _ => matches!(*request.method(), Method::GET | Method::HEAD),
-    };
-    if !fits {
+    if !route.allow().split(", ").any(|method| method == request.method().as_str()) {
         return Err(ApiError::MethodNotAllowed { path: shown(path), allow: route.allow() });
     }
     match route {
@@ -84,6 +101,14 @@ pub(crate) async fn serve(
         Route::Ready => health::ready(app),
         Route::Metrics => metrics(app, &request),
         Route::LocalModels => admin::models(app, request.headers()),
+        Route::Runs if request.method() == Method::POST => runs::create(app, request).await,
+        Route::Runs => runs::list(app, request.headers()),
+        Route::Run(id) => runs::one(app, request.headers(), id),
+        Route::RunEvents(id) => runs::watch(app, request.headers(), id),
+        Route::RunAction(id, action) => {
+            let id = id.to_owned();
+            runs::act(app, request, &id, action).await
+        }
         Route::LocalModel(name, action) => admin::act(app, request.headers(), &name, action),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::body::Body;
 use crate::dispatch::Answer;
-use crate::error::{ApiError, BudgetStatus, ok_json};
+use crate::error::{ApiError, ok_json};
 use crate::meter::Meter;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,7 +13,7 @@ use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::{ChatResponse, FinishReason};
 use tollkeeper_protocol::event::Folder;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
-use tollkeeper_protocol::openai::{self, AnswerMeta};
+use tollkeeper_protocol::openai::{self, AnswerMeta, Extension};
 
 /// Waits for the whole answer, charges it, and makes a response of it. A provider's bytes stay as they are.
 ///
@@ -49,19 +49,25 @@ pub(crate) async fn respond(
         }
         ReplyBody::Events(events) => {
             let folded = fold(events, request, meter).await;
-            let (answer, outcome) = folded.map_err(|broken| match broken {
+            let (answer, stopped) = folded.map_err(|broken| match broken {
                 Broken::Backend(fault) => {
                     meter.close(Outcome::Fault(fault.kind));
                     ApiError::Provider { backend: backend.to_string(), fault }
                 }
                 Broken::Ledger(denied) => {
                     meter.close(Outcome::Fault(FaultKind::Unavailable));
-                    ApiError::Denied(denied, BudgetStatus::default())
+                    ApiError::denied(denied)
                 }
             })?;
+            let outcome = if stopped.is_some() { Outcome::BudgetStop } else { Outcome::Done };
+            let extension = stopped.map(|denied| Extension {
+                cost_usd: meter.cost(false).to_string(),
+                backend: backend.to_string(),
+                stopped: Some(ApiError::denied(denied).stopped()),
+            });
             match request {
-                Request::Completion(_) => (openai::encode_completion(&meta, &answer, None), outcome),
-                _ => (openai::encode_chat(&meta, &answer, None), outcome),
+                Request::Completion(_) => (openai::encode_completion(&meta, &answer, extension.as_ref()), outcome),
+                _ => (openai::encode_chat(&meta, &answer, extension.as_ref()), outcome),
             }
         }
         ReplyBody::Frames(_) => return Err(unfit(&backend, meter)),
@@ -76,35 +82,35 @@ enum Broken {
     Ledger(Denied),
 }
 
-/// Gathers a local answer. When the budget is exhausted it ends there, as at a token limit.
+/// Gathers a local answer. When the budget is exhausted it ends there, as at a token limit, and the refusal is returned with it.
 async fn fold(
     mut events: EventStream,
     request: &Request,
     meter: &mut Meter,
-) -> Result<(ChatResponse, Outcome), Broken> {
+) -> Result<(ChatResponse, Option<Denied>), Broken> {
     let mut folder = Folder::default();
-    let mut outcome = Outcome::Done;
+    let mut stopped = None;
     while let Some(event) = events.next().await {
         let event = event.map_err(Broken::Backend)?;
         match meter.event(&event) {
             Ok(()) => {}
-            Err(Denied::Budget { .. }) => {
-                outcome = Outcome::BudgetStop;
+            Err(down @ Denied::StoreDown { .. }) => return Err(Broken::Ledger(down)),
+            Err(denied) => {
+                stopped = Some(denied);
                 break;
             }
-            Err(down) => return Err(Broken::Ledger(down)),
         }
         folder.push(event);
     }
     let mut answer = folder.finish();
-    if outcome == Outcome::BudgetStop {
+    if stopped.is_some() {
         answer.choices.resize_with(usize::try_from(request.answers()).unwrap_or(1), Default::default);
         for choice in &mut answer.choices {
             choice.finish.get_or_insert(FinishReason::Length);
         }
         answer.usage = Some(meter.usage(false).0);
     }
-    Ok((answer, outcome))
+    Ok((answer, stopped))
 }
 
 /// The backend answered another question than was asked; nothing of it can be sent on.

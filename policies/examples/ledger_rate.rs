@@ -9,10 +9,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, Durability, PicoUsd, Price, PriceSource, Priority, RateLimits, Rates,
-    Secret, Usd, Window,
-};
+use tollkeeper_config::{BackendId, Config, Durability, PicoUsd, Price, PriceSource, Rates};
 use tollkeeper_policies::{Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::usage::Usage;
@@ -136,21 +133,20 @@ fn spend() -> Spend {
         answers: 1,
         input_tokens: 1000,
         output: OutputBound::Whole(256),
+        request_left: None,
+        final_answer: false,
+        task: None,
     }
 }
 
 fn config(ledger: &Path, durability: Durability) -> Result<Config, Box<dyn Error>> {
-    let mut config = tollkeeper_config::parse("", Path::new("bench.toml"), &|_| None)?;
-    let budget = |window| BudgetConfig { window, limit: Usd(i64::MAX / 2) };
-    let agent = AgentConfig {
-        name: "bench".to_owned(),
-        key: Secret::new("bench-key"),
-        models: vec!["*".to_owned()],
-        priority: Priority::Interactive,
-        rates: RateLimits::default(),
-        budgets: vec![budget(Window::Day), budget(Window::Total)],
-    };
-    config.agents.insert(agent.name.clone(), Arc::new(agent));
+    let text = r#"
+        [[agents]]
+        name = "bench"
+        key = "bench-key"
+        budgets = [{ window = "day", limit_usd = "1000000" }, { window = "total", limit_usd = "1000000" }]
+    "#;
+    let mut config = tollkeeper_config::parse(text, Path::new("bench.toml"), &|_| None)?;
     config.store.path = ledger.to_owned();
     config.store.durability = durability;
     Ok(config)

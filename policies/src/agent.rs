@@ -1,10 +1,13 @@
 //! Who is asking: keys to agents, and which models each may name.
 
+use crate::accounts::Cover;
+use crate::lease::Payer;
+use crate::run::Run;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use tollkeeper_config::{AgentConfig, Priority};
+use tollkeeper_config::{AgentConfig, Owner, Priority, Usd};
 
 /// An agent as configured when it was looked up. Its limits are not in here: they hold at once when the configuration
 /// changes.
@@ -14,16 +17,60 @@ pub struct Agent {
     pub name: Arc<str>,
     /// How urgent its requests are unless they say otherwise.
     pub priority: Priority,
+    /// The team it belongs to.
+    pub team: Option<Arc<str>>,
+    /// The most that one of its requests may cost.
+    pub max_request: Option<Usd>,
+    /// The alias to fall back on when it has to do with less.
+    pub degrade_to: Option<Arc<str>>,
     models: Vec<Box<str>>,
     key: KeyHash,
-    /// Its account's place in [`crate::budget::Accounts`].
-    pub(crate) account: usize,
+    /// Itself and its team, as owners of budgets and pauses.
+    pub(crate) owners: Vec<Owner>,
+    /// The accounts of itself, of its team and of everything.
+    pub(crate) covers: Vec<Cover>,
+}
+
+/// Who asks, and for what.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The agent.
+    pub agent: Arc<Agent>,
+    /// The run whose key was used.
+    pub run: Option<Arc<Run>>,
+}
+
+impl Caller {
+    /// Who pays, with the client's own name for what it works on.
+    pub(crate) fn payer(&self, task: Option<Arc<str>>) -> Payer {
+        Payer {
+            agent: self.agent.name.clone(),
+            team: self.agent.team.clone(),
+            run: self.run.as_ref().map(|run| run.id.clone()),
+            task,
+        }
+    }
+
+    /// What it counts as for pauses.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let runs = self.run.iter().flat_map(|run| run.chain()).map(|run| &run.owner);
+        runs.chain(&self.agent.owners)
+    }
 }
 
 impl Agent {
-    pub(crate) fn new(config: &AgentConfig, name: Arc<str>, account: usize) -> Self {
-        let models = config.models.iter().map(|pattern| pattern.as_str().into()).collect();
-        Self { name, priority: config.priority, models, key: KeyHash::of(config.key.expose()), account }
+    pub(crate) fn new(config: &AgentConfig, owners: Vec<Owner>, covers: Vec<Cover>) -> Self {
+        Self {
+            name: config.name.as_str().into(),
+            priority: config.priority,
+            team: config.team.as_deref().map(Into::into),
+            max_request: config.max_request,
+            degrade_to: config.degrade_to.as_deref().map(Into::into),
+            models: config.models.iter().map(|pattern| pattern.as_str().into()).collect(),
+            key: KeyHash::of(config.key.expose()),
+            owners,
+            covers,
+        }
     }
 
     /// Whether one of its patterns covers this alias or model; `*` stands for any run of characters, slashes included.
@@ -34,11 +81,28 @@ impl Agent {
 
 /// SHA-256 of a key. Keys are long random texts, so a plain hash at rest is enough.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct KeyHash([u8; 32]);
+pub(crate) struct KeyHash(pub(crate) [u8; 32]);
 
 impl KeyHash {
-    fn of(key: &str) -> Self {
+    pub(crate) fn of(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
+    }
+
+    pub(crate) fn hex(self) -> String {
+        hex(&self.0)
+    }
+
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        let digits: Option<Vec<u8>> =
+            text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+        let bytes: Vec<u8> =
+            digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+        (text.len() == 64).then(|| bytes.try_into().ok().map(Self)).flatten()
+    }
+
+    /// Compares in constant time.
+    pub(crate) fn is(self, other: Self) -> bool {
+        self.0.ct_eq(&other.0).into()
     }
 }
 
@@ -48,26 +112,38 @@ impl std::fmt::Debug for KeyHash {
     }
 }
 
-/// All agents by the hash of their key.
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All agents, by the hash of their key and by name.
 #[derive(Debug, Default)]
-pub(crate) struct Roster(HashMap<KeyHash, Arc<Agent>>);
+pub(crate) struct Roster {
+    by_key: HashMap<KeyHash, Arc<Agent>>,
+    by_name: HashMap<Arc<str>, Arc<Agent>>,
+}
 
 impl Roster {
     /// Of two agents with one key the first keeps it: which of them would pay must not depend on chance.
     pub(crate) fn new(agents: impl IntoIterator<Item = Agent>) -> Self {
-        let mut by_key = HashMap::new();
-        for agent in agents {
-            let first = by_key.entry(agent.key).or_insert_with(|| Arc::new(agent));
-            let _: &mut Arc<Agent> = first;
+        let mut roster = Self::default();
+        for agent in agents.into_iter().map(Arc::new) {
+            roster.by_name.insert(agent.name.clone(), agent.clone());
+            let _: &mut Arc<Agent> = roster.by_key.entry(agent.key).or_insert(agent);
         }
-        Self(by_key)
+        roster
+    }
+
+    /// The agent of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<Agent>> {
+        self.by_name.get(name)
     }
 
     /// The agent with this key. The table is searched by hash, and the hash found is then compared in constant time, so
     /// that timing tells nothing that helps to guess a key.
-    pub(crate) fn find(&self, key: &str) -> Option<&Arc<Agent>> {
-        let hash = KeyHash::of(key);
-        self.0.get(&hash).filter(|agent| bool::from(agent.key.0.ct_eq(&hash.0)))
+    pub(crate) fn find(&self, hash: KeyHash) -> Option<&Arc<Agent>> {
+        self.by_key.get(&hash).filter(|agent| agent.key.is(hash))
     }
 }
 

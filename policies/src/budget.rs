@@ -1,260 +1,232 @@
-//! Caps per calendar window, and the counters under them.
+//! One budget: a limit, and the counters of the windows it is counted in.
 //!
-//! A lease, its extensions and its settlement all count in the windows in which it was admitted, however long it runs:
-//! so a ledger row says by its admission time alone what it counts towards, and what was granted at 23:59 cannot eat
-//! tomorrow's budget. A stream that outlives its window goes on spending what that window has left.
+//! A lease, its extensions and its settlement all count in the calendar window in which it was admitted, however long it
+//! runs: so a ledger row says by its admission time alone what it counts towards, and what was granted at 23:59 cannot
+//! eat tomorrow's budget. A stream that outlives its window goes on spending what that window has left.
 //!
-//! Time never runs backwards here: while the clock is behind the latest time seen, that time stands still. A closed
-//! window is therefore never entered again within a process. After a restart the clock is believed, and charges dated
-//! after the window's start all count in it.
+//! A rolling window counts what was admitted within its length, up to a slot longer, and every open lease however old.
 
-use crate::clock::Clock;
-use crate::denied::{Denied, Scope};
-use crate::lease::{OutputBound, Spend};
-use crate::metering::affordable;
-use crate::window::{WINDOWS, bounds, reset_time};
-use jiff::Timestamp;
-use std::collections::HashMap;
-use std::sync::Arc;
-use tollkeeper_config::{BudgetConfig, Usd, Window};
+use crate::amounts::Amounts;
+use crate::history::History;
+use crate::window::bounds;
+use std::collections::VecDeque;
+use tollkeeper_config::{BudgetConfig, Window};
 
-/// One budget as it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BudgetView {
-    /// The window.
-    pub window: Window,
-    /// The cap.
-    pub limit: Usd,
-    /// Settled in this window.
-    pub spent: Usd,
-    /// Leased in this window by requests in flight.
-    pub reserved: Usd,
-    /// What can still be leased; never below zero.
-    pub remaining: Usd,
-    /// When the window ends; `None` for a total.
-    pub resets_at: Option<Timestamp>,
-}
+/// A rolling window forgets in steps of this part of its length.
+const SLOTS: i64 = 64;
 
-/// Settled sums in nano-dollars for each of [`WINDOWS`].
-pub(crate) type Sums = [i128; 6];
-
-/// All accounts. One lock around this makes every decision all-or-nothing.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts {
-    /// The latest time seen, microseconds since 1970.
-    latest: i64,
-    by_name: HashMap<Arc<str>, usize>,
-    list: Vec<Account>,
-}
-
-/// One agent's limits, and its counters for every window whether limited or not: a limit that is added later counts
-/// what was spent before.
+/// A budget with its counters.
 #[derive(Debug)]
-struct Account {
-    name: Arc<str>,
-    limits: Vec<BudgetConfig>,
-    windows: [Vec<Period>; 6],
+pub(crate) struct Budget {
+    pub(crate) rule: BudgetConfig,
+    count: Count,
+    /// The highest threshold that the newest window has crossed, in percent.
+    told: u8,
 }
 
-/// One instance of a window, such as one day. The newest comes last; older ones stay while leases of theirs are open.
+#[derive(Debug)]
+enum Count {
+    /// Instances of a calendar window, such as one day each. The newest comes last; older ones stay while leases of
+    /// theirs are open.
+    Calendar(Vec<Period>),
+    Rolling(Rolling),
+}
+
+/// One instance of a window.
 #[derive(Debug, Clone, Copy)]
-struct Period {
-    start: i64,
-    end: i64,
-    settled: i128,
-    leased: i128,
+pub(crate) struct Period {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) settled: Amounts,
+    pub(crate) leased: Amounts,
     open: usize,
 }
 
-/// What was leased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Grant {
-    /// Output tokens covered.
-    pub(crate) tokens: u64,
-    /// Their cost and the input's, at worst.
-    pub(crate) amount: Usd,
+#[derive(Debug)]
+struct Rolling {
+    length: i64,
+    slot: i64,
+    /// What was admitted in each slot and is settled, by the slot's start, ascending.
+    slots: VecDeque<(i64, Amounts)>,
+    settled: Amounts,
+    leased: Amounts,
 }
 
-impl Accounts {
-    /// The time now in microseconds, never before a time given earlier.
-    pub(crate) fn now(&mut self, clock: &Clock) -> i64 {
-        self.latest = self.latest.max(clock.now().as_microsecond());
-        self.latest
-    }
+/// A budget that got past one of its thresholds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Crossed {
+    pub(crate) rule: BudgetConfig,
+    pub(crate) percent: u8,
+    pub(crate) period: Period,
+}
 
-    /// The account of that name, made when there is none. Accounts are never removed: their leases may still be open.
-    pub(crate) fn named(&mut self, name: &str) -> usize {
-        if let Some(account) = self.by_name.get(name) {
-            return *account;
-        }
-        let name: Arc<str> = name.into();
-        self.by_name.insert(name.clone(), self.list.len());
-        self.list.push(Account { name, limits: Vec::new(), windows: Default::default() });
-        self.list.len() - 1
+impl PartialEq for Period {
+    fn eq(&self, other: &Self) -> bool {
+        (self.start, self.end, self.settled, self.leased) == (other.start, other.end, other.settled, other.leased)
     }
+}
 
-    pub(crate) fn name(&self, account: usize) -> Arc<str> {
-        self.list[account].name.clone()
-    }
-
-    /// Sets the limits; what is spent and leased stays.
-    pub(crate) fn limit(&mut self, account: usize, limits: &[BudgetConfig]) {
-        self.list[account].limits = limits.to_vec();
-    }
-
-    /// Counts what the ledger says was settled in the windows that hold `now`.
-    pub(crate) fn restore(&mut self, account: usize, now: i64, settled: &Sums) {
-        let account = &mut self.list[account];
-        account.roll(now);
-        for (periods, sum) in account.windows.iter_mut().zip(settled) {
-            if let Some(period) = periods.last_mut() {
-                period.settled = *sum;
-            }
-        }
-    }
-
-    /// Opens a lease at `now`, in every budget or in none.
-    pub(crate) fn take(&mut self, account: usize, now: i64, spend: &Spend) -> Result<Grant, Denied> {
-        let account = &mut self.list[account];
-        account.roll(now);
-        let want = match spend.output {
-            OutputBound::Whole(tokens) => tokens,
-            OutputBound::Growing { slice, max } => slice.max(1).min(max.unwrap_or(u64::MAX)),
-        }
-        .min(i64::MAX.unsigned_abs());
-        let grant = account.fit(now, spend, Usd::ZERO, want.min(spend.answers.max(1)), want)?;
-        account.at(now, |period| {
-            period.leased += i128::from(grant.amount.0);
-            period.open += 1;
-        });
-        Ok(grant)
-    }
-
-    /// Extends a lease admitted at `admitted` that holds `held` so that it covers `want` output tokens, or fewer but at
-    /// least `least`.
-    pub(crate) fn extend(
-        &mut self,
-        account: usize,
-        admitted: i64,
-        spend: &Spend,
-        held: Usd,
-        (least, want): (u64, u64),
-    ) -> Result<Grant, Denied> {
-        let account = &mut self.list[account];
-        let grant = account.fit(admitted, spend, held, least, want)?;
-        let more = i128::from(grant.amount.0) - i128::from(held.0);
-        account.at(admitted, |period| period.leased += more);
-        Ok(grant)
-    }
-
-    /// Ends a lease that holds `held` and cost `cost`. Returns what the tightest budget can still lease at `now`.
-    pub(crate) fn close(&mut self, account: usize, admitted: i64, now: i64, held: Usd, cost: Usd) -> Option<Usd> {
-        self.list[account].at(admitted, |period| {
-            period.leased -= i128::from(held.0);
-            period.settled += i128::from(cost.0);
-            period.open -= 1;
-        });
-        self.remaining(account, now)
-    }
-
-    /// What the tightest budget of an account can still lease at `now`, never below zero.
-    pub(crate) fn remaining(&mut self, account: usize, now: i64) -> Option<Usd> {
-        let account = &mut self.list[account];
-        account.roll(now);
-        account.tightest(now).map(|(.., room)| amount(room.max(0)))
-    }
-
-    /// The budgets of an account as they stand at `now`.
-    pub(crate) fn view(&mut self, account: usize, now: i64) -> Vec<BudgetView> {
-        let account = &mut self.list[account];
-        account.roll(now);
-        let view = |budget: &BudgetConfig| {
-            let period = account.period(budget.window, now);
-            BudgetView {
-                window: budget.window,
-                limit: budget.limit,
-                spent: amount(period.settled),
-                reserved: amount(period.leased),
-                remaining: amount(period.room(budget.limit).max(0)),
-                resets_at: reset_time(period.end),
+impl Budget {
+    /// Counts what the account's past says. Thresholds that are already crossed are not news.
+    pub(crate) fn new(rule: BudgetConfig, now: i64, past: &History) -> Self {
+        let count = match rule.window {
+            Window::Rolling(length) => Count::Rolling(Rolling::new(length, now, past)),
+            window => {
+                let (start, end) = bounds(window, &rule.zone, now);
+                let sums = past.since(start);
+                Count::Calendar(vec![Period {
+                    start,
+                    end,
+                    settled: sums.settled,
+                    leased: sums.leased,
+                    open: sums.open,
+                }])
             }
         };
-        account.limits.iter().map(view).collect()
+        let mut budget = Self { rule, count, told: 0 };
+        budget.crossed(now);
+        budget
     }
-}
 
-impl Account {
-    /// Opens the windows that hold `now`, and forgets those before them that no lease needs.
-    fn roll(&mut self, now: i64) {
-        for (window, periods) in WINDOWS.into_iter().zip(&mut self.windows) {
-            if periods.last().is_some_and(|newest| now < newest.end) {
-                continue;
+    /// Another limit, other thresholds or another policy for the same window.
+    pub(crate) fn change(&mut self, rule: BudgetConfig, now: i64) {
+        (self.rule, self.told) = (rule, 0);
+        self.crossed(now);
+    }
+
+    /// Opens the window that holds `now`, and forgets what no longer counts.
+    pub(crate) fn roll(&mut self, now: i64) {
+        match &mut self.count {
+            Count::Calendar(periods) => {
+                if periods.last().is_some_and(|newest| now < newest.end) {
+                    return;
+                }
+                periods.retain(|period| period.open > 0);
+                let (start, end) = bounds(self.rule.window, &self.rule.zone, now);
+                periods.push(Period { start, end, settled: Amounts::ZERO, leased: Amounts::ZERO, open: 0 });
+                self.told = 0;
             }
-            periods.retain(|period| period.open > 0);
-            let (start, end) = bounds(window, now);
-            periods.push(Period { start, end, settled: 0, leased: 0, open: 0 });
+            Count::Rolling(rolling) => rolling.roll(now),
         }
     }
 
     /// The window that held `admitted`; the newest one when the time lies before all that are known.
-    fn period(&self, window: Window, admitted: i64) -> Period {
-        let periods = &self.windows[window as usize];
-        let found = periods.iter().rev().find(|period| period.start <= admitted).or(periods.last());
-        found.copied().unwrap_or(Period { start: i64::MIN, end: i64::MAX, settled: 0, leased: 0, open: 0 })
+    pub(crate) fn period(&self, admitted: i64) -> Period {
+        match &self.count {
+            Count::Calendar(periods) => {
+                let found = periods.iter().rev().find(|period| period.start <= admitted).or(periods.last());
+                found.copied().unwrap_or_else(|| Period::unbounded(Amounts::ZERO, Amounts::ZERO))
+            }
+            Count::Rolling(rolling) => Period::unbounded(rolling.settled, rolling.leased),
+        }
     }
 
-    /// Changes the counters of the windows that held `admitted`. They are there: an open lease keeps its windows.
+    /// A lease of so much begins.
+    pub(crate) fn lease(&mut self, admitted: i64, amount: Amounts) {
+        self.at(admitted, |period| {
+            period.leased += amount;
+            period.open += 1;
+        });
+    }
+
+    /// A lease grows, or another account's share in this one changes.
+    pub(crate) fn extend(&mut self, admitted: i64, more: Amounts) {
+        self.at(admitted, |period| period.leased += more);
+    }
+
+    /// A lease ends.
+    pub(crate) fn settle(&mut self, admitted: i64, held: Amounts, cost: Amounts) {
+        self.at(admitted, |period| {
+            period.leased -= held;
+            period.settled += cost;
+            period.open -= 1;
+        });
+        if let Count::Rolling(rolling) = &mut self.count {
+            rolling.add(admitted, cost);
+        }
+    }
+
+    /// Changes the counters of the window that held `admitted`. It is there: an open lease keeps its window.
     fn at(&mut self, admitted: i64, change: impl Fn(&mut Period)) {
-        for periods in &mut self.windows {
-            if let Some(period) = periods.iter_mut().rev().find(|period| period.start <= admitted) {
-                change(period);
+        match &mut self.count {
+            Count::Calendar(periods) => {
+                if let Some(period) = periods.iter_mut().rev().find(|period| period.start <= admitted) {
+                    change(period);
+                }
+            }
+            Count::Rolling(rolling) => {
+                let mut all = Period { open: 1, ..Period::unbounded(Amounts::ZERO, rolling.leased) };
+                change(&mut all);
+                rolling.leased = all.leased;
             }
         }
     }
 
-    /// The budget with the least room at `admitted`; of equals the one that resets last.
-    fn tightest(&self, admitted: i64) -> Option<(BudgetConfig, Period, i128)> {
-        let with_room = |budget: &BudgetConfig| {
-            let period = self.period(budget.window, admitted);
-            (*budget, period, period.room(budget.limit))
-        };
-        self.limits.iter().map(with_room).min_by_key(|(_, period, room)| (*room, std::cmp::Reverse(period.end)))
+    /// What can still be leased, negative after an overrun or under a lowered limit; `wrapping_up` may use the last share.
+    pub(crate) fn room(&self, period: &Period, wrapping_up: bool) -> i128 {
+        self.usable(wrapping_up) - period.settled.of(self.rule.limit) - period.leased.of(self.rule.limit)
     }
 
-    /// How much of what is wanted fits beside all other leases; `held` is this lease's own share already.
-    fn fit(&self, admitted: i64, spend: &Spend, held: Usd, least: u64, want: u64) -> Result<Grant, Denied> {
-        let grant = |tokens| Grant { tokens, amount: spend.worst(tokens) };
-        let whole = grant(want);
-        let Some((budget, period, room)) = self.tightest(admitted) else { return Ok(whole) };
-        // What needs no more than is held, nothing at first, fits however deep in the red the budget is.
-        let room = room.max(0) + i128::from(held.0);
-        if i128::from(whole.amount.0) <= room {
-            return Ok(whole);
-        }
-        match affordable(&spend.price, spend.input_tokens, room) {
-            Some(tokens) if tokens >= least => Ok(grant(tokens.min(want))),
-            _ => Err(Denied::Budget {
-                scope: Scope::Agent,
-                id: self.name.clone(),
-                window: budget.window,
-                limit: budget.limit,
-                spent: amount(period.settled),
-                reserved: amount(period.leased),
-                estimate: grant(least).amount.saturating_sub(held),
-                resets_at: reset_time(period.end),
-            }),
-        }
+    /// The limit, or the part of it that requests other than final answers may use.
+    fn usable(&self, wrapping_up: bool) -> i128 {
+        let limit = self.rule.limit.units();
+        if wrapping_up { limit } else { limit - limit * i128::from(self.rule.wrap_up_pct) / 100 }
+    }
+
+    /// The highest threshold that was crossed since this was asked before.
+    pub(crate) fn crossed(&mut self, now: i64) -> Option<Crossed> {
+        let period = self.period(now);
+        let limit = self.rule.limit.units().max(1);
+        let percent = period.settled.of(self.rule.limit).saturating_mul(100) / limit;
+        let reached = self.rule.notify_at.iter().rev().find(|threshold| i128::from(**threshold) <= percent);
+        let reached = reached.copied().unwrap_or(0);
+        let news = reached > self.told;
+        // A rolling window can fall below a threshold, and cross it again.
+        self.told = reached;
+        news.then(|| Crossed { rule: self.rule.clone(), percent: reached, period })
     }
 }
 
 impl Period {
-    /// What can still be leased, negative after an overrun or under a lowered limit.
-    fn room(&self, limit: Usd) -> i128 {
-        i128::from(limit.0) - self.settled - self.leased
+    fn unbounded(settled: Amounts, leased: Amounts) -> Self {
+        Self { start: i64::MIN, end: i64::MAX, settled, leased, open: 0 }
     }
 }
 
-/// A sum as an amount; beyond what an amount holds, the nearest.
-fn amount(nano: i128) -> Usd {
-    Usd(i64::try_from(nano).unwrap_or(if nano < 0 { i64::MIN } else { i64::MAX }))
+impl Rolling {
+    fn new(length: std::time::Duration, now: i64, past: &History) -> Self {
+        let length = i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
+        let all = past.since(i64::MIN);
+        let (slots, settled) = (VecDeque::new(), Amounts::ZERO);
+        let mut rolling = Self { length, slot: (length / SLOTS).max(1), slots, settled, leased: all.leased };
+        // As if all of a bucket had been admitted at its end: rather counted for too long than not long enough.
+        for (last, settled) in past.settled_since(now - length) {
+            rolling.add(last.min(now), settled);
+        }
+        rolling
+    }
+
+    fn roll(&mut self, now: i64) {
+        while let Some((start, settled)) = self.slots.front().copied()
+            && start + self.slot <= now - self.length
+        {
+            self.settled -= settled;
+            self.slots.pop_front();
+        }
+    }
+
+    /// Counts what was admitted then, unless its slot has passed.
+    fn add(&mut self, admitted: i64, cost: Amounts) {
+        let start = admitted - admitted.rem_euclid(self.slot);
+        let passed = self.slots.back().is_some_and(|(newest, _)| start + self.slot <= *newest - self.length);
+        if passed || cost == Amounts::ZERO {
+            return;
+        }
+        let after = self.slots.partition_point(|(other, _)| *other <= start);
+        match after.checked_sub(1).map(|place| &mut self.slots[place]) {
+            Some((same, settled)) if *same == start => *settled += cost,
+            _ => self.slots.insert(after, (start, cost)),
+        }
+        self.settled += cost;
+    }
 }

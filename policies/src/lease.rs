@@ -6,7 +6,11 @@
 //! record.
 
 use crate::Shared;
+use crate::accounts::{Cover, amount};
+use crate::agent::Caller;
+use crate::amounts::Amounts;
 use crate::denied::Denied;
+use crate::event::What;
 use crate::ledger::attempt::{Attempt, Closing, Intent};
 use crate::ledger::row::Kind;
 use crate::metering::{Charge, Pieces, recordable, worst_case};
@@ -64,6 +68,12 @@ pub struct Spend {
     pub answers: u64,
     /// How much output to lease.
     pub output: OutputBound,
+    /// What is left of the request's own limit, its earlier attempts taken off.
+    pub request_left: Option<Usd>,
+    /// Whether it is an answer without tools, which may use what budgets keep for wrapping up.
+    pub final_answer: bool,
+    /// The client's own name for what it works on.
+    pub task: Option<Arc<str>>,
 }
 
 impl Spend {
@@ -105,6 +115,8 @@ pub enum Outcome {
     Fault(FaultKind),
     /// A budget could not pay for more.
     BudgetStop,
+    /// Its run was cancelled or its time is up.
+    Stopped,
     /// The gateway was drained.
     Drained,
 }
@@ -117,6 +129,7 @@ impl Outcome {
             Self::ClientGone => "client_gone",
             Self::Fault(kind) => kind.name(),
             Self::BudgetStop => "budget_stop",
+            Self::Stopped => "stopped",
             Self::Drained => "drained",
         }
     }
@@ -142,14 +155,16 @@ pub struct Settlement {
 #[must_use = "a lease that is dropped charges its input"]
 pub struct Lease {
     shared: Arc<Shared>,
-    account: usize,
+    caller: Caller,
+    /// The accounts that it counts in.
+    covers: Box<[Cover]>,
     attempt: Arc<Attempt>,
     /// Freed by the writer when the closing row is on record; gone once the lease is closed.
     place: Option<OwnedSemaphorePermit>,
     /// Whether the attempt may have been dispatched.
     admitted: bool,
     /// What the budgets hold for it.
-    held: Usd,
+    held: Amounts,
     covered: u64,
     /// What of `covered` the ledger was told; more costs nothing more.
     logged: u64,
@@ -160,24 +175,27 @@ pub struct Lease {
 impl Lease {
     /// Takes the lease from the budgets, and has the intent recorded. Whoever drops the future of this gives everything
     /// back.
-    pub(crate) async fn admit(
-        shared: &Arc<Shared>,
-        agent: Arc<str>,
-        account: usize,
-        mut spend: Spend,
-    ) -> Result<Self, Denied> {
+    pub(crate) async fn admit(shared: &Arc<Shared>, caller: &Caller, mut spend: Spend) -> Result<Self, Denied> {
         spend.input_tokens = spend.input_tokens.min(MOST_TOKENS);
         let place = Some(shared.ledger.place().await?);
-        let (now, grant) = {
+        shared.pauses.check(caller.owners())?;
+        let (now, covers, grant) = {
             let mut accounts = shared.accounts();
             let now = accounts.now(&shared.clock);
-            (now, accounts.take(account, now, &spend)?)
+            if let Some(stopped) = caller.run.as_ref().and_then(|run| run.stopped(now)) {
+                return Err(stopped);
+            }
+            let covers = accounts.covers(caller, &spend);
+            let grant = accounts.take(&covers, now, &spend)?;
+            (now, covers, grant)
         };
         shared.open_leases.begin();
-        let attempt = Arc::new(Attempt::new(Payer::agent(agent).into(), spend, now, grant.tokens));
+        let payer = caller.payer(spend.task.clone());
+        let attempt = Arc::new(Attempt::new(payer.into(), spend, now, grant.tokens));
         let mut lease = Self {
             shared: shared.clone(),
-            account,
+            caller: caller.clone(),
+            covers,
             attempt,
             place,
             admitted: false,
@@ -225,15 +243,16 @@ impl Lease {
                 whole.min(max.unwrap_or(MOST_TOKENS)).max(tokens)
             }
         };
-        if spend.worst(want) != self.held && !self.shared.ledger.is_up() {
+        if spend.worst(want) != self.amount() && !self.shared.ledger.is_up() {
             return Err(self.shared.ledger.down());
         }
         let (now, grant) = {
             let mut accounts = self.shared.accounts();
             let now = accounts.now(&self.shared.clock);
-            (now, accounts.extend(self.account, self.attempt.admitted, spend, self.held, (tokens, want))?)
+            let times = (self.attempt.admitted, now);
+            (now, accounts.extend(&self.covers, times, spend, self.held, (tokens, want))?)
         };
-        let grew = grant.amount != self.held;
+        let grew = grant.amount.nano != self.held.nano;
         (self.held, self.covered) = (grant.amount, grant.tokens);
         if grew {
             self.logged = self.covered;
@@ -247,9 +266,9 @@ impl Lease {
         self.covered
     }
 
-    /// What the lease holds of every budget.
+    /// What the lease holds of every budget in USD.
     pub fn amount(&self) -> Usd {
-        self.held
+        amount(self.held.nano)
     }
 
     /// Returns when everything that is covered is on record, which it mostly is already: a token delivered after this
@@ -261,6 +280,9 @@ impl Lease {
     /// Charges what was used and hands the row to the ledger, without waiting.
     pub fn settle(mut self, s: Settlement) -> Charge {
         let usage = recordable(&s.usage);
+        if s.outcome == Outcome::Done && !s.estimated {
+            self.shared.answers.saw(&self.caller.agent.name, &self.attempt.spend.backend, usage.output);
+        }
         self.close(Kind::Settlement, usage, s.estimated, s.outcome.name(), (s.ttft, s.duration))
     }
 
@@ -280,15 +302,30 @@ impl Lease {
     ) -> Charge {
         let price = &self.attempt.spend.price;
         let cost = price.charge(&usage);
-        let overrun = cost.saturating_sub(self.held).max(Usd::ZERO);
-        let (at, remaining) = {
+        let leased = self.amount();
+        let overrun = cost.saturating_sub(leased).max(Usd::ZERO);
+        let used = if kind == Kind::Release { Amounts::ZERO } else { Amounts::used(cost, &usage) };
+        let (at, remaining, crossed) = {
             let mut accounts = self.shared.accounts();
             let now = accounts.now(&self.shared.clock);
-            (now, accounts.close(self.account, self.attempt.admitted, now, self.held, cost))
+            let crossed = accounts.close(&self.covers, (self.attempt.admitted, now), self.held, used);
+            (now, accounts.remaining(&self.covers, now), crossed)
         };
         self.shared.open_leases.end();
         self.shared.overruns.count(overrun);
-        let end = Closing { at, kind, usage, estimated, leased: self.held, cost, overrun, outcome, ttft, duration };
+        let backend = &self.attempt.spend.backend;
+        for (_, crossed) in crossed {
+            let spent = crossed.period.settled.of(crossed.rule.limit);
+            let what = What::Threshold { rule: crossed.rule, percent: crossed.percent, spent };
+            self.shared.tell(&self.caller, what);
+        }
+        if overrun > Usd::ZERO {
+            self.shared.tell(&self.caller, What::Overrun { backend: backend.clone(), amount: overrun });
+        }
+        if kind != Kind::Release {
+            self.shared.tell(&self.caller, What::Charged { backend: backend.clone(), usage, cost });
+        }
+        let end = Closing { at, kind, usage, estimated, leased, cost, overrun, outcome, ttft, duration };
         if let Some(place) = self.place.take() {
             self.shared.ledger.close(&self.attempt, end, place);
         }

@@ -162,7 +162,6 @@ impl Ledger {
     /// Puts an administrative change on record together with the state that it leaves, all or nothing, and returns when
     /// that is durable. `actor` did it, at `now` (microseconds since 1970), to `subject` (such as "agent/scout"); `note`
     /// is JSON and must hold no secrets. When the store fails, nothing was changed.
-    #[allow(dead_code, reason = "for the administration of agents, budgets and runs")]
     pub(crate) async fn change(
         &self,
         now: i64,
@@ -257,7 +256,7 @@ mod tests {
     use crate::denied::Denied;
     use crate::lease::{Lease, Outcome, OutputBound};
     use crate::ledger::row::{Kind, Row};
-    use crate::setup::{clock, config, growing, nano_per_token, scout, spend, used};
+    use crate::setup::{clock, config, growing, nano_per_token, own, scout, spend, used};
     use crate::store::memory::Memory;
     use crate::store::settled::Settled;
     use crate::store::{Kept, StateChange, Store, StoreError, Tail};
@@ -314,10 +313,6 @@ mod tests {
             self.0.0.lock().unwrap().memory.open_attempts(seq)
         }
 
-        fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, crate::budget::Sums)>, StoreError> {
-            self.0.0.lock().unwrap().memory.spent(since)
-        }
-
         fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError> {
             self.0.0.lock().unwrap().memory.settled(now)
         }
@@ -341,7 +336,7 @@ mod tests {
 
     /// (spent, reserved) of the one budget.
     fn state(policies: &Policies) -> (i64, i64) {
-        let budget = policies.budgets(&scout(policies))[0];
+        let budget = own(policies, &scout(policies))[0];
         (budget.spent.0, budget.reserved.0)
     }
 

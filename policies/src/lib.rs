@@ -5,15 +5,23 @@
 //! every budget, at every instant, settled + leased stays within the limit; only a backend that reports more than was
 //! leased can exceed it, and that is recorded as an overrun.
 
+mod accounts;
 mod agent;
+mod amounts;
+mod answers;
 mod budget;
 mod clock;
+mod control;
 mod denied;
+mod event;
+mod history;
 mod lease;
 mod ledger;
 mod metering;
+mod pauses;
 mod rate;
 pub mod report;
+mod run;
 mod store;
 mod window;
 
@@ -25,27 +33,33 @@ mod setup;
 #[cfg(test)]
 extern crate self as tollkeeper_policies;
 
-pub use agent::Agent;
-pub use budget::BudgetView;
+pub use accounts::BudgetView;
+pub use agent::{Agent, Caller};
 pub use clock::Clock;
-pub use denied::{Denied, Scope};
+pub use denied::{Blocked, Denied, Stop};
+pub use event::{Event, What};
 pub use lease::{Lease, Outcome, OutputBound, Payer, Settlement, Spend};
 pub use metering::{Charge, Pieces};
 pub use rate::{Left, RateAsk, RateDenied, RateGuard, RateLimit, RateScope, Rates, Standing};
-pub use window::window_name;
+pub use run::{NewRun, Run, RunEnd, RunError, RunLimits, RunPolicy, RunView};
 
-use agent::Roster;
+use accounts::{Accounts, Cover};
+use agent::{KeyHash, Roster};
+use amounts::Amounts;
+use answers::Answers;
 use arc_swap::ArcSwap;
-use budget::Accounts;
+use event::Events;
 use ledger::{Ledger, Opened};
+use pauses::Pauses;
+use run::Runs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use store::memory::Memory;
+use store::settled::Settled;
 use store::sqlite::Sqlite;
 use store::{Store, StoreError};
-use tollkeeper_config::{Config, Usd};
-use window::{WINDOWS, bounds};
+use tollkeeper_config::{BackendId, Config, Owner, Scope, Usd};
 
 /// Agents, budgets and the ledger; a cheap handle. When the last handle and the last lease are gone, the ledger is
 /// closed.
@@ -59,8 +73,13 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) open_leases: Gauge,
     pub(crate) overruns: Overruns,
+    pub(crate) pauses: Pauses,
+    /// Locked before [`Shared::accounts`] by who needs both.
+    runs: RwLock<Runs>,
     accounts: Mutex<Accounts>,
     roster: ArcSwap<Roster>,
+    events: Events,
+    pub(crate) answers: Answers,
 }
 
 /// Counts what is open.
@@ -148,11 +167,14 @@ impl Policies {
             recovered.unknown += 1;
             recovered.amount = recovered.amount.saturating_add(row.cost);
         }
-        for (agent, settled) in ledger.store().spent(&WINDOWS.map(|window| bounds(window, now).0))? {
-            let account = accounts.named(&agent);
-            accounts.restore(account, now, &settled);
-        }
-        let roster = ArcSwap::from_pointee(enrol(config, &mut accounts));
+        let mut runs = Runs::default();
+        let pauses = Pauses::default();
+        control::restore(ledger.store(), &mut runs, &mut accounts, &pauses)?;
+        let mut settled = ledger.store().settled(now)?;
+        settled.sort_by_key(|settled| settled.start);
+        settled.iter().for_each(|settled| restore(&mut accounts, &runs, settled));
+        runs.restore_shares(&mut accounts, now);
+        let roster = ArcSwap::from_pointee(enrol(config, &mut accounts, now));
         // Every request holds one place, and its settlement may still hold it while the next attempt is admitted.
         let places = config.server.max_in_flight.saturating_mul(2).saturating_add(64);
         let shared = Shared {
@@ -160,42 +182,84 @@ impl Policies {
             ledger: ledger.start(places, own_thread)?,
             open_leases: Gauge::default(),
             overruns: Overruns::default(),
+            pauses,
+            runs: RwLock::new(runs),
             accounts: Mutex::new(accounts),
             roster,
+            events: Events::default(),
+            answers: Answers::default(),
         };
         Ok((Self(Arc::new(shared)), recovered))
     }
 
-    /// The agent with this key.
-    pub fn authenticate(&self, key: &str) -> Option<Arc<Agent>> {
-        self.0.roster.load().find(key).cloned()
+    /// Whose key this is: an agent's, or a run's.
+    pub fn authenticate(&self, key: &str) -> Option<Caller> {
+        let hash = KeyHash::of(key);
+        let roster = self.0.roster.load();
+        if let Some(agent) = roster.find(hash) {
+            return Some(Caller { agent: agent.clone(), run: None });
+        }
+        let run = self.0.runs().of_key(hash)?.clone();
+        Some(Caller { agent: roster.named(&run.agent)?.clone(), run: Some(run) })
     }
 
     /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on. The store's
     /// path cannot change.
     pub fn reload(&self, config: &Config) {
-        let roster = enrol(config, &mut self.0.accounts());
+        let mut accounts = self.0.accounts();
+        let now = accounts.now(&self.0.clock);
+        let roster = enrol(config, &mut accounts, now);
+        drop(accounts);
         self.0.roster.store(Arc::new(roster));
     }
 
     /// Leases what an attempt may cost from every budget that covers it, all or none, and waits until the intent is
     /// recorded. Cancelling the wait releases the lease.
-    pub async fn admit(&self, agent: &Arc<Agent>, spend: Spend) -> Result<Lease, Denied> {
-        Lease::admit(&self.0, agent.name.clone(), agent.account, spend).await
+    ///
+    /// # Errors
+    /// A budget cannot pay, the caller was stopped, or the ledger cannot record it.
+    pub async fn admit(&self, caller: &Caller, spend: Spend) -> Result<Lease, Denied> {
+        let admitted = Lease::admit(&self.0, caller, spend).await;
+        if let Err(denied) = &admitted {
+            self.refused(caller, denied).await;
+        }
+        admitted
     }
 
-    /// The agent's budgets as they stand.
-    pub fn budgets(&self, agent: &Agent) -> Vec<BudgetView> {
-        let mut accounts = self.0.accounts();
-        let now = accounts.now(&self.0.clock);
-        accounts.view(agent.account, now)
+    /// The length in tokens that nine of ten of the agent's answers by this backend do not exceed; `None` while too few
+    /// were seen.
+    pub fn expected_output(&self, agent: &Agent, backend: &BackendId) -> Option<u64> {
+        self.0.answers.expected(&agent.name, backend)
     }
 
-    /// What the agent's tightest budget can still lease; `None` without budgets.
-    pub fn remaining(&self, agent: &Agent) -> Option<Usd> {
+    /// Tells whoever listens what happened to a caller's request.
+    pub fn tell(&self, caller: &Caller, what: What) {
+        self.0.tell(caller, what);
+    }
+
+    /// The budgets of an owner as they stand.
+    pub fn budgets(&self, owner: &Owner) -> Vec<BudgetView> {
         let mut accounts = self.0.accounts();
         let now = accounts.now(&self.0.clock);
-        accounts.remaining(agent.account, now)
+        let account = accounts.known(owner);
+        accounts.view(account, now)
+    }
+
+    /// All budgets as they stand, those of runs left out.
+    pub fn all_budgets(&self) -> Vec<BudgetView> {
+        let mut accounts = self.0.accounts();
+        let now = accounts.now(&self.0.clock);
+        let all = accounts.all(|owner| owner.scope != Scope::Run);
+        accounts.view(all, now)
+    }
+
+    /// What the tightest budget in USD over the caller can still lease, whatever the target; `None` without one.
+    pub fn remaining(&self, caller: &Caller) -> Option<Usd> {
+        let mut accounts = self.0.accounts();
+        let now = accounts.now(&self.0.clock);
+        let runs = caller.run.iter().flat_map(|run| &run.covers);
+        let covers: Vec<Cover> = runs.chain(&caller.agent.covers).copied().collect();
+        accounts.remaining(&covers, now)
     }
 
     /// Leases that are not settled.
@@ -258,11 +322,42 @@ impl Overruns {
     }
 }
 
-/// Gives every configured agent its account and limits, and makes the table of keys.
-fn enrol(config: &Config, accounts: &mut Accounts) -> Roster {
-    Roster::new(config.agents.values().map(|agent| {
-        let account = accounts.named(&agent.name);
-        accounts.limit(account, &agent.budgets);
-        Agent::new(agent, accounts.name(account), account)
-    }))
+/// Gives every configured agent its accounts and every owner its limits, and makes the table of keys.
+fn enrol(config: &Config, accounts: &mut Accounts, now: i64) -> Roster {
+    accounts.limit(&config.budgets, now, |owner| owner.scope == Scope::Run);
+    let agents: Vec<Agent> = config
+        .agents
+        .values()
+        .map(|agent| {
+            let mut owners = vec![Owner::new(Scope::Agent, agent.name.as_str())];
+            owners.extend(agent.team.as_deref().map(|team| Owner::new(Scope::Team, team)));
+            let mut covers: Vec<Cover> =
+                owners.iter().map(|owner| Cover { account: accounts.of(owner), money: true }).collect();
+            covers.push(Cover { account: accounts.of(&Owner::everything()), money: true });
+            Agent::new(agent, owners, covers)
+        })
+        .collect();
+    Roster::new(agents)
+}
+
+/// Counts what the ledger says was settled for everybody whom it concerns.
+fn restore(accounts: &mut Accounts, runs: &Runs, settled: &Settled) {
+    let Settled { agent, team, alias, backend, run, start, nano, tokens, requests } = settled;
+    let mut owners = vec![
+        Owner::everything(),
+        Owner::new(Scope::Agent, agent.clone()),
+        Owner::new(Scope::Alias, alias.clone()),
+        Owner::new(Scope::Model, backend.to_string()),
+    ];
+    owners.extend(team.clone().map(|team| Owner::new(Scope::Team, team)));
+    if let BackendId::Remote { provider, .. } = backend {
+        owners.push(Owner::new(Scope::Provider, provider.clone()));
+    }
+    let run = run.as_deref().and_then(|run| runs.get(run));
+    owners.extend(run.iter().flat_map(|run| run.chain()).map(|run| run.owner.clone()));
+    let amounts = Amounts { nano: *nano, tokens: *tokens, requests: (*requests).into() };
+    for owner in owners {
+        let account = accounts.of(&owner);
+        accounts.restore(account, *start, amounts);
+    }
 }

@@ -6,7 +6,6 @@ mod mover;
 pub(crate) mod settled;
 pub(crate) mod sqlite;
 
-use crate::budget::Sums;
 use crate::ledger::row::{Hash, Kind, Row};
 use settled::Settled;
 use std::collections::BTreeMap;
@@ -23,21 +22,15 @@ pub(crate) trait Store: Send {
     fn append(&mut self, rows: &[Row], state: &[StateChange]) -> Result<(), StoreError>;
 
     /// What is kept of this kind: ids and bodies, ordered by id.
-    #[allow(dead_code, reason = "for the administration of agents, budgets and runs")]
     fn state(&mut self, kind: &str) -> Result<Kept, StoreError>;
 
     /// Attempts from `seq` on that have no closing row: their last row each (intent or extension), which says what they
     /// hold.
     fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError>;
 
-    /// The costs of every agent's attempts that were admitted since these times (microseconds since 1970), one sum for
-    /// each.
-    fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError>;
-
     /// The sums of the closed attempts, for every agent, team, alias, backend and run that has any, by time of
     /// admission: minutes of the last two hours before `now` (microseconds since 1970), quarters of an hour of the last
     /// 32 days, and all before. In order of these.
-    #[allow(dead_code, reason = "takes over from `spent`")]
     fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError>;
 }
 

@@ -42,7 +42,7 @@ async fn kill_9_forgets_no_request() {
     let unknown = metrics.sum("tollkeeper_recovered_unknown_total", &[]);
     assert!(unknown >= 3.0, "only {unknown} requests were found open");
     process.wait_for_output("left requests open").await;
-    let spent = metrics.sum("tollkeeper_budget_spent_usd", &[("agent", "scout")]);
+    let spent = metrics.sum("tollkeeper_budget_spent", &[("owner", "scout")]);
     let (status, _) = process.terminate().await;
     assert!(status.success());
 

@@ -29,9 +29,9 @@ async fn traffic_is_counted_as_the_provider_counts_it() {
     assert_eq!(metrics.sum("tollkeeper_requests_total", &[("operation", "embeddings")]), 1.0);
     assert_eq!(metrics.sum("gen_ai_client_token_usage_sum", &[("gen_ai_token_type", "output")]), billed.output as f64);
     assert_eq!(metrics.sum("tollkeeper_time_to_first_token_seconds_count", &[("operation", "chat")]), 2.0);
-    assert_eq!(metrics.sum("tollkeeper_budget_limit_usd", &[("agent", "scout"), ("window", "day")]), 1.0);
-    let spent = metrics.sum("tollkeeper_budget_spent_usd", &[("agent", "scout")]);
-    let remaining = metrics.sum("tollkeeper_budget_remaining_usd", &[("agent", "scout")]);
+    assert_eq!(metrics.sum("tollkeeper_budget_limit", &[("owner", "scout"), ("window", "day")]), 1.0);
+    let spent = metrics.sum("tollkeeper_budget_spent", &[("owner", "scout")]);
+    let remaining = metrics.sum("tollkeeper_budget_remaining", &[("owner", "scout")]);
     assert!(spent > 0.0 && (spent + remaining - 1.0).abs() < 1e-9, "{spent} spent, {remaining} remaining of 1");
     assert_eq!(metrics.sum("tollkeeper_lease_overruns_total", &[]), 0.0);
     assert_eq!(metrics.sum("tollkeeper_ledger_up", &[]), 1.0);

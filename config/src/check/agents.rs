@@ -2,28 +2,42 @@
 
 use super::rates::Written;
 use super::{Check, is_first};
-use crate::file::{RawAgent, RawBudget};
-use crate::problem::Span;
-use crate::settings::{AgentConfig, BudgetConfig, Config};
+use crate::budget::BudgetConfig;
+use crate::file::RawAgent;
+use crate::problem::{Span, did_you_mean};
+use crate::read::At;
+use crate::settings::{AgentConfig, Alias, Config};
 use crate::units::{Secret, Usd};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+/// Where requests go that must not cost anything.
+const LOCAL: &str = "local/fast";
+
 impl Check<'_> {
-    pub(super) fn agents(&mut self, raw: Vec<RawAgent>, admin: Option<&Secret>) -> BTreeMap<String, Arc<AgentConfig>> {
+    /// The agents, and the budgets that stand in their tables.
+    pub(super) fn agents(
+        &mut self,
+        raw: Vec<RawAgent>,
+        admin: Option<&Secret>,
+        aliases: &BTreeMap<String, Arc<Alias>>,
+    ) -> (BTreeMap<String, Arc<AgentConfig>>, Vec<BudgetConfig>) {
         if raw.is_empty() {
             self.warnings.push("there is no agent: every request will be refused with 401".to_owned());
         }
         let mut names = HashMap::new();
         let mut keys: HashMap<String, String> =
             admin.map(|key| (key.expose().to_owned(), "the operator".to_owned())).into_iter().collect();
-        let mut agents = BTreeMap::new();
-        for raw in raw {
-            if let Some(agent) = self.agent(raw, &mut names, &mut keys) {
+        let (mut agents, mut budgets) = (BTreeMap::new(), Vec::new());
+        for mut raw in raw {
+            let own = std::mem::take(&mut raw.budgets.value);
+            let name = raw.name.as_ref().map(|name| name.value.value.0.clone());
+            budgets.extend(self.own_budgets(own, name.as_deref()));
+            if let Some(agent) = self.agent(raw, &mut names, &mut keys, aliases) {
                 agents.insert(agent.name.clone(), Arc::new(agent));
             }
         }
-        agents
+        (agents, budgets)
     }
 
     fn agent(
@@ -31,8 +45,8 @@ impl Check<'_> {
         raw: RawAgent,
         names: &mut HashMap<String, Span>,
         keys: &mut HashMap<String, String>,
+        aliases: &BTreeMap<String, Arc<Alias>>,
     ) -> Option<AgentConfig> {
-        let budgets = self.budgets(raw.budgets.value);
         let rates = self.rates(Written {
             requests_per_minute: raw.requests_per_minute,
             tokens_per_minute: raw.tokens_per_minute,
@@ -50,25 +64,32 @@ impl Check<'_> {
             _ => drop(keys.insert(key.expose().to_owned(), whose)),
         }
         let models = raw.models.value.into_iter().map(|pattern| pattern.value).collect();
-        Some(AgentConfig { name: name.value.0, key, models, priority: raw.priority.value, rates, budgets })
+        if let Some(limit) = raw.max_request_usd.at.as_ref().filter(|limit| limit.value <= Usd::ZERO) {
+            self.problems.add(&limit.span, "`max_request_usd` must be more than 0");
+        }
+        Some(AgentConfig {
+            name: name.value.0,
+            key,
+            models,
+            priority: raw.priority.value,
+            rates,
+            team: raw.team.at.map(|team| team.value.0),
+            max_request: raw.max_request_usd.at.map(|limit| limit.value),
+            degrade_to: self.degrade_to(raw.degrade_to.at, aliases),
+        })
     }
 
-    fn budgets(&mut self, raw: Vec<RawBudget>) -> Vec<BudgetConfig> {
-        let mut windows = HashSet::new();
-        let mut budgets = Vec::new();
-        for raw in raw {
-            if let Some(limit) = raw.limit_usd.as_ref().filter(|limit| limit.value <= Usd::ZERO) {
-                let message =
-                    "`limit_usd` must be more than 0; an agent that may spend nothing needs models that are free";
-                self.problems.add(&limit.span, message);
-            }
-            let (Some(window), Some(limit)) = (raw.window, raw.limit_usd) else { continue };
-            if !windows.insert(window.value) {
-                self.problems.add(&window.span, "this agent has another budget for the same window");
-            }
-            budgets.push(BudgetConfig { window: window.value, limit: limit.value });
+    /// The alias to fall back on: the one named, else the built-in one for local models if there are any.
+    fn degrade_to(&mut self, named: Option<At<String>>, aliases: &BTreeMap<String, Arc<Alias>>) -> Option<String> {
+        let Some(named) = named else {
+            let local = aliases.get(LOCAL).filter(|alias| !alias.targets.is_empty());
+            return local.map(|alias| alias.name.clone());
+        };
+        if !aliases.contains_key(&named.value) && !self.broken.contains(&named.value) {
+            let near = did_you_mean(&named.value, aliases.keys().map(String::as_str));
+            self.problems.add(&named.span, format!("there is no alias `{}`{near}", named.value));
         }
-        budgets
+        Some(named.value)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::settled::{Settled, settled};
 use super::{Kept, Open, StateChange, Store, StoreError, Tail};
-use crate::budget::Sums;
 use crate::ledger::row::Row;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,17 +39,6 @@ impl Store for Memory {
         let mut open = Open::default();
         self.rows.iter().filter(|row| row.seq >= seq).for_each(|row| open.see(row.clone()));
         Ok(open.rows())
-    }
-
-    fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError> {
-        let mut agents: BTreeMap<Arc<str>, Sums> = BTreeMap::new();
-        for row in &self.rows {
-            let sums = agents.entry(row.agent.clone()).or_default();
-            for (sum, since) in sums.iter_mut().zip(since) {
-                *sum += if row.admitted >= *since { i128::from(row.cost.0) } else { 0 };
-            }
-        }
-        Ok(agents.into_iter().collect())
     }
 
     fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError> {

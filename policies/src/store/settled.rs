@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tollkeeper_config::BackendId;
 
 /// Microseconds.
-pub(super) const MINUTE: i64 = 60_000_000;
-/// Microseconds.
-pub(super) const QUARTER: i64 = 15 * MINUTE;
+pub(crate) const MINUTE: i64 = 60_000_000;
+/// Microseconds. Every time zone in use is off from UTC by a multiple of it, so that no hour or day begins inside one.
+pub(crate) const QUARTER: i64 = 15 * MINUTE;
 /// How far back minutes are told apart, and how far quarters.
 const MINUTES_FOR: i64 = 120 * MINUTE;
 const QUARTERS_FOR: i64 = 32 * 24 * 60 * MINUTE;
@@ -33,7 +33,7 @@ pub(crate) struct Settled {
 }
 
 /// From when on minutes are told apart, and from when on quarters, both on the edge of a quarter.
-pub(super) fn edges(now: i64) -> (i64, i64) {
+pub(crate) fn edges(now: i64) -> (i64, i64) {
     let edge = |before: i64| {
         let at = now.saturating_sub(before);
         at.saturating_sub(at.rem_euclid(QUARTER))

@@ -10,13 +10,11 @@ use super::mover::Mover;
 use super::settled::Settled;
 use super::{Kept, Open, StateChange, Store, StoreError, Tail};
 use crate::OpenError;
-use crate::budget::Sums;
 use crate::ledger::row::{COLUMNS, Row, Value};
 use jiff::Timestamp;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tollkeeper_config::Durability;
 
@@ -198,10 +196,6 @@ impl Store for Sqlite {
             open.see(read::read(row).map_err(bad)?);
         }
         Ok(open.rows())
-    }
-
-    fn spent(&mut self, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError> {
-        sums::spent(&self.db, since)
     }
 
     fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError> {

@@ -9,8 +9,8 @@ fn a_key_finds_its_agent_and_nothing_else_does() {
     let mut config = config(&[]);
     add_agent(&mut config, "digger", &[]);
     let policies = Policies::in_memory(&config, clock("2026-01-01T00:00:00Z").0);
-    assert_eq!(&*policies.authenticate("scout-key").unwrap().name, "scout");
-    assert_eq!(&*policies.authenticate("digger-key").unwrap().name, "digger");
+    assert_eq!(&*policies.authenticate("scout-key").unwrap().agent.name, "scout");
+    assert_eq!(&*policies.authenticate("digger-key").unwrap().agent.name, "digger");
     for wrong in ["", "scout-ke", "scout-key ", "SCOUT-KEY", "scout"] {
         assert!(policies.authenticate(wrong).is_none(), "{wrong:?}");
     }
@@ -29,7 +29,7 @@ fn a_reload_changes_keys_models_and_agents() {
     policies.reload(&config);
     assert!(policies.authenticate("scout-key").is_none());
     assert!(policies.authenticate("digger-key").is_none());
-    assert!(!policies.authenticate("new-key").unwrap().may_use("cloud/fast"));
+    assert!(!policies.authenticate("new-key").unwrap().agent.may_use("cloud/fast"));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn patterns_of_models() {
         config.agents.insert("scout".to_owned(), scout.into());
         let policies = Policies::in_memory(&config, clock("2026-01-01T00:00:00Z").0);
         let scout = policies.authenticate("scout-key").unwrap();
-        assert_eq!(scout.may_use(named), *allowed, "{models:?} {named}");
+        assert_eq!(scout.agent.may_use(named), *allowed, "{models:?} {named}");
     }
 }
 

@@ -1,25 +1,24 @@
 //! Windows: their edges with requests in flight, clocks that step, limits that change.
 
-use crate::setup::{Hand, add_agent, clock, config, growing, nano_per_token, scout, spend, used};
-use std::sync::Arc;
+use crate::setup::{Hand, add_agent, clock, config, growing, nano_per_token, own, scout, spend, used};
 use std::time::Duration;
 use tollkeeper_config::{Usd, Window};
-use tollkeeper_policies::{Agent, Denied, Lease, Outcome, OutputBound, Policies};
+use tollkeeper_policies::{Caller, Denied, Lease, Outcome, OutputBound, Policies};
 
-fn open(budgets: &[(Window, i64)], at: &str) -> (Policies, Arc<Agent>, Hand) {
+fn open(budgets: &[(Window, i64)], at: &str) -> (Policies, Caller, Hand) {
     let (clock, hand) = clock(at);
     let policies = Policies::in_memory(&config(budgets), clock);
     let agent = scout(&policies);
     (policies, agent, hand)
 }
 
-async fn lease(policies: &Policies, agent: &Arc<Agent>, tokens: u64) -> Result<Lease, Denied> {
+async fn lease(policies: &Policies, agent: &Caller, tokens: u64) -> Result<Lease, Denied> {
     policies.admit(agent, spend(nano_per_token(), tokens, OutputBound::Whole(0))).await
 }
 
 /// (spent, reserved, remaining) of each budget.
-fn state(policies: &Policies, agent: &Agent) -> Vec<(i64, i64, i64)> {
-    policies.budgets(agent).iter().map(|b| (b.spent.0, b.reserved.0, b.remaining.0)).collect()
+fn state(policies: &Policies, agent: &Caller) -> Vec<(i64, i64, i64)> {
+    own(&policies, agent).iter().map(|b| (b.spent.0, b.reserved.0, b.remaining.0)).collect()
 }
 
 #[tokio::test]
@@ -35,7 +34,8 @@ async fn a_window_resets_at_its_edge_and_a_total_never() {
         let (policies, agent, hand) = open(&[(window, 10), (Window::Total, 100)], before);
         lease(&policies, &agent, 10).await.unwrap().settle(used(10, 0));
         let denied = lease(&policies, &agent, 1).await.unwrap_err();
-        let Denied::Budget { resets_at, .. } = denied else { panic!("{denied}") };
+        let Denied::Budget(blocked) = denied else { panic!("{denied}") };
+        let resets_at = blocked.resets_at;
         assert_eq!(resets_at, Some(after.parse().unwrap()), "{window:?}");
         hand.set(after);
         lease(&policies, &agent, 1).await.unwrap().settle(used(1, 0));
@@ -57,8 +57,9 @@ async fn a_request_counts_where_it_was_admitted_however_long_it_runs() {
     let whole = lease(&policies, &agent, 100).await.unwrap();
     // The stream can spend what its own minute has left, and not a token more.
     let denied = stream.cover(41).unwrap_err();
-    let Denied::Budget { spent, reserved, resets_at, .. } = denied else { panic!("{denied}") };
-    assert_eq!((spent, reserved, resets_at), (Usd(50), Usd(50), Some("2026-03-04T05:07:00Z".parse().unwrap())));
+    let Denied::Budget(blocked) = denied else { panic!("{denied}") };
+    assert_eq!((blocked.spent, blocked.reserved), (50, 50));
+    assert_eq!(blocked.resets_at, Some("2026-03-04T05:07:00Z".parse().unwrap()));
     let charge = stream.settle(used(10, 40));
     assert_eq!((charge.cost, charge.remaining), (Usd(50), Some(Usd(0))));
     assert_eq!(state(&policies, &agent), [(0, 100, 0)]);

@@ -1,6 +1,6 @@
 //! A gateway that is killed in the middle of its work: nothing that was admitted is forgotten.
 
-use crate::setup::{growing, nano_per_token, scout, spend, stored, used};
+use crate::setup::{growing, nano_per_token, own, scout, spend, stored, used};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -62,7 +62,7 @@ async fn a_killed_gateway_forgets_nothing() {
     // The lock died with its holder. Ten leases were whole (20 each), twenty streams covered 8 tokens (18 each).
     let (policies, recovered) = Policies::open(&config, Clock::system()).unwrap();
     assert_eq!((recovered.unknown, recovered.amount), (30, Usd(10 * 20 + 20 * 18)));
-    assert_eq!(policies.budgets(&scout(&policies))[0].spent, Usd(110 + 560));
+    assert_eq!(own(&policies, &scout(&policies))[0].spent, Usd(110 + 560));
     policies.close().await;
     let after = verify(&config.store.path).unwrap();
     assert_eq!((after.unknown, after.open, after.cost), (30, 0, Usd(670)));

@@ -1,12 +1,11 @@
 //! For every budget, at every instant, under any interleaving: settled + leased stays within the limit. Checked against
 //! a naive book.
 
-use crate::setup::{Hand, clock, config, price, scout, spend, used};
+use crate::setup::{Hand, clock, config, own, price, scout, spend, used};
 use proptest::prelude::*;
-use std::sync::Arc;
 use std::time::Duration;
 use tollkeeper_config::{Price, Usd, Window};
-use tollkeeper_policies::{Agent, Denied, Lease, Outcome, OutputBound, Policies};
+use tollkeeper_policies::{Caller, Denied, Lease, Outcome, OutputBound, Policies};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -54,7 +53,7 @@ struct Entry {
 
 struct World {
     policies: Policies,
-    agent: Arc<Agent>,
+    agent: Caller,
     hand: Hand,
     limits: [i64; 3],
     /// Seconds since an hour's edge; what the hand shows, and the latest that it showed.
@@ -132,7 +131,8 @@ impl World {
                 let entry = Entry { admitted: self.latest, amount, told: 0, input, price, lease: Some(lease) };
                 self.book.push(entry);
             }
-            Err(Denied::Budget { estimate, .. }) => {
+            Err(Denied::Budget(blocked)) => {
+                let estimate = Usd(i64::try_from(blocked.estimate).unwrap());
                 assert!(estimate == Usd(least) && least > room, "{least} refused of {room}")
             }
             Err(other) => panic!("{other}"),
@@ -194,7 +194,7 @@ impl World {
 
     /// The counters say what the book says.
     fn compare(&self) {
-        for (view, (window, length)) in self.policies.budgets(&self.agent).iter().zip(WINDOWS) {
+        for (view, (window, length)) in own(&self.policies, &self.agent).iter().zip(WINDOWS) {
             assert_eq!((view.spent.0, view.reserved.0), self.sums(length, self.latest), "{window:?}");
             assert_eq!(view.remaining.0, (view.limit.0 - view.spent.0 - view.reserved.0).max(0));
         }
@@ -218,7 +218,7 @@ proptest! {
             world.hand.advance(Duration::from_secs(1));
             prop_assert_eq!(world.policies.open_leases(), 0);
             prop_assert_eq!(world.policies.queue_depth(), 0);
-            prop_assert!(world.policies.budgets(&world.agent).iter().all(|budget| budget.reserved == Usd::ZERO));
+            prop_assert!(own(&world.policies, &world.agent).iter().all(|budget| budget.reserved == Usd::ZERO));
             Ok(())
         })?;
     }

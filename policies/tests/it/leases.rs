@@ -1,20 +1,19 @@
 //! What a lease grants, how it grows, and what its end costs.
 
-use crate::setup::{add_agent, clock, config, growing, nano_per_token, price, scout, spend, used};
-use std::sync::Arc;
-use tollkeeper_config::{PicoUsd, Price, PriceSource, Rates, Usd, Window};
-use tollkeeper_policies::{Agent, Denied, Lease, Outcome, OutputBound, Policies, Scope, Settlement, Spend};
+use crate::setup::{add_agent, clock, config, growing, nano_per_token, own, price, scout, spend, used};
+use tollkeeper_config::{Limit, OnLimit, Owner, PicoUsd, Price, PriceSource, Rates, Scope, Usd, Window};
+use tollkeeper_policies::{Blocked, Caller, Denied, Lease, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::usage::Usage;
 
-fn open(limit: i64) -> (Policies, Arc<Agent>) {
+fn open(limit: i64) -> (Policies, Caller) {
     let policies = Policies::in_memory(&config(&[(Window::Day, limit)]), clock("2026-03-04T05:06:07Z").0);
     let agent = scout(&policies);
     (policies, agent)
 }
 
 /// Spent and reserved of the first budget.
-fn state(policies: &Policies, agent: &Agent) -> (i64, i64) {
-    let budget = policies.budgets(agent)[0];
+fn state(policies: &Policies, agent: &Caller) -> (i64, i64) {
+    let budget = own(&policies, agent)[0];
     (budget.spent.0, budget.reserved.0)
 }
 
@@ -72,8 +71,8 @@ async fn a_stream_grows_by_slices_then_by_what_is_left_and_stops_at_the_exact_to
     }
     assert_eq!(state(&policies, &agent), (0, 100));
     let denied = lease.cover(91).unwrap_err();
-    let Denied::Budget { estimate, reserved, .. } = denied else { panic!("{denied}") };
-    assert_eq!((estimate, reserved), (Usd(1), Usd(100)));
+    let Denied::Budget(blocked) = denied else { panic!("{denied}") };
+    assert_eq!((blocked.estimate, blocked.reserved), (1, 100));
     lease.cover(90).unwrap();
     let charge = lease.settle(Settlement { outcome: Outcome::BudgetStop, ..used(10, 90) });
     assert_eq!((charge.cost, charge.overrun, charge.remaining), (Usd(100), Usd::ZERO, Some(Usd(0))));
@@ -111,16 +110,17 @@ async fn a_denial_says_all_that_the_caller_needs() {
     let paid = policies.admit(&agent, spend(nano_per_token(), 10, OutputBound::Whole(20))).await.unwrap();
     paid.settle(used(10, 15));
     let denied = policies.admit(&agent, spend(nano_per_token(), 46, OutputBound::Whole(500))).await.unwrap_err();
-    let expected = Denied::Budget {
-        scope: Scope::Agent,
-        id: "scout".into(),
+    let expected = Denied::Budget(Box::new(Blocked {
+        owner: Owner::new(Scope::Agent, "scout"),
         window: Window::Day,
-        limit: Usd(100),
-        spent: Usd(25),
-        reserved: Usd(30),
-        estimate: Usd(47),
+        limit: Limit::Usd(Usd(100)),
+        spent: 25,
+        reserved: 30,
+        estimate: 47,
         resets_at: Some("2026-03-05T00:00:00Z".parse().unwrap()),
-    };
+        on_limit: OnLimit::Deny,
+        kept_pct: None,
+    }));
     assert_eq!(denied, expected);
     assert_eq!(
         denied.to_string(),
@@ -136,15 +136,15 @@ async fn every_budget_is_charged_or_none() {
     let policies = Policies::in_memory(&config(&[(Window::Day, 1000), (Window::Total, 50), (Window::Hour, 60)]), clock);
     let agent = scout(&policies);
     let denied = policies.admit(&agent, spend(nano_per_token(), 51, OutputBound::Whole(0))).await.unwrap_err();
-    let Denied::Budget { window, resets_at, .. } = &denied else { panic!("{denied}") };
-    assert_eq!((*window, *resets_at), (Window::Total, None), "the tightest is named");
-    assert!(policies.budgets(&agent).iter().all(|budget| budget.reserved == Usd::ZERO));
+    let Denied::Budget(blocked) = &denied else { panic!("{denied}") };
+    assert_eq!((blocked.window, blocked.resets_at), (Window::Total, None), "the tightest is named");
+    assert!(own(&policies, &agent).iter().all(|budget| budget.reserved == Usd::ZERO));
     let lease = policies.admit(&agent, spend(nano_per_token(), 40, OutputBound::Whole(0))).await.unwrap();
-    assert!(policies.budgets(&agent).iter().all(|budget| budget.reserved == Usd(40)));
+    assert!(own(&policies, &agent).iter().all(|budget| budget.reserved == Usd(40)));
     assert_eq!(policies.remaining(&agent), Some(Usd(10)));
     let charge = lease.settle(used(30, 0));
     assert_eq!(charge.remaining, Some(Usd(20)));
-    assert!(policies.budgets(&agent).iter().all(|budget| (budget.spent, budget.reserved) == (Usd(30), Usd(0))));
+    assert!(own(&policies, &agent).iter().all(|budget| (budget.spent, budget.reserved) == (Usd(30), Usd(0))));
 }
 
 #[tokio::test]
@@ -211,7 +211,8 @@ async fn free_targets_are_served_when_nothing_is_left_and_a_paid_fallback_is_not
     free.cover(100_000).unwrap();
     assert_eq!(free.settle(used(5000, 100_000)).cost, Usd::ZERO);
     let paid = Spend { attempt: 2, ..spend(nano_per_token(), 1, OutputBound::Whole(1)) };
-    assert!(matches!(policies.admit(&agent, paid).await, Err(Denied::Budget { spent: Usd(15), .. })));
+    let denied = policies.admit(&agent, paid).await;
+    assert!(matches!(&denied, Err(Denied::Budget(blocked)) if blocked.spent == 15), "{denied:?}");
 }
 
 #[tokio::test]
@@ -224,7 +225,7 @@ async fn an_agent_without_budgets_is_unlimited() {
         policies.admit(&rich, spend(price(u64::MAX, u64::MAX), u64::MAX, OutputBound::Whole(u64::MAX))).await.unwrap();
     let charge = lease.settle(used(u64::MAX, u64::MAX));
     assert_eq!((charge.cost, charge.remaining), (Usd(i64::MAX), None));
-    assert!(policies.budgets(&rich).is_empty());
+    assert!(own(&policies, &rich).is_empty());
     let poor = policies.authenticate("poor-key").unwrap();
     assert!(policies.admit(&poor, spend(nano_per_token(), 0, growing(1))).await.is_err());
 }

@@ -1,6 +1,6 @@
 //! The ledger on disk: what a restart finds, what reports say, who may open it.
 
-use crate::setup::{add_agent, clock, growing, nano_per_token, scout, spend, stored, used};
+use crate::setup::{add_agent, clock, growing, nano_per_token, own, scout, spend, stored, used};
 use std::path::Path;
 use std::time::Duration;
 use tollkeeper_config::{BackendId, Durability, Price, Usd, Window};
@@ -38,13 +38,13 @@ async fn counters_survive_a_restart_to_the_nano_dollar() {
 
         let (policies, recovered) = Policies::open(&config, clock.clone()).unwrap();
         assert_eq!(recovered, Recovered::default());
-        let spent: Vec<_> = policies.budgets(&scout(&policies)).iter().map(|budget| budget.spent).collect();
+        let spent: Vec<_> = own(&policies, &scout(&policies)).iter().map(|budget| budget.spent).collect();
         assert_eq!(spent, [Usd(135), Usd(135)]);
         drop(policies);
 
         hand.set("2026-03-05T00:00:00Z");
         let (policies, _) = Policies::open(&config, clock).unwrap();
-        let spent: Vec<_> = policies.budgets(&scout(&policies)).iter().map(|budget| budget.spent).collect();
+        let spent: Vec<_> = own(&policies, &scout(&policies)).iter().map(|budget| budget.spent).collect();
         assert_eq!(spent, [Usd(0), Usd(135)], "the day is over, the total is not");
         let report = verified(&config.store.path);
         assert_eq!((report.rows, report.intents, report.settlements, report.releases), (20, 10, 9, 1));
@@ -71,7 +71,7 @@ async fn every_end_is_on_record() {
     admit(5, nano_per_token(), WHOLE).await.unwrap().release(Outcome::Drained);
     assert!(policies.flush().await);
     assert_eq!((policies.open_leases(), policies.queue_depth()), (0, 0));
-    assert_eq!(policies.budgets(&agent)[0].spent, Usd(35 + 10 + 19));
+    assert_eq!(own(&policies, &agent)[0].spent, Usd(35 + 10 + 19));
     let report = verified(&config.store.path);
     assert_eq!((report.intents, report.settlements, report.releases, report.open), (5, 4, 1, 0));
     assert_eq!((report.cost, report.overrun), (Usd(64), Usd(15)));
@@ -104,7 +104,7 @@ async fn what_a_dead_process_left_open_is_charged_at_what_it_held() {
     hand.set("2026-03-05T00:01:00Z");
     let (policies, recovered) = Policies::open(&config, clock.clone()).unwrap();
     assert_eq!(recovered, Recovered { unknown: 2, amount: Usd(20 + 26) });
-    let spent: Vec<_> = policies.budgets(&scout(&policies)).iter().map(|budget| budget.spent).collect();
+    let spent: Vec<_> = own(&policies, &scout(&policies)).iter().map(|budget| budget.spent).collect();
     assert_eq!(spent, [Usd(0), Usd(11 + 46)], "they count on the day on which they were admitted");
     policies.close().await;
     let report = verified(&config.store.path);
@@ -133,7 +133,7 @@ async fn one_gateway_per_ledger() {
     Policies::open(&config, Clock::system()).unwrap();
     let denied = policies.admit(&scout(&policies), spend(nano_per_token(), 1, WHOLE)).await.unwrap_err();
     assert!(matches!(&denied, Denied::StoreDown { reason } if &**reason == "the ledger is closed"), "{denied}");
-    assert_eq!(policies.budgets(&scout(&policies)), []);
+    assert_eq!(own(&policies, &scout(&policies)), []);
     policies.close().await;
 }
 

@@ -10,3 +10,4 @@ mod leases;
 mod ledger;
 mod rates;
 mod setup;
+mod shared;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, PicoUsd, Price, PriceSource, Priority, RateLimits, Rates, Secret,
-    Usd, Window,
+    AgentConfig, BackendId, BudgetConfig, Config, Limit, OnLimit, Owner, PicoUsd, Price, PriceSource, Priority,
+    RateLimits, Rates, Scope, Secret, Usd, Window,
 };
-use tollkeeper_policies::{Agent, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
+use tollkeeper_policies::{Caller, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::usage::Usage;
 
@@ -22,7 +22,10 @@ pub(crate) fn config(budgets: &[(Window, i64)]) -> Config {
 }
 
 pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64)]) {
-    let budgets = budgets.iter().map(|(window, limit)| BudgetConfig { window: *window, limit: Usd(*limit) }).collect();
+    let owner = Owner::new(Scope::Agent, name);
+    config.budgets.retain(|budget| budget.owner != owner);
+    let own = budgets.iter().map(|(window, limit)| budget(owner.clone(), *window, Limit::Usd(Usd(*limit))));
+    config.budgets.extend(own);
     let key = Secret::new(format!("{name}-key"));
     let agent = AgentConfig {
         name: name.to_owned(),
@@ -30,9 +33,17 @@ pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64
         models: vec!["*".to_owned()],
         priority: Priority::Interactive,
         rates: RateLimits::default(),
-        budgets,
+        team: None,
+        max_request: None,
+        degrade_to: None,
     };
     config.agents.insert(name.to_owned(), Arc::new(agent));
+}
+
+/// A budget that refuses, in UTC, without notices.
+pub(crate) fn budget(owner: Owner, window: Window, limit: Limit) -> BudgetConfig {
+    let (zone, notify_at) = (jiff::tz::TimeZone::UTC, Vec::new());
+    BudgetConfig { owner, window, zone, limit, notify_at, on_limit: OnLimit::Deny, wrap_up_pct: 0 }
 }
 
 /// The same with its ledger in this folder.
@@ -63,8 +74,34 @@ impl Hand {
     }
 }
 
-pub(crate) fn scout(policies: &Policies) -> Arc<Agent> {
+pub(crate) fn scout(policies: &Policies) -> Caller {
     policies.authenticate("scout-key").unwrap()
+}
+
+/// One of an agent's own budgets in USD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) window: Window,
+    pub(crate) limit: Usd,
+    pub(crate) spent: Usd,
+    pub(crate) reserved: Usd,
+    pub(crate) remaining: Usd,
+    pub(crate) resets_at: Option<Timestamp>,
+}
+
+/// An agent's own budgets in USD.
+pub(crate) fn own(policies: &Policies, caller: &Caller) -> Vec<Own> {
+    let usd = |units: i128| Usd(i64::try_from(units).unwrap());
+    let views = policies.budgets(&Owner::new(Scope::Agent, caller.agent.name.clone()));
+    let own = views.into_iter().map(|view| Own {
+        window: view.rule.window,
+        limit: usd(view.rule.limit.units()),
+        spent: usd(view.spent),
+        reserved: usd(view.reserved),
+        remaining: usd(view.remaining),
+        resets_at: view.resets_at,
+    });
+    own.collect()
 }
 
 /// One nano-dollar per token of either kind, so that tokens read as money.
@@ -91,6 +128,9 @@ pub(crate) fn spend(price: Price, input_tokens: u64, output: OutputBound) -> Spe
         answers: 1,
         input_tokens,
         output,
+        request_left: None,
+        final_answer: false,
+        task: None,
     }
 }
 

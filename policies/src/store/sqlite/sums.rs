@@ -1,30 +1,10 @@
 //! Sums over the whole SQLite ledger, from which counters are restored. SQLite's sums are 64 bits wide: the halves of
 //! the figures are added up apart.
 
-use crate::budget::Sums;
 use crate::ledger::row::backend;
 use crate::store::StoreError;
 use crate::store::settled::{MINUTE, QUARTER, Settled, edges};
 use rusqlite::{Connection, params};
-use std::sync::Arc;
-
-/// The costs of every agent's attempts that were admitted since these times.
-pub(super) fn spent(db: &Connection, since: &[i64; 6]) -> Result<Vec<(Arc<str>, Sums)>, StoreError> {
-    let sum = |window| halves("cost_nano", &format!(" FILTER (WHERE admitted_us >= ?{window})"));
-    let sums: Vec<String> = (1..=since.len()).map(sum).collect();
-    let sql = format!("SELECT agent, {} FROM ledger WHERE outcome IS NOT NULL GROUP BY agent", sums.join(", "));
-    let mut query = db.prepare(&sql)?;
-    let mut found = query.query(*since)?;
-    let mut agents = Vec::new();
-    while let Some(row) = found.next()? {
-        let mut sums = Sums::default();
-        for (window, sum) in sums.iter_mut().enumerate() {
-            *sum = whole(row, 1 + 2 * window)?;
-        }
-        agents.push((row.get::<_, String>(0)?.into(), sums));
-    }
-    Ok(agents)
-}
 
 /// See [`crate::store::Store::settled`].
 pub(super) fn settled(db: &Connection, now: i64) -> Result<Vec<Settled>, StoreError> {

@@ -1,0 +1,267 @@
+//! `/v1/runs`: tasks with limits and keys of their own. Whoever has an agent's key makes runs of that agent, whoever has a run's key
+//! makes runs below it, and the operator makes any.
+
+mod events;
+
+pub(crate) use events::EventStream;
+
+use crate::app::App;
+use crate::auth::{self, Who};
+use crate::body::Body;
+use crate::error::{ApiError, created_json, ok_json};
+use crate::request_body;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tollkeeper_config::{OnLimit, Usd};
+use tollkeeper_policies::{NewRun, Run, RunError, RunLimits, RunPolicy, RunView};
+use tollkeeper_protocol::DecodeError;
+
+/// Longer labels are refused.
+const LONGEST_LABEL: usize = 256;
+/// As for budgets.
+const MOST_WRAP_UP: u8 = 50;
+
+/// What can be done with one run, by the last part of its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Extend,
+    Cancel,
+}
+
+/// The actions and their names.
+pub(crate) const ACTIONS: [(&str, Action); 2] = [("extend", Action::Extend), ("cancel", Action::Cancel)];
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Create {
+    agent: Option<String>,
+    parent: Option<String>,
+    label: Option<String>,
+    limits: Limits,
+    policy: Policy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    usd: Option<Decimal>,
+    tokens: Option<u64>,
+    calls: Option<u64>,
+    wall_s: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Policy {
+    on_limit: Option<String>,
+    local_only: bool,
+    wrap_up_pct: u8,
+}
+
+/// An amount in USD: a text, or a number as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Decimal {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+/// Makes a run. The answer shows its key, this once.
+///
+/// # Errors
+/// The body is not right, the caller may not make this run, or it cannot be paid.
+pub(crate) async fn create(app: &App, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let who = auth::who(app, request.headers())?;
+    let body: Create = read(app, request).await?;
+    let agent = match (&who, body.agent) {
+        (Who::Operator, agent) => {
+            agent.ok_or_else(|| bad("agent", "the operator must say whose run it is: `agent` is missing"))?
+        }
+        (Who::Caller(caller), agent) => match agent {
+            Some(other) if *other != *caller.agent.name => {
+                return Err(ApiError::Run(RunError::NoAgent(other)));
+            }
+            _ => caller.agent.name.to_string(),
+        },
+    };
+    let own = who.run().map(|run| run.id.to_string());
+    let parent = match body.parent.or(own) {
+        Some(id) => Some(find(app, &who, &id)?.run),
+        None => None,
+    };
+    if let Some(parent) = parent.as_ref().filter(|parent| *parent.agent != *agent) {
+        return Err(bad("parent", format!("the run `{}` is one of another agent", parent.id)));
+    }
+    if body.label.as_ref().is_some_and(|label| label.len() > LONGEST_LABEL) {
+        return Err(bad("label", format!("the label is longer than {LONGEST_LABEL} bytes")));
+    }
+    let new = NewRun { parent, label: body.label, limits: limits(body.limits)?, policy: policy(body.policy)? };
+    let (view, key) = app.policies.create_run(who.name(), &agent, new).await?;
+    let mut shown = show(&view);
+    shown["key"] = key.into();
+    Ok(created_json(shown.to_string()))
+}
+
+/// All runs that the caller may see and that are open or ended within a day, the newest first.
+///
+/// # Errors
+/// Nobody has this key.
+pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let who = auth::who(app, head)?;
+    let runs: Vec<Value> = app.policies.runs().iter().filter(|view| may_see(&who, &view.run)).map(show).collect();
+    Ok(ok_json(json!({"object": "list", "data": runs}).to_string()))
+}
+
+/// One of them.
+///
+/// # Errors
+/// There is none that this caller may see.
+pub(crate) fn one(app: &App, head: &HeaderMap, id: &str) -> Result<Response<Body>, ApiError> {
+    let who = auth::who(app, head)?;
+    Ok(ok_json(show(&find(app, &who, id)?).to_string()))
+}
+
+/// What happens in it and below it, as it happens.
+///
+/// # Errors
+/// There is none that this caller may see, or too many are watched already.
+pub(crate) fn watch(app: &Arc<App>, head: &HeaderMap, id: &str) -> Result<Response<Body>, ApiError> {
+    let who = auth::who(app, head)?;
+    events::respond(app, find(app, &who, id)?)
+}
+
+/// Raises the limits of a run, or ends it and all below it. A run may end itself, but not raise its own limits.
+///
+/// # Errors
+/// There is none that this caller may change, it has ended, or the run above it cannot pay.
+pub(crate) async fn act(
+    app: &App,
+    request: Request<Incoming>,
+    id: &str,
+    action: Action,
+) -> Result<Response<Body>, ApiError> {
+    let who = auth::who(app, request.headers())?;
+    let run = find(app, &who, id)?.run;
+    let view = match action {
+        Action::Cancel => app.policies.cancel_run(who.name(), &run).await?,
+        Action::Extend => {
+            if who.run().is_some_and(|own| own.id == run.id) {
+                return Err(ApiError::OwnRun);
+            }
+            let more = limits(read(app, request).await?)?;
+            app.policies.extend_run(who.name(), &run, &more).await?
+        }
+    };
+    Ok(ok_json(show(&view).to_string()))
+}
+
+async fn read<T: Default + for<'a> Deserialize<'a>>(app: &App, request: Request<Incoming>) -> Result<T, ApiError> {
+    let config = app.config.load_full();
+    let body = request_body::read(request.into_body(), &config.server).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|cause| ApiError::BadRequest(DecodeError::new(cause.to_string())))
+}
+
+fn find(app: &App, who: &Who, id: &str) -> Result<RunView, ApiError> {
+    let found = app.policies.run(id).filter(|view| may_see(who, &view.run));
+    found.ok_or_else(|| ApiError::Run(RunError::NoRun(id.chars().take(80).collect())))
+}
+
+/// A run's key opens it and what is below it, an agent's key all its runs.
+fn may_see(who: &Who, run: &Arc<Run>) -> bool {
+    match who {
+        Who::Operator => true,
+        Who::Caller(caller) => match &caller.run {
+            Some(own) => run.chain().any(|above| above.id == own.id),
+            None => run.agent == caller.agent.name,
+        },
+    }
+}
+
+fn bad(param: &str, message: impl Into<String>) -> ApiError {
+    ApiError::BadRequest(DecodeError::at(param, message))
+}
+
+fn limits(raw: Limits) -> Result<RunLimits, ApiError> {
+    let usd = raw.usd.map(|usd| {
+        let text = match usd {
+            Decimal::Text(text) => text,
+            Decimal::Number(number) => number.to_string(),
+        };
+        let parsed = Usd::parse_decimal(&text).ok().filter(|usd| *usd >= Usd::ZERO);
+        parsed.ok_or_else(|| bad("limits.usd", "`usd` must be an amount such as \"0.50\", with at most 9 decimals"))
+    });
+    Ok(RunLimits {
+        usd: usd.transpose()?,
+        tokens: raw.tokens,
+        calls: raw.calls,
+        wall: raw.wall_s.map(Duration::from_secs),
+    })
+}
+
+fn policy(raw: Policy) -> Result<RunPolicy, ApiError> {
+    let on_limit = raw.on_limit.map(|name| {
+        OnLimit::named(&name)
+            .ok_or_else(|| bad("policy.on_limit", "`on_limit` must be \"deny\", \"degrade\" or \"ask\""))
+    });
+    if raw.wrap_up_pct > MOST_WRAP_UP {
+        return Err(bad("policy.wrap_up_pct", format!("`wrap_up_pct` must be at most {MOST_WRAP_UP}")));
+    }
+    Ok(RunPolicy {
+        on_limit: on_limit.transpose()?.unwrap_or_default(),
+        local_only: raw.local_only,
+        wrap_up_pct: raw.wrap_up_pct,
+    })
+}
+
+/// A run as its API shows it. Amounts in USD are texts, exact.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    object: &'static str,
+    agent: &'a str,
+    parent: Option<&'a str>,
+    label: Option<&'a str>,
+    status: &'static str,
+    limits: Value,
+    spent: Value,
+    reserved_usd: String,
+    policy: Value,
+    created_at: String,
+    ends_at: Option<String>,
+    ended_at: Option<String>,
+}
+
+fn show(view: &RunView) -> Value {
+    let RunView { run, limits, .. } = view;
+    json!(Shown {
+        id: &run.id,
+        object: "run",
+        agent: &run.agent,
+        parent: run.parent.as_ref().map(|parent| &*parent.id),
+        label: run.label.as_deref(),
+        status: view.ended.map_or("active", |(end, _)| end.name()),
+        limits: json!({
+            "usd": limits.usd.map(|usd| usd.to_string()),
+            "tokens": limits.tokens,
+            "calls": limits.calls,
+            "wall_s": limits.wall.map(|wall| wall.as_secs()),
+        }),
+        spent: json!({"usd": view.spent.to_string(), "tokens": view.tokens, "calls": view.calls}),
+        reserved_usd: view.reserved.to_string(),
+        policy: json!({
+            "on_limit": run.policy.on_limit.name(),
+            "local_only": run.policy.local_only,
+            "wrap_up_pct": run.policy.wrap_up_pct,
+        }),
+        created_at: view.created.to_string(),
+        ends_at: view.ends.map(|at| at.to_string()),
+        ended_at: view.ended.map(|(_, at)| at.to_string()),
+    })
+}
