@@ -34,8 +34,6 @@ pub(super) struct Limiter {
     debt: u64,
     /// Nanoseconds since the start of all limits.
     at: u64,
-    /// The debt just before the first of `open`.
-    base: u64,
     /// Takings that may be corrected, the oldest first.
     open: VecDeque<Taking>,
 }
@@ -45,6 +43,8 @@ pub(super) struct Limiter {
 struct Taking {
     id: u64,
     cells: u64,
+    /// The debt just before it.
+    before: u64,
     /// What became of the debt between this and the next taking.
     then: Course,
 }
@@ -93,7 +93,7 @@ impl Limiter {
         let cell = MINUTE.div_ceil(u64::from(limit.get()));
         let period = Quota::with_period(Duration::from_nanos(cell));
         let quota = period.unwrap_or(Quota::per_minute(limit)).allow_burst(limit);
-        Self { limit, quota, cell, debt: 0, at: now, base: 0, open: VecDeque::new() }
+        Self { limit, quota, cell, debt: 0, at: now, open: VecDeque::new() }
     }
 
     /// Whether so many cells may be taken now, or how long that will take if nobody else takes any. More cells than the limit need all of it:
@@ -114,23 +114,26 @@ impl Limiter {
 
     /// Takes what a check has just granted. It may be corrected by its id, which must grow from taking to taking, until it is settled.
     pub(super) fn take(&mut self, granted: Granted, id: u64) {
-        if self.open.is_empty() {
-            self.base = self.debt;
-        }
+        let cells = u64::from(granted.cells.get());
+        self.open.push_back(Taking { id, cells, before: self.debt, then: Course::default() });
         self.debt = granted.debt;
-        self.open.push_back(Taking { id, cells: u64::from(granted.cells.get()), then: Course::default() });
     }
 
     /// A taking came to `cells`, whatever was thought of it before (`told`). Beyond a change of the limit only more than that is counted.
     pub(super) fn correct(&mut self, now: u64, id: u64, told: u64, cells: u64) {
         self.pay(now);
         let Ok(place) = self.open.binary_search_by_key(&id, |taking| taking.id) else {
-            self.debt = self.debt.saturating_add(self.nanos(cells.saturating_sub(told))).min(MOST);
+            self.debt = self.debt.saturating_add(nanos(cells.saturating_sub(told), self.cell)).min(MOST);
             return;
         };
         self.open[place].cells = cells;
-        let whole = |debt, taking: &Taking| taking.then.after(debt + self.nanos(taking.cells));
-        self.debt = self.open.iter().fold(self.base, whole);
+        // Those before it are not touched by it, and mostly it is among the last.
+        let mut debt = self.open[place].before;
+        for taking in self.open.iter_mut().skip(place) {
+            taking.before = debt;
+            debt = taking.then.after(debt + nanos(taking.cells, self.cell));
+        }
+        self.debt = debt;
     }
 
     /// A taking is corrected no more.
@@ -138,13 +141,10 @@ impl Limiter {
         self.pay(now);
         let Ok(place) = self.open.binary_search_by_key(&id, |taking| taking.id) else { return };
         let Some(settled) = self.open.remove(place) else { return };
-        let nanos = self.nanos(settled.cells);
-        match place.checked_sub(1).and_then(|before| self.open.get_mut(before)) {
-            Some(before) => {
-                before.then.take(nanos);
-                before.then.then(settled.then);
-            }
-            None => self.base = settled.then.after(self.base + nanos),
+        // What lies before all that are open is in the debt before the first of them.
+        if let Some(before) = place.checked_sub(1).and_then(|before| self.open.get_mut(before)) {
+            before.then.take(nanos(settled.cells, self.cell));
+            before.then.then(settled.then);
         }
     }
 
@@ -159,7 +159,7 @@ impl Limiter {
     /// The limit, what of it may be taken now, and how long it takes until all of it may.
     pub(super) fn left(&mut self, now: u64) -> (NonZeroU32, u32, Duration) {
         self.pay(now);
-        let room = self.nanos(u64::from(self.limit.get())).saturating_sub(self.debt);
+        let room = nanos(u64::from(self.limit.get()), self.cell).saturating_sub(self.debt);
         let remaining = u32::try_from(room / self.cell).unwrap_or(u32::MAX);
         (self.limit, remaining, Duration::from_nanos(self.debt))
     }
@@ -177,10 +177,11 @@ impl Limiter {
             last.then.pay(nanos);
         }
     }
+}
 
-    fn nanos(&self, cells: u64) -> u64 {
-        cells.saturating_mul(self.cell).min(MOST)
-    }
+/// In which time so many cells are paid off.
+fn nanos(cells: u64, cell: u64) -> u64 {
+    cells.saturating_mul(cell).min(MOST)
 }
 
 /// The debt, where `governor` looks for its state.
