@@ -9,6 +9,7 @@ mod providers;
 mod rates;
 mod secrets;
 mod server;
+mod webhooks;
 
 use crate::file::RawFile;
 use crate::problem::{Problems, Span};
@@ -49,6 +50,7 @@ impl<'a> Check<'a> {
             catalog: &catalog,
         };
         let budgets = self.budgets(raw.budgets.value, own, &known);
+        let notify = self.notify(raw.notify.value, raw.webhooks.value);
         let store = raw.store.value;
         let log = raw.log.value;
         let mut config = Config {
@@ -60,6 +62,7 @@ impl<'a> Check<'a> {
             aliases,
             agents,
             budgets,
+            notify,
             catalog: Arc::new(catalog),
             warnings: std::mem::take(&mut self.warnings),
         };

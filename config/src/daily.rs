@@ -18,15 +18,8 @@ impl DailyTime {
     /// Reads `HH:MM` (UTC) or `HH:MM ZONE`, where the zone is one of the IANA database that this machine has.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (time, zone) = text.split_once(' ').unwrap_or((text, "UTC"));
-        let (hour, minute) = time.split_once(':').ok_or_else(|| format!(", found \"{text}\""))?;
-        let number = |digits: &str| {
-            let plain = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
-            plain.then(|| digits.parse::<i8>().ok()).flatten()
-        };
-        let time = number(hour).zip(number(minute)).and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok());
-        let time = time.ok_or_else(|| format!(", found \"{text}\""))?;
-        let unknown = |_| format!("; \"{zone}\" is no time zone that this machine knows");
-        let zone = if zone == "UTC" { TimeZone::UTC } else { TimeZone::get(zone).map_err(unknown)? };
+        let time = time_of_day(time).ok_or_else(|| format!(", found \"{text}\""))?;
+        let zone = zone_named(zone)?;
         Ok(Self { time, zone })
     }
 
@@ -43,6 +36,22 @@ impl DailyTime {
         }
         None
     }
+}
+
+/// Reads `HH:MM`.
+pub(crate) fn time_of_day(text: &str) -> Option<Time> {
+    let (hour, minute) = text.split_once(':')?;
+    let number = |digits: &str| {
+        let plain = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse::<i8>().ok()).flatten()
+    };
+    Time::new(number(hour)?, number(minute)?, 0, 0).ok()
+}
+
+/// A zone of the IANA database that this machine has, or `UTC`.
+pub(crate) fn zone_named(name: &str) -> Result<TimeZone, String> {
+    let unknown = |_| format!("; \"{name}\" is no time zone that this machine knows");
+    if name == "UTC" { Ok(TimeZone::UTC) } else { TimeZone::get(name).map_err(unknown) }
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use crate::catalog::Ability;
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::ProviderKind;
+use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, Guesses, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug, Vram,
-    Zone,
+    AliasName, BaseUrl, BudgetStatus, Clock, Guesses, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug,
+    Vram, Zone,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,6 +41,10 @@ table! {
         agents: Vec<RawAgent> = default([]),
         /// Caps on what is spent, each `[[budgets]]`; those of one agent may also stand in its own table.
         budgets: Vec<RawBudget> = default([]),
+        /// What becomes of notices that cannot be delivered.
+        notify: RawNotify = default({}),
+        /// Who is told of what happens, each `[[webhooks]]`.
+        webhooks: Vec<RawWebhook> = default([]),
     }
 }
 
@@ -354,6 +359,60 @@ table! {
         on_limit: OnLimit = default("deny"),
         /// Percentage of the cap that only a final answer without tools may use.
         wrap_up_pct: Whole<0, 50> = default(0),
+    }
+}
+
+table! {
+    /// What becomes of notices that cannot be delivered (`docs/notifications.md`).
+    RawNotify "[notify]" {
+        /// The file they are appended to, one JSON object a line; its folder is made when missing.
+        dead_letter: PathBuf = default("data/notices.jsonl"),
+        /// A file of this size is renamed to `….1`, in the place of the one before, and another one begun.
+        dead_letter_limit: Size<1_073_741_824> = default("8MiB"),
+        /// How long a stop of the gateway waits for notices that are still to be delivered.
+        drain_timeout: Duration = default("5s"),
+    }
+}
+
+table! {
+    /// A receiver of notices (`docs/notifications.md`).
+    RawWebhook "[[webhooks]]" {
+        /// Its name in logs, metrics and the file of what could not be delivered.
+        name: At<Slug> = required,
+        /// Where notices are posted to: an `http://` or `https://` URL, which is never printed. Redirects are not followed.
+        url: SecretRef = required,
+        /// What bodies are signed with, so that the receiver can tell them from forged ones.
+        secret: SecretRef = optional,
+        /// The form of bodies: all that is known as JSON, or what Slack's incoming webhooks take.
+        format: WebhookFormat = default("generic"),
+        /// What it is told of; without it everything.
+        events: Vec<At<NoticeKind>> = optional,
+        /// When it is told of nothing but what is urgent; reminders wait and then come together.
+        quiet_hours: RawQuietHours = optional,
+        /// Longest duration of one try.
+        timeout: Duration = default("10s"),
+        /// Most tries after the first, when the receiver cannot be reached, takes too long, or answers 408, 429 or 500 and above.
+        retries: Whole<0, 50> = default(8),
+        /// Longest pause before the second try; it doubles with each further one. Pauses are random up to their longest.
+        retry_pause: Duration = default("1s"),
+        /// Where that doubling ends. A receiver may ask for longer pauses, up to an hour.
+        longest_pause: Duration = default("5m"),
+        /// For so long the same notice (event, subject and key) is left out and counted; the next one says how many were.
+        repeat_after: Pace = default("10m"),
+        /// Most notices that wait. When there are more, the oldest reminder is dropped, or else the oldest.
+        queue: Whole<1, 100_000> = default(1000),
+    }
+}
+
+table! {
+    /// Hours of every day, over midnight where `to` is the earlier time.
+    RawQuietHours "`quiet_hours`" {
+        /// When they begin, such as `"22:00"`.
+        from: At<Clock> = required,
+        /// When they end, such as `"07:00"`.
+        to: At<Clock> = required,
+        /// Whose time that is: a name of the IANA database such as `"Europe/Berlin"`.
+        time_zone: Zone = default("UTC"),
     }
 }
 

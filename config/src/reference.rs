@@ -16,6 +16,8 @@ pub fn reference() -> String {
         ("aliases", "`[[aliases]]`"),
         ("prices", "`[prices.\"provider/model\"]`"),
         ("agents", "`[[agents]]`"),
+        ("notify", "`[notify]`"),
+        ("webhooks", "`[[webhooks]]`"),
     ];
     let file = RawFile::keys();
     for (name, title) in sections {

@@ -4,6 +4,7 @@ use crate::budget::BudgetConfig;
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
+use crate::notify::Notify;
 use crate::units::{Secret, Usd};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub struct Config {
     pub agents: BTreeMap<String, Arc<AgentConfig>>,
     /// What may be spent, by agents and by all else; every budget over a request must hold.
     pub budgets: Vec<BudgetConfig>,
+    /// Who is told of what happens.
+    pub notify: Notify,
     /// Model facts and prices by `provider/model`: the built-in catalogue with the file's `[prices]` laid over it.
     pub catalog: Arc<Catalog>,
     /// What is legal but probably not meant (a provider without a key, an alias without a usable target).

@@ -2,13 +2,15 @@
 
 use crate::budget::{OnLimit, Window};
 use crate::catalog::Ability;
-use crate::daily::DailyTime;
+use crate::daily::{DailyTime, time_of_day, zone_named};
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::{PROVIDER_KINDS, ProviderKind};
+use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
+use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,6 +48,10 @@ pub(crate) enum Pace {
     /// So long after the last time.
     Every(Duration),
 }
+
+/// A time of day.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(pub(crate) Time);
 
 /// A time zone.
 #[derive(Debug, Clone)]
@@ -184,6 +190,17 @@ impl Read for Ability {
     }
 }
 
+impl Read for NoticeKind {
+    fn shape() -> String {
+        one_of(&Self::all().map(Self::name).collect::<Vec<_>>())
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let choices: Vec<_> = Self::all().map(|kind| (kind.name(), kind)).collect();
+        choose(node, &choices, problems)
+    }
+}
+
 impl<const MAX: u64> Read for Size<MAX> {
     fn shape() -> String {
         format!("a size such as \"32MiB\", at most {} GiB", MAX >> 30)
@@ -207,6 +224,7 @@ read_choice! {
     Priority: "interactive" => Self::Interactive, "batch" => Self::Batch;
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
     Guesses: "off" => Self::Off, "lookup" => Self::Lookup, "draft" => Self::Draft;
+    WebhookFormat: "generic" => Self::Generic, "slack" => Self::Slack;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     OnLimit: "deny" => Self::Deny, "degrade" => Self::Degrade, "ask" => Self::Ask;
 }
@@ -224,10 +242,8 @@ read_text! {
     Window: "\"minute\", \"hour\", \"day\", \"week\", \"month\", \"total\", or \"rolling 24h\" with any length from 1m to 31d", |text| {
         Self::parse(text).ok_or_else(|| found(text))
     };
-    Zone: "a time zone such as \"Europe/Berlin\" or \"UTC\"", |text| match text {
-        "UTC" => Ok(Self(TimeZone::UTC)),
-        text => TimeZone::get(text).map(Self).map_err(|_| format!("; \"{text}\" is none that this machine knows")),
-    };
+    Clock: "a time such as \"22:00\"", |text| time_of_day(text).map(Self).ok_or_else(|| found(text));
+    Zone: "a time zone such as \"Europe/Berlin\"", |text| zone_named(text).map(Self);
     Vram: "\"auto\" or a size such as \"24GiB\"", |text| match (text, parse_size(text)) {
         ("auto", _) => Ok(Self::Auto),
         (_, Some(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),

@@ -2,6 +2,7 @@
 
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
+use crate::notify::Notifier;
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub(crate) struct App {
     pub(crate) policies: Policies,
     pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
+    pub(crate) notifier: Notifier,
     pub(crate) clock: Clock,
     pub(crate) draining: AtomicBool,
     /// Cancelled when the gateway begins to stop.
@@ -68,7 +70,7 @@ impl App {
         self.ids.next()
     }
 
-    /// Takes over what can change while running: agents, budgets, aliases, models, providers, prices. Address, TLS, store and the limits of
+    /// Takes over what can change while running: agents, budgets, aliases, models, providers, prices, webhooks. Address, TLS, store and the limits of
     /// connections and requests in flight stay as they were at the start.
     fn reload(&self, config: &Arc<Config>) {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,6 +80,7 @@ impl App {
         self.fleet.reload(config);
         self.policies.reload(config);
         self.rates.reload(config);
+        self.notifier.reload(&config.notify);
         self.config.store(config.clone());
         self.metrics.reloaded("ok");
         tracing::info!(agents = config.agents.len(), aliases = config.aliases.len(), "configuration reloaded");
@@ -217,6 +220,7 @@ impl Gateway {
             policies,
             rates: Rates::new(&config, options.clock.clone()),
             metrics,
+            notifier: Notifier::start(&config.notify, options.clock.clone()),
             clock: options.clock,
             draining: AtomicBool::new(false),
             stop: stop.clone(),
@@ -273,7 +277,8 @@ impl Running {
         let _ = (&mut self.server).await;
     }
 
-    /// Stops accepting, waits for requests up to `server.drain_timeout`, cuts the rest, settles everything and closes the ledger.
+    /// Stops accepting, waits for requests up to `server.drain_timeout`, cuts the rest, settles everything, closes the ledger and
+    /// delivers what notices it can.
     pub async fn shutdown(self) {
         self.app.draining.store(true, Relaxed);
         self.stop.cancel();
@@ -282,5 +287,6 @@ impl Running {
         }
         self.app.fleet.shutdown().await;
         self.app.policies.close().await;
+        self.app.notifier.shutdown(&self.force).await;
     }
 }

@@ -17,6 +17,7 @@ mod listen;
 mod meter;
 mod metrics;
 mod models;
+mod notify;
 mod relay;
 mod request_body;
 mod routes;

@@ -2,6 +2,7 @@
 
 mod card;
 mod limits;
+mod notices;
 mod residency;
 mod servers;
 
@@ -70,6 +71,7 @@ pub(crate) struct Metrics {
     card: card::Card,
     residency: Residency,
     servers: Servers,
+    notices: notices::Notices,
     queue_depth: GaugeVec,
     queue_tokens: GaugeVec,
     slots_busy: GaugeVec,
@@ -244,6 +246,7 @@ impl Metrics {
             card: card::Card::new(&make),
             residency: Residency::new(&make),
             servers: Servers::new(&make),
+            notices: notices::Notices::new(&make),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
             queue_tokens: make.gauges(
                 "tollkeeper_local_queue_tokens",
@@ -414,6 +417,7 @@ impl Metrics {
         self.card.show(app.fleet.card().as_deref());
         self.residency.read(app);
         self.servers.read(app);
+        self.notices.read(app);
         for (name, model) in &config.local.models {
             let state = app.fleet.snapshot(&BackendId::Local(name.as_str().into()));
             self.read_model(name, model.slots, &state);
