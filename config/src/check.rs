@@ -50,8 +50,8 @@ impl<'a> Check<'a> {
             catalog: &catalog,
         };
         let budgets = self.budgets(raw.budgets.value, own, &known);
-        let notify = self.notify(raw.notify.value, raw.webhooks.value);
         let store = raw.store.value;
+        let notify = self.notify(raw.notify.value, raw.webhooks.value, &store.path.value);
         let log = raw.log.value;
         let mut config = Config {
             server,

@@ -365,8 +365,9 @@ table! {
 table! {
     /// What becomes of notices that cannot be delivered (`docs/notifications.md`).
     RawNotify "[notify]" {
-        /// The file they are appended to, one JSON object a line; its folder is made when missing.
-        dead_letter: PathBuf = default("data/notices.jsonl"),
+        /// The file they are appended to, one JSON object a line; its folder is made when missing. Without it `notices.jsonl` beside the file
+        /// of `[store]`.
+        dead_letter: PathBuf = optional,
         /// A file of this size is renamed to `….1`, in the place of the one before, and another one begun.
         dead_letter_limit: Size<1_073_741_824> = default("8MiB"),
         /// How long a stop of the gateway waits for notices that are still to be delivered.

@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, Owner, PicoUsd, Pooling, PriceSource, RateLimits,
-    ReasoningFormat, Scope, Speculate, Strategy, ToolFormat, Usd, Window, parse,
+    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, NoticeKind, Owner, PicoUsd, Pooling, PriceSource, RateLimits,
+    ReasoningFormat, Scope, Speculate, Strategy, ToolFormat, Usd, WebhookFormat, Window, parse,
 };
 
 const PROVIDERS: &str = r#"
@@ -316,6 +317,54 @@ parallel = 8
 }
 
 #[test]
+fn webhooks_are_told_of_everything_unless_they_say_otherwise() {
+    let text = r#"
+        [store]
+        path = "/var/lib/money.db"
+        [[webhooks]]
+        name = "chat"
+        url = "env:SCOUT_KEY"
+    "#;
+    let errors = try_read(text).unwrap_err().to_string();
+    assert!(errors.contains("the URL of the webhook `chat` must be like"), "{errors}");
+    assert!(!errors.contains("value-of"), "{errors}");
+
+    let text = text.replace("env:SCOUT_KEY", "https://chat.example/hidden");
+    let config = try_read(&text).unwrap();
+    let chat = &config.notify.webhooks[0];
+    assert_eq!(chat.events, NoticeKind::all().collect::<Vec<_>>());
+    assert_eq!(
+        (chat.format, chat.retries, chat.repeat_after),
+        (WebhookFormat::Generic, 8, Some(Duration::from_secs(600)))
+    );
+    assert_eq!(config.notify.dead_letter, Path::new("/var/lib/notices.jsonl"));
+    assert!(!format!("{config:?}").contains("hidden"));
+    let warning = "the webhook `chat` has no `secret`: its receiver cannot tell notices from forged ones";
+    assert!(config.warnings.contains(&warning.to_owned()), "{:?}", config.warnings);
+
+    let more = r#"
+        secret = "written in the file"
+        format = "slack"
+        events = ["paused", "resumed"]
+        repeat_after = "off"
+        quiet_hours = { from = "22:00", to = "07:00", time_zone = "Europe/Berlin" }
+        [notify]
+        dead_letter = "dead.jsonl"
+    "#;
+    let config = try_read(&format!("{text}{more}")).unwrap();
+    let chat = &config.notify.webhooks[0];
+    assert_eq!(chat.secret.as_ref().unwrap().expose(), "written in the file");
+    assert_eq!((chat.format, chat.repeat_after), (WebhookFormat::Slack, None));
+    assert_eq!(chat.events, [NoticeKind::Paused, NoticeKind::Resumed]);
+    let until = chat.quiet_hours.as_ref().unwrap().quiet_until("2026-11-21T22:00:00Z".parse().unwrap());
+    assert_eq!(until, Some("2026-11-22T06:00:00Z".parse().unwrap()));
+    assert_eq!(config.notify.dead_letter, Path::new("/etc/tollkeeper/dead.jsonl"));
+    let warned =
+        config.warnings.iter().any(|warning| warning.starts_with("the secret of the webhook `chat` is written"));
+    assert!(warned, "{:?}", config.warnings);
+}
+
+#[test]
 fn aliases_nested_too_deep_are_refused_not_followed() {
     let chain: String =
         (0..5000).map(|n| format!("[[aliases]]\nname = \"a{n:04}\"\ntargets = [\"a{:04}\"]\n", n + 1)).collect();
@@ -357,6 +406,10 @@ fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
         "context = 99999999999999999999",
         "name = 1979-05-27",
         "models = [1, [2]]",
+        "[[webhooks]]",
+        "url = \"http://h\"",
+        "events = [\"denied\", 1]",
+        "quiet_hours = { from = \"22:00\", to = \"22:00\" }",
         "x.y.z = 1",
         "\"\" = 0",
         "'''",

@@ -10,17 +10,20 @@ use crate::read::At;
 use crate::units::Secret;
 use crate::value::{Pace, SecretRef};
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Shorter signing secrets can be guessed.
 const SHORTEST_SECRET: usize = 16;
 
 impl Check<'_> {
-    pub(super) fn notify(&mut self, raw: RawNotify, webhooks: Vec<RawWebhook>) -> Notify {
+    /// `store`: the store's file, beside which the dead letters are when nothing else is said.
+    pub(super) fn notify(&mut self, raw: RawNotify, webhooks: Vec<RawWebhook>, store: &Path) -> Notify {
         let mut names = HashMap::new();
         let webhooks = webhooks.into_iter().filter_map(|raw| self.webhook(raw, &mut names)).map(Arc::new).collect();
+        let dead_letter = raw.dead_letter.at.map(|path| path.value);
         Notify {
-            dead_letter: self.path(&raw.dead_letter.value),
+            dead_letter: self.path(&dead_letter.unwrap_or_else(|| store.with_file_name("notices.jsonl"))),
             dead_letter_limit: raw.dead_letter_limit.value.0,
             drain_timeout: raw.drain_timeout.value,
             webhooks,
