@@ -109,3 +109,18 @@ async fn answers_say_how_they_came_about() {
         );
     }
 }
+
+#[tokio::test]
+async fn every_webhook_of_the_configuration_has_a_queue_also_after_a_reload() {
+    let hook = |name: &str| format!("[[webhooks]]\nname = \"{name}\"\nurl = \"http://127.0.0.1:9/hook\"\n");
+    let gateway = Gateway::start(Setup::new().raw(&hook("chat")).raw(&hook("gone"))).await;
+    let queues = async || {
+        let metrics = gateway.metrics().await;
+        let names = metrics.values("tollkeeper_notice_queue_depth", "webhook").into_iter().map(str::to_owned);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(queues().await, ["chat", "gone"]);
+    gateway.reload(&Setup::new().raw(&hook("chat")).raw(&hook("new")));
+    assert_eq!(queues().await, ["chat", "new"]);
+    gateway.stop().await;
+}
