@@ -145,8 +145,12 @@ impl Notifier {
     /// dropped and counted.
     #[cfg_attr(not(test), expect(dead_code, reason = "what makes notices of events is not connected yet"))]
     pub(crate) fn send(&self, notice: Notice) {
+        let hooks = self.hooks.load();
+        if hooks.is_empty() {
+            return;
+        }
         let (notice, id, now) = (Arc::new(notice), self.shared.ids.next(), self.shared.now());
-        for hook in self.hooks.load().iter() {
+        for hook in hooks.iter() {
             hook.offer(&notice, &id, now);
         }
     }

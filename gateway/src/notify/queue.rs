@@ -1,4 +1,4 @@
-//! What of one webhook's notices is sent when: stops first and always, reminders when it is not quiet, failed ones after a pause.
+//! What of one webhook's notices is sent when: stops first and always, reminders when it is not quiet, failed ones after a pause and after new ones.
 
 use super::Notice;
 use jiff::Timestamp;
@@ -126,8 +126,12 @@ impl Queue {
         let silence = self.not_before.saturating_sub(now.up);
         if silence.is_zero() {
             let due = |parcel: &&Parcel| parcel.due <= now.up && may(parcel);
-            let first =
-                self.parcels.iter().filter(due).min_by_key(|parcel| !parcel.urgent).map(|parcel| parcel.id.clone());
+            let first = self
+                .parcels
+                .iter()
+                .filter(due)
+                .min_by_key(|parcel| (!parcel.urgent, parcel.tries))
+                .map(|parcel| parcel.id.clone());
             let place = first.and_then(|id| self.parcels.iter().position(|parcel| parcel.id == id));
             if let Some(parcel) = place.and_then(|place| self.take(place)) {
                 return Next::Try(parcel);

@@ -120,6 +120,19 @@ fn what_failed_waits_for_its_pause_and_delays_nothing_else() {
 }
 
 #[test]
+fn a_new_stop_does_not_wait_for_what_failed_before() {
+    let mut queue = Queue::default();
+    queue.push(stop("failed"), 10);
+    let mut failed = tried(&mut queue, at(NIGHT, 0), None);
+    failed.tries = 1;
+    queue.again(failed, Duration::ZERO, false);
+    queue.push(reminder("reminder"), 10);
+    queue.push(stop("new"), 10);
+    let order: Vec<_> = (0..3).map(|_| tried(&mut queue, at(NIGHT, 0), None).id.to_string()).collect();
+    assert_eq!(order, ["new", "failed", "reminder"]);
+}
+
+#[test]
 fn a_receiver_that_asks_for_silence_gets_it() {
     let mut queue = Queue::default();
     let seconds = Duration::from_secs;
