@@ -3,6 +3,7 @@
 mod engine;
 mod ledger;
 mod models;
+mod reconcile;
 mod serve;
 mod spend;
 
@@ -32,16 +33,12 @@ enum Command {
     Models(models::Models),
     /// The ledger
     #[command(subcommand)]
-    Ledger(LedgerCommand),
+    Ledger(ledger::LedgerCommand),
+    /// Lay a provider's invoice (CSV) beside the ledger, by day and model; exit code 1 when they differ
+    Reconcile(reconcile::ReconcileCommand),
     /// Run one model's engine for the gateway that starts this
     #[command(hide = true)]
     Engine(engine::Engine),
-}
-
-#[derive(Debug, Subcommand)]
-enum LedgerCommand {
-    /// Prove that the ledger is whole: hashes chain, every intent has its end, every cost follows from tokens and prices
-    Verify(FileArg),
 }
 
 /// Which configuration.
@@ -66,7 +63,8 @@ pub fn run() -> ExitCode {
         Command::Spend(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Engine(command) => command.run(),
-        Command::Ledger(LedgerCommand::Verify(file)) => ledger::verify_file(&file),
+        Command::Ledger(command) => command.run(),
+        Command::Reconcile(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,13 @@
 //! Reads the ledger for people, while the gateway may be running.
 
+mod export;
+mod invoice;
+mod reconcile;
 mod verify;
 
+pub use export::{ExportError, ExportFilter, Exported, Format, export};
+pub use invoice::InvoiceError;
+pub use reconcile::{Figures, Reconcile, ReconcileError, ReconcileLine, reconcile};
 pub use verify::{AgentTotals, VerifyError, VerifyReport, verify};
 
 use crate::store::StoreError;

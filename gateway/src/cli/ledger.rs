@@ -1,13 +1,78 @@
-//! `tollkeeper ledger verify`: proves the ledger from its file alone.
+//! `tollkeeper ledger`: proves the ledger from its file alone, and hands its rows to other programs.
 
-use super::{FileArg, say};
-use tollkeeper_policies::report::{AgentTotals, verify};
+use super::spend::moment;
+use super::{FileArg, complain, say};
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use std::io::{BufWriter, Write};
+use tollkeeper_policies::report::{AgentTotals, ExportFilter, Format, export, verify};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LedgerCommand {
+    /// Prove that the ledger is whole: hashes chain, every intent has its end, every cost follows from tokens and
+    /// prices, the double entry balances, and counters would be restored to the sums of the rows
+    Verify(FileArg),
+    /// Write the rows to standard output; on standard error, how many and the hash of the last
+    Export(Export),
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    file: FileArg,
+    /// What to write
+    #[arg(long, value_enum, default_value = "csv")]
+    format: FormatArg,
+    /// Only rows of this agent
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// Only attempts admitted since then: a date (2026-11-21, UTC), a time (2026-11-21T08:00:00Z) or an age (90m, 24h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Only attempts admitted before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArg {
+    /// RFC 4180, with a header
+    Csv,
+    /// One JSON object a line
+    Jsonl,
+}
+
+impl LedgerCommand {
+    pub(super) fn run(self) -> Result<(), String> {
+        match self {
+            Self::Verify(file) => verify_file(&file),
+            Self::Export(command) => command.run(),
+        }
+    }
+}
+
+impl Export {
+    fn run(self) -> Result<(), String> {
+        let config = self.file.load()?;
+        let filter = ExportFilter { agent: self.agent, since: self.since, until: self.until };
+        let format = match self.format {
+            FormatArg::Csv => Format::Csv,
+            FormatArg::Jsonl => Format::JsonLines,
+        };
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        let exported = export(&config.store.path, &filter, format, &mut out).map_err(|error| error.to_string())?;
+        out.flush().map_err(|error| error.to_string())?;
+        complain(&format!("{} rows, head {}", exported.rows, exported.head));
+        Ok(())
+    }
+}
 
 /// Checks all of it and says what it holds.
 ///
 /// # Errors
 /// The first row that is wrong, and what of it.
-pub(super) fn verify_file(file: &FileArg) -> Result<(), String> {
+fn verify_file(file: &FileArg) -> Result<(), String> {
     let config = file.load()?;
     let report = verify(&config.store.path).map_err(|error| error.to_string())?;
     say(&format!("{}: good", config.store.path.display()));

@@ -1,6 +1,7 @@
 //! Proves a ledger from its rows alone.
 
 use super::ReportError;
+use super::export::hex;
 use crate::lease::Payer;
 use crate::ledger::postings::{Balances, Book};
 use crate::ledger::row::{Hash, Kind, Row};
@@ -287,7 +288,7 @@ impl Check {
             cost: usd(self.cost),
             overrun: usd(self.overrun),
             agents: self.book.0.into_iter().map(totals).collect(),
-            head: self.head.iter().map(|byte| format!("{byte:02x}")).collect(),
+            head: hex(&self.head),
             ..self.report
         }
     }

@@ -5,6 +5,7 @@
 mod agents;
 mod budgets;
 mod crash;
+mod exports;
 mod invariant;
 mod leases;
 mod ledger;
