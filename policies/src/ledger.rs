@@ -7,11 +7,12 @@
 //! bounded because each open attempt holds a place.
 
 pub(crate) mod attempt;
+pub(crate) mod compaction;
 pub(crate) mod postings;
 mod queue;
 pub(crate) mod row;
 mod status;
-mod writer;
+pub(crate) mod writer;
 
 use crate::denied::Denied;
 use crate::store::{StateChange, Store, StoreError};

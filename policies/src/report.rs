@@ -1,10 +1,12 @@
 //! Reads the ledger for people, while the gateway may be running.
 
+mod compact;
 mod export;
 mod invoice;
 mod reconcile;
 mod verify;
 
+pub use compact::{CompactError, Compacted, compact};
 pub use export::{ExportError, ExportFilter, Exported, Format, export};
 pub use invoice::InvoiceError;
 pub use reconcile::{Figures, Reconcile, ReconcileError, ReconcileLine, reconcile};

@@ -5,7 +5,7 @@ use super::{FileArg, complain, say};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use std::io::{BufWriter, Write};
-use tollkeeper_policies::report::{AgentTotals, ExportFilter, Format, export, verify};
+use tollkeeper_policies::report::{AgentTotals, ExportFilter, Format, compact, export, verify};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LedgerCommand {
@@ -14,6 +14,18 @@ pub(super) enum LedgerCommand {
     Verify(FileArg),
     /// Write the rows to standard output; on standard error, how many and the hash of the last
     Export(Export),
+    /// Replace old attempts by sums of each day that count the same; refused while a gateway uses the ledger
+    Compact(Compact),
+}
+
+/// Arguments of `compact`.
+#[derive(Debug, Args)]
+pub(super) struct Compact {
+    #[command(flatten)]
+    file: FileArg,
+    /// Replace the days before this one (UTC); at least 33 days ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    before: Timestamp,
 }
 
 /// Arguments of `export`.
@@ -33,6 +45,9 @@ pub(super) struct Export {
     /// Only attempts admitted before then
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
+    /// Only rows that `compact --before` would remove, to keep them elsewhere
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    before: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -48,14 +63,25 @@ impl LedgerCommand {
         match self {
             Self::Verify(file) => verify_file(&file),
             Self::Export(command) => command.run(),
+            Self::Compact(command) => command.run(),
         }
+    }
+}
+
+impl Compact {
+    fn run(self) -> Result<(), String> {
+        let config = self.file.load()?;
+        let done = compact(&config.store.path, self.before, Timestamp::now()).map_err(|error| error.to_string())?;
+        say(&format!("{} rows replaced by {}, head {}", done.removed, done.summaries, done.head));
+        Ok(())
     }
 }
 
 impl Export {
     fn run(self) -> Result<(), String> {
         let config = self.file.load()?;
-        let filter = ExportFilter { agent: self.agent, since: self.since, until: self.until };
+        let filter =
+            ExportFilter { agent: self.agent, since: self.since, until: self.until, removable_before: self.before };
         let format = match self.format {
             FormatArg::Csv => Format::Csv,
             FormatArg::Jsonl => Format::JsonLines,
@@ -84,6 +110,8 @@ fn verify_file(file: &FileArg) -> Result<(), String> {
         ("releases", report.releases.to_string()),
         ("unknown", report.unknown.to_string()),
         ("changes", report.changes.to_string()),
+        ("summaries", report.summaries.to_string()),
+        ("compacted", report.compacted.to_string()),
         ("open", report.open.to_string()),
         ("cost usd", report.cost.to_string()),
         ("overrun usd", report.overrun.to_string()),

@@ -159,6 +159,7 @@ impl Attempt {
             run: self.payer.run.clone(),
             task: self.payer.task.clone(),
             note: None,
+            sums: None,
         }
     }
 

@@ -51,7 +51,8 @@ pub(crate) fn postings(row: &Row, held: Usd) -> impl Iterator<Item = Posting> {
         Kind::Settlement | Kind::Release | Kind::Unknown => {
             [(Spent, Leased, held), (Spent, Available, row.cost.saturating_sub(held))]
         }
-        Kind::Change => [none, none],
+        Kind::Summary => [(Spent, Available, row.cost), none],
+        Kind::Change | Kind::Checkpoint => [none, none],
     };
     let moves = moves.into_iter().filter(|(_, _, amount)| *amount != Usd::ZERO);
     moves.map(|(debit, credit, amount)| Posting { debit, credit, amount })
@@ -87,14 +88,11 @@ pub(crate) struct Book(pub(crate) BTreeMap<Arc<str>, Balances>);
 
 impl Book {
     pub(crate) fn post(&mut self, row: &Row, held: Usd) {
-        for posting in postings(row, held) {
-            if let Some(balances) = self.0.get_mut(&row.agent) {
-                balances.post(posting);
-            } else {
-                let mut balances = Balances::default();
-                balances.post(posting);
-                self.0.insert(row.agent.clone(), balances);
-            }
+        if !self.0.contains_key(&row.agent) {
+            self.0.insert(row.agent.clone(), Balances::default());
+        }
+        if let Some(balances) = self.0.get_mut(&row.agent) {
+            postings(row, held).for_each(|posting| balances.post(posting));
         }
     }
 }

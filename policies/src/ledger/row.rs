@@ -26,11 +26,23 @@ pub(crate) enum Kind {
     Unknown,
     /// No attempt: somebody changed what is allowed. `agent` is who did it, `alias` what of, `note` what it is now.
     Change,
+    /// The closed attempts of a day that were removed, added up; a checkpoint follows.
+    Summary,
+    /// Stands for the rows that were removed: its `note` holds the hash that the chain had reached.
+    Checkpoint,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Intent, Self::Extension, Self::Settlement, Self::Release, Self::Unknown, Self::Change];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Intent,
+        Self::Extension,
+        Self::Settlement,
+        Self::Release,
+        Self::Unknown,
+        Self::Change,
+        Self::Summary,
+        Self::Checkpoint,
+    ];
 
     /// The name in the ledger.
     pub(crate) fn name(self) -> &'static str {
@@ -41,10 +53,12 @@ impl Kind {
             Self::Release => "release",
             Self::Unknown => "unknown",
             Self::Change => "change",
+            Self::Summary => "summary",
+            Self::Checkpoint => "checkpoint",
         }
     }
 
-    /// Whether it is an attempt's last row. Exactly these rows have an outcome.
+    /// Whether it is an attempt's last row. Exactly these rows, and summaries of them, have an outcome.
     pub(crate) fn closes(self) -> bool {
         matches!(self, Self::Settlement | Self::Release | Self::Unknown)
     }
@@ -96,13 +110,26 @@ pub(crate) struct Row {
     pub(crate) task: Option<Arc<str>>,
     /// JSON; of rows that belong to no attempt.
     pub(crate) note: Option<Arc<str>>,
+    /// How many attempts a summary stands for.
+    pub(crate) sums: Option<Counts>,
+}
+
+/// Numbers of attempts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// All of them.
+    pub(crate) attempts: i64,
+    /// Those that a crash left open.
+    pub(crate) unknowns: i64,
+    /// Those that used nothing.
+    pub(crate) releases: i64,
 }
 
 /// Where the hash stands among the columns. The columns before it are those of version 1.
 pub(crate) const HASH: usize = 30;
 
 /// The columns, in the order of the table and of the hash.
-pub(crate) const COLUMNS: [&str; 35] = [
+pub(crate) const COLUMNS: [&str; 38] = [
     "seq",
     "at_us",
     "kind",
@@ -138,6 +165,9 @@ pub(crate) const COLUMNS: [&str; 35] = [
     "run",
     "task",
     "note",
+    "attempts",
+    "unknowns",
+    "releases",
 ];
 
 /// The value of a column.
@@ -198,6 +228,9 @@ impl Row {
             maybe(self.run.as_ref()),
             maybe(self.task.as_ref()),
             maybe(self.note.as_ref()),
+            optional(self.sums.map(|sums| sums.attempts)),
+            optional(self.sums.map(|sums| sums.unknowns)),
+            optional(self.sums.map(|sums| sums.releases)),
         ]
     }
 
@@ -237,6 +270,15 @@ impl Value<'_> {
 }
 
 impl Row {
+    /// How many attempts it closes, and how.
+    pub(crate) fn counts(&self) -> Counts {
+        self.sums.unwrap_or(Counts {
+            attempts: i64::from(self.kind.closes()),
+            unknowns: i64::from(self.kind == Kind::Unknown),
+            releases: i64::from(self.kind == Kind::Release),
+        })
+    }
+
     /// Who pays for its attempt.
     pub(crate) fn payer(&self) -> Payer {
         Payer { agent: self.agent.clone(), team: self.team.clone(), run: self.run.clone(), task: self.task.clone() }
@@ -273,6 +315,7 @@ impl Row {
             run: None,
             task: None,
             note: Some(note),
+            sums: None,
         }
     }
 }

@@ -148,15 +148,8 @@ fn refuse(jobs: &[Job]) {
 impl Chain {
     /// Numbers and hashes rows as the next of the chain. Nothing changes until they are committed.
     fn seal(&self, rows: &mut [Row], buffer: &mut Vec<u8>) -> Tail {
-        let mut tail = self.tail;
-        tail.oldest_open = self.open.first().copied().unwrap_or(tail.seq + 1);
-        for row in rows {
-            tail.seq += 1;
-            (row.seq, row.oldest_open, row.prev_hash) = (tail.seq, tail.oldest_open, tail.hash);
-            tail.hash = row.digest(buffer);
-            row.hash = tail.hash;
-        }
-        tail
+        let oldest_open = self.open.first().copied().unwrap_or(self.tail.seq + 1);
+        seal(Tail { oldest_open, ..self.tail }, rows, buffer)
     }
 
     fn commit(&mut self, tail: Tail, rows: &[Row]) {
@@ -169,6 +162,17 @@ impl Chain {
             }
         }
     }
+}
+
+/// Numbers and hashes rows as the next of a chain that ends with `tail`; returns its new end.
+pub(crate) fn seal(mut tail: Tail, rows: &mut [Row], buffer: &mut Vec<u8>) -> Tail {
+    for row in rows {
+        tail.seq += 1;
+        (row.seq, row.oldest_open, row.prev_hash) = (tail.seq, tail.oldest_open, tail.hash);
+        tail.hash = row.digest(buffer);
+        row.hash = tail.hash;
+    }
+    tail
 }
 
 /// The row of a job, `seq` being its number; none for an attempt whose intent was refused, of which the ledger knows

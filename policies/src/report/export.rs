@@ -2,6 +2,7 @@
 //! the export can check every hash, and what people read besides.
 
 use super::ReportError;
+use crate::ledger::compaction::{DAY, hex};
 use crate::ledger::postings::{Balances, postings};
 use crate::ledger::row::{COLUMNS, Row, Value};
 use crate::store::StoreError;
@@ -32,6 +33,8 @@ pub struct ExportFilter {
     pub since: Option<Timestamp>,
     /// Admitted before.
     pub until: Option<Timestamp>,
+    /// Only rows that [`compact`](super::compact) with this time would remove.
+    pub removable_before: Option<Timestamp>,
 }
 
 /// What was exported.
@@ -39,7 +42,8 @@ pub struct ExportFilter {
 pub struct Exported {
     /// How many rows.
     pub rows: u64,
-    /// The hash of the last of them, in hexadecimal; empty when there are none.
+    /// The hash of the last of them, in hexadecimal; empty when there are none. Of rows to be removed, the hash that the
+    /// chain had reached there, which the checkpoint will hold.
     pub head: String,
 }
 
@@ -77,6 +81,10 @@ pub fn export(
 ) -> Result<Exported, ExportError> {
     let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
     let ledger = Reader::open(path).map_err(unreadable)?;
+    ledger.hold_still().map_err(unreadable)?;
+    let old = filter.removable_before.map(|before| ledger.scan(before.as_microsecond().div_euclid(DAY) * DAY));
+    let old = old.transpose().map_err(unreadable)?.map(|scan| (scan.through, scan.kept(), scan.head));
+    let goes = |seq| old.as_ref().is_none_or(|(through, kept, _)| seq <= *through && !kept.contains_key(&seq));
     let mut sink = Sink::new(format, out)?;
     let mut held: HashMap<i64, Usd> = HashMap::new();
     let mut exported = Exported::default();
@@ -84,7 +92,7 @@ pub fn export(
     let read = ledger.rows(|row| {
         let written = row.map_err(|(seq, field)| ExportError::Row { seq, field }).and_then(|row| {
             let before = account(&mut held, &row);
-            if filter.takes(&row) {
+            if filter.takes(&row) && goes(row.seq) {
                 sink.write(&row, before)?;
                 exported.rows += 1;
                 exported.head = hex(&row.hash);
@@ -99,6 +107,9 @@ pub fn export(
         return Err(error);
     }
     sink.end()?;
+    if let Some((_, _, head)) = old.filter(|_| exported.rows > 0) {
+        exported.head = hex(&head);
+    }
     Ok(exported)
 }
 
@@ -203,9 +214,4 @@ fn json(value: &Value<'_>) -> serde_json::Value {
         Value::Text(text) => (**text).into(),
         Value::Blob(bytes) => hex(bytes).into(),
     }
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

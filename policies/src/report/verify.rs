@@ -1,8 +1,8 @@
 //! Proves a ledger from its rows alone.
 
 use super::ReportError;
-use super::export::hex;
 use crate::lease::Payer;
+use crate::ledger::compaction::{Checkpoint, Totals, hex};
 use crate::ledger::postings::{Balances, Book};
 use crate::ledger::row::{Hash, Kind, Row};
 use crate::metering::Pieces;
@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::store::settled::Settled;
 use crate::store::sqlite::Reader;
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +33,12 @@ pub struct VerifyReport {
     pub unknown: u64,
     /// Administrative changes.
     pub changes: u64,
+    /// Rows of sums that stand for attempts that were removed.
+    pub summaries: u64,
+    /// Rows that stand for the part of the chain that was removed.
+    pub checkpoints: u64,
+    /// Attempts of which only sums are left.
+    pub compacted: u64,
     /// Attempts not yet closed.
     pub open: u64,
     /// The sum of all costs.
@@ -97,6 +103,11 @@ pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
     let ledger = Reader::open(path).map_err(unreadable)?;
     ledger.hold_still().map_err(unreadable)?;
     let mut check = Check::default();
+    if let Some(row) = ledger.checkpoint().map_err(unreadable)? {
+        let problem = "says nothing that a proof can begin with".to_owned();
+        check.begin = Some(Checkpoint::read(&row).ok_or(VerifyError::Row { seq: row.seq, field: "note", problem })?);
+        check.begins_at = row.seq;
+    }
     let mut bad = None;
     let read = ledger.rows(|row| {
         let checked = match row {
@@ -107,6 +118,7 @@ pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
         if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     read.map_err(unreadable)?;
+    let bad = bad.or_else(|| check.end().err().map(|(field, problem)| (check.seq, field, problem)));
     if let Some((seq, field, problem)) = bad {
         return Err(VerifyError::Row { seq, field, problem });
     }
@@ -128,6 +140,12 @@ struct Check {
     /// Attempts that are open at this point, by the number of their intent. All that is kept of the rows.
     open: HashMap<i64, Held>,
     book: Book,
+    /// The newest checkpoint, until the rows that it kept are behind, and the row that it is.
+    begin: Option<Checkpoint>,
+    begins_at: i64,
+    kept: BTreeMap<i64, Hash>,
+    /// Sums of the summaries since the last checkpoint.
+    summed: Totals,
     buffer: Vec<u8>,
 }
 
@@ -154,6 +172,10 @@ impl Held {
 
 impl Check {
     fn row(&mut self, row: &Row) -> Result<(), Problem> {
+        if self.begin.as_ref().is_some_and(|begin| row.seq <= begin.through) {
+            return self.kept(row);
+        }
+        self.begin()?;
         self.seq += 1;
         expect("seq", row.seq, self.seq)?;
         self.place(row)?;
@@ -161,12 +183,61 @@ impl Check {
         if row.prev_hash != self.head {
             return Err(("prev_hash", "is not the hash of the row before".into()));
         }
-        if row.hash != row.digest(&mut self.buffer) {
-            return Err(("hash", "does not match the row: one of its columns was changed".into()));
-        }
+        self.hash(row)?;
         self.head = row.hash;
         self.count(row);
         Ok(())
+    }
+
+    fn hash(&mut self, row: &Row) -> Result<(), Problem> {
+        if row.hash == row.digest(&mut self.buffer) {
+            return Ok(());
+        }
+        Err(("hash", "does not match the row: one of its columns was changed".into()))
+    }
+
+    /// A row that a compaction kept among those that went: the checkpoint vouches for its hash.
+    fn kept(&mut self, row: &Row) -> Result<(), Problem> {
+        self.seq = row.seq;
+        if row.kind != Kind::Checkpoint {
+            self.place(row)?;
+            self.amounts(row)?;
+        }
+        self.hash(row)?;
+        self.kept.insert(row.seq, row.hash);
+        self.count(row);
+        Ok(())
+    }
+
+    /// The kept rows are behind: the chain goes on where the checkpoint says.
+    fn begin(&mut self) -> Result<(), Problem> {
+        let Some(begin) = self.begin.take() else { return Ok(()) };
+        if !begin.keeps(&self.kept) {
+            return Err(("seq", format!("follows on rows that are not those that checkpoint {} kept", self.begins_at)));
+        }
+        self.seq = begin.through;
+        self.head = begin.head().ok_or_else(|| ("note", format!("of checkpoint {} has no hash", self.begins_at)))?;
+        Ok(())
+    }
+
+    /// That nothing is missing at the end.
+    fn end(&mut self) -> Result<(), Problem> {
+        self.begin()?;
+        if self.summed == Totals::default() {
+            Ok(())
+        } else {
+            Err(("kind", "should be followed by a checkpoint".into()))
+        }
+    }
+
+    /// That a checkpoint stands behind the summaries that it sums up.
+    fn checkpoint(&mut self, row: &Row) -> Result<(), Problem> {
+        let said = Checkpoint::read(row).ok_or_else(|| ("note", "is not what a compaction writes".to_owned()))?;
+        if said.sums(&std::mem::take(&mut self.summed)) {
+            Ok(())
+        } else {
+            Err(("note", "has other sums than the summaries before it".into()))
+        }
     }
 
     /// That every agent's accounts balance, that what is leased is what the open attempts hold, and that counters would
@@ -214,6 +285,12 @@ impl Check {
                 return Ok(());
             }
             (Kind::Change, None) => return Ok(()),
+            (Kind::Checkpoint, None) => return self.checkpoint(row),
+            (Kind::Summary, None) => {
+                self.book.post(row, Usd::ZERO);
+                self.summed.add(row);
+                return Ok(());
+            }
             (_, Some(intent)) => intent,
             (_, None) => return Err(("intent", "is missing".into())),
         };
@@ -249,7 +326,9 @@ impl Check {
                 expect("cost_nano", row.cost, Usd::ZERO)?;
             }
             Kind::Release => expect("cost_nano", row.cost, Usd::ZERO)?,
-            Kind::Change => {
+            // Of the attempts that a summary stands for, each overran by itself.
+            Kind::Summary => return expect("leased_nano", row.leased, Usd::ZERO),
+            Kind::Change | Kind::Checkpoint => {
                 expect("leased_nano", row.leased, Usd::ZERO)?;
                 expect("cost_nano", row.cost, Usd::ZERO)?;
             }
@@ -265,7 +344,10 @@ impl Check {
     fn count(&mut self, row: &Row) {
         let report = &mut self.report;
         report.rows += 1;
+        report.compacted += row.sums.map_or(0, |sums| sums.attempts.unsigned_abs());
         *match row.kind {
+            Kind::Summary => &mut report.summaries,
+            Kind::Checkpoint => &mut report.checkpoints,
             Kind::Intent => &mut report.intents,
             Kind::Extension => &mut report.extensions,
             Kind::Settlement => &mut report.settlements,

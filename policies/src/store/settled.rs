@@ -1,6 +1,6 @@
 //! What was settled, by who pays and by time of admission: what counters of any window are restored from.
 
-use crate::ledger::row::{Kind, Row};
+use crate::ledger::row::Row;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tollkeeper_config::BackendId;
@@ -12,6 +12,8 @@ pub(crate) const QUARTER: i64 = 15 * MINUTE;
 /// How far back minutes are told apart, and how far quarters.
 const MINUTES_FOR: i64 = 120 * MINUTE;
 const QUARTERS_FOR: i64 = 32 * 24 * 60 * MINUTE;
+/// What is older is told apart from nothing else that is.
+pub(crate) const KEPT_FOR: i64 = QUARTERS_FOR + 24 * 60 * MINUTE;
 
 /// The closed attempts of one payer, alias and backend that were admitted in one stretch of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +68,8 @@ pub(super) fn settled<'a>(rows: impl Iterator<Item = &'a Row>, now: i64) -> Vec<
         });
         sum.nano += i128::from(row.cost.0);
         sum.tokens += i128::from(row.usage.input) + i128::from(row.usage.output);
-        sum.requests += i64::from(row.kind != Kind::Release);
+        let counts = row.counts();
+        sum.requests += counts.attempts - counts.releases;
     }
     sums.into_values().collect()
 }

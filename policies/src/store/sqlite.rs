@@ -1,5 +1,6 @@
 //! Rows in a SQLite file: the writer's side.
 
+mod compact;
 mod read;
 mod sums;
 
@@ -220,5 +221,7 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+#[cfg(test)]
+mod compact_tests;
 #[cfg(test)]
 mod tests;

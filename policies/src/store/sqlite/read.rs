@@ -1,8 +1,10 @@
 //! The read-only side of a SQLite ledger: rows and sums, while a gateway may be writing it.
 
+use super::compact::scan;
 use super::sums::{halves, settled, whole};
 use super::{connect, known_version, version};
-use crate::ledger::row::{COLUMNS, HASH, Kind, Row, backend};
+use crate::ledger::compaction::Scan;
+use crate::ledger::row::{COLUMNS, Counts, HASH, Kind, Row, backend};
 use crate::report::{SpendFilter, SpendRow};
 use crate::store::StoreError;
 use crate::store::settled::Settled;
@@ -57,6 +59,21 @@ impl Reader {
         Ok(())
     }
 
+    /// The rows that are older than a time.
+    pub(crate) fn scan(&self, before: i64) -> Result<Scan, StoreError> {
+        scan(&self.0, before)
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Row>, StoreError> {
+        let columns = COLUMNS.join(", ");
+        let sql = format!("SELECT {columns} FROM ledger WHERE kind = 'checkpoint' ORDER BY seq DESC LIMIT 1");
+        let mut query = self.0.prepare(&sql)?;
+        let mut found = query.query([])?;
+        let bad = |(seq, column)| StoreError(format!("row {seq} is bad in column {column}").into());
+        found.next()?.map(|row| read(row).map_err(bad)).transpose()
+    }
+
     /// Has what is read from now on be of one instant, until the reader is dropped.
     pub(crate) fn hold_still(&self) -> Result<(), StoreError> {
         Ok(self.0.execute_batch("BEGIN")?)
@@ -82,7 +99,7 @@ impl Reader {
         .join(", ");
         let mut query = self.0.prepare(&format!(
             "SELECT agent, CASE WHEN ?1 THEN admitted_us / 86400000000 END AS day, CASE WHEN ?2 THEN backend END AS target,
-                    COUNT(*), SUM(kind = 'unknown'), {sums}
+                    SUM(COALESCE(attempts, 1)), SUM(COALESCE(unknowns, kind = 'unknown')), {sums}
              FROM ledger WHERE outcome IS NOT NULL AND admitted_us >= ?3 AND admitted_us < ?4 AND agent = COALESCE(?5, agent)
              GROUP BY agent, day, target ORDER BY agent, day, target"
         ))?;
@@ -172,5 +189,9 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Row, (i64, &'static str)> 
         run: maybe(32)?,
         task: maybe(33)?,
         note: maybe(34)?,
+        sums: match optional(35)? {
+            None => None,
+            Some(attempts) => Some(Counts { attempts, unknowns: int(36)?, releases: int(37)? }),
+        },
     })
 }

@@ -13,7 +13,7 @@ pub(super) fn settled(db: &Connection, now: i64) -> Result<Vec<Settled>, StoreEr
         "SELECT agent, team, alias, backend, run,
                 CASE WHEN admitted_us >= ?1 THEN admitted_us - (admitted_us % {MINUTE} + {MINUTE}) % {MINUTE}
                      WHEN admitted_us >= ?2 THEN admitted_us - (admitted_us % {QUARTER} + {QUARTER}) % {QUARTER} END AS start,
-                SUM(kind <> 'release'), {}, {}, {}
+                SUM(COALESCE(attempts - releases, kind <> 'release')), {}, {}, {}
          FROM ledger WHERE outcome IS NOT NULL GROUP BY agent, team, alias, backend, run, start",
         halves("cost_nano", ""),
         halves("input_tokens", ""),

@@ -290,7 +290,7 @@ proptest! {
         prop_assert_eq!(&sqlite.settled(NOW).unwrap(), &sums);
         // Whatever the stretches are, nothing is lost in them.
         let closed = || rows.iter().filter(|row| row.outcome.is_some());
-        prop_assert_eq!(sums.iter().map(|sum| sum.nano).sum::<i128>(), closed().map(|row| i128::from(row.cost.0)).sum());
+        prop_assert_eq!(sums.iter().map(|sum| sum.nano).sum::<i128>(), closed().map(|row| i128::from(row.cost.0)).sum::<i128>());
         for sum in sums.iter().filter(|sum| sum.start != i64::MIN) {
             let (age, quarter) = (NOW - sum.start, 900_000_000);
             let length = if age <= 7_200_000_000 { 60_000_000 } else { quarter };

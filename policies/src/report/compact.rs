@@ -1,0 +1,64 @@
+//! Replaces what is old in the ledger by sums that count the same.
+
+use super::{VerifyError, verify};
+use crate::OpenError;
+use crate::store::StoreError;
+use crate::store::settled::KEPT_FOR;
+use crate::store::sqlite::Sqlite;
+use jiff::Timestamp;
+use std::path::Path;
+use tollkeeper_config::Durability;
+
+/// What was replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Rows that went.
+    pub removed: u64,
+    /// Rows of sums that came.
+    pub summaries: u64,
+    /// The hash that the chain had reached where rows went, in hexadecimal; empty when there was nothing to do.
+    pub head: String,
+}
+
+/// Why a ledger was not compacted. It is then as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    /// It could not be opened; a gateway may be using it.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It is not sound: that must be looked into while the rows are there.
+    #[error("the ledger is left as it is: {0}")]
+    Unsound(#[from] VerifyError),
+    /// Budgets still look at that time.
+    #[error(
+        "only what is at least 33 days old can be replaced, because budgets look back for 32: the latest is {latest}"
+    )]
+    TooNew {
+        /// The latest time that can be given.
+        latest: Timestamp,
+    },
+    /// The store could not do it.
+    #[error("the ledger is left as it is: {0}")]
+    Store(Box<str>),
+}
+
+/// Replaces the attempts that closed before a time (the UTC midnight at or before it) by one row of sums for each day,
+/// agent, team, run, alias, backend and catalogue, and proves the ledger before and after. All in one transaction: a
+/// crash leaves it as it was. Refused while a gateway uses the ledger.
+pub fn compact(path: &Path, before: Timestamp, now: Timestamp) -> Result<Compacted, CompactError> {
+    let day = crate::ledger::compaction::DAY;
+    let midnight = |at: i64| at.div_euclid(day) * day;
+    let (before, now) = (midnight(before.as_microsecond()), now.as_microsecond());
+    let latest = midnight(now.saturating_sub(KEPT_FOR));
+    if before > latest {
+        return Err(CompactError::TooNew { latest: Timestamp::from_microsecond(latest).unwrap_or_default() });
+    }
+    let mut store = Sqlite::open(path, Durability::Power)?;
+    let sound = verify(path)?;
+    let replaced = store.compact(before, now).map_err(|StoreError(reason)| CompactError::Store((*reason).into()))?;
+    let after = verify(path)?;
+    if (after.cost, after.overrun, &after.agents) != (sound.cost, sound.overrun, &sound.agents) {
+        return Err(CompactError::Store("its sums changed: restore it from a copy".into()));
+    }
+    Ok(Compacted { removed: replaced.removed, summaries: replaced.summaries, head: replaced.head })
+}
