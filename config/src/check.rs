@@ -9,6 +9,7 @@ mod providers;
 mod rates;
 mod secrets;
 mod server;
+mod velocity;
 mod webhooks;
 
 use crate::file::RawFile;
@@ -41,7 +42,8 @@ impl<'a> Check<'a> {
         let providers = self.providers(&raw.providers.value);
         let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
         let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
-        let (agents, own) = self.agents(raw.agents.value, server.admin_key.as_ref(), &aliases);
+        let velocity = self.velocity(&raw.velocity.value, None);
+        let (agents, own) = self.agents(raw.agents.value, server.admin_key.as_ref(), &aliases, &raw.velocity.value);
         let known = budgets::Known {
             agents: &agents,
             aliases: &aliases,
@@ -63,6 +65,7 @@ impl<'a> Check<'a> {
             agents,
             budgets,
             notify,
+            velocity,
             catalog: Arc::new(catalog),
             warnings: std::mem::take(&mut self.warnings),
         };

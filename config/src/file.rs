@@ -1,6 +1,10 @@
 //! The configuration file as it is written: every table and key with its meaning, type and default. The README's
 //! reference is made from this file.
 
+mod velocity;
+
+pub(crate) use velocity::{RawOwnVelocity, RawVelocity};
+
 use crate::budget::{OnLimit, Window};
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
@@ -45,6 +49,8 @@ table! {
         notify: RawNotify = default({}),
         /// Who is told of what happens, each `[[webhooks]]`.
         webhooks: Vec<RawWebhook> = default([]),
+        /// When an agent spends too fast, and what is done about it.
+        velocity: RawVelocity = default({}),
     }
 }
 
@@ -326,6 +332,8 @@ table! {
         /// The alias whose targets answer when a budget sends its requests to cheaper ones and the alias it named has none;
         /// without it `local/fast`.
         degrade_to: String = optional,
+        /// What differs for it from `[velocity]`.
+        velocity: RawOwnVelocity = default({}),
     }
 }
 

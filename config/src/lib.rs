@@ -23,6 +23,7 @@ mod resolve;
 pub mod settings;
 pub mod units;
 mod value;
+mod velocity;
 
 pub use budget::{BudgetConfig, Limit, OnLimit, Owner, Scope, Window};
 pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
@@ -40,6 +41,7 @@ pub use settings::{
     Strategy, SwapRules, Tls,
 };
 pub use units::{PicoUsd, Secret, Usd};
+pub use velocity::{StageRule, VelocityConfig, VelocityFloor};
 
 use check::Check;
 use file::RawFile;

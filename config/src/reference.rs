@@ -18,6 +18,7 @@ pub fn reference() -> String {
         ("agents", "`[[agents]]`"),
         ("notify", "`[notify]`"),
         ("webhooks", "`[[webhooks]]`"),
+        ("velocity", "`[velocity]`"),
     ];
     let file = RawFile::keys();
     for (name, title) in sections {

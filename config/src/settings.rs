@@ -6,6 +6,7 @@ use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::notify::Notify;
 use crate::units::{Secret, Usd};
+use crate::velocity::VelocityConfig;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ pub struct Config {
     pub budgets: Vec<BudgetConfig>,
     /// Who is told of what happens.
     pub notify: Notify,
+    /// When spending is too fast, for whatever has no setting of its own.
+    pub velocity: VelocityConfig,
     /// Model facts and prices by `provider/model`: the built-in catalogue with the file's `[prices]` laid over it.
     pub catalog: Arc<Catalog>,
     /// What is legal but probably not meant (a provider without a key, an alias without a usable target).
@@ -510,6 +513,8 @@ pub struct AgentConfig {
     pub max_request: Option<Usd>,
     /// The alias whose targets answer when a budget or its velocity sends it to cheaper ones and the alias it named has none.
     pub degrade_to: Option<String>,
+    /// When it spends too fast: the file's settings with its own laid over them.
+    pub velocity: VelocityConfig,
 }
 
 /// How urgent a request is.

@@ -89,6 +89,21 @@ pub(crate) enum Guesses {
     Draft,
 }
 
+/// A multiple of what is normal, more than 1; `None` is "off".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Multiple(pub(crate) Option<f64>);
+
+/// How often something is repeated; `None` is "off".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Repeats(pub(crate) Option<u32>);
+
+/// How long a pause lasts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PauseTime {
+    For(Duration),
+    ByHand,
+}
+
 /// A factor from -100 to 100.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale(pub(crate) f32);
@@ -111,6 +126,50 @@ impl Read for Scale {
             node.refuse::<Self>(format_args!(", found {written}"), problems);
         }
         read.map(Self)
+    }
+}
+
+impl Read for Multiple {
+    fn shape() -> String {
+        "\"off\" or a number from 1.1 to 10000".to_owned()
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let value = node.value.get_ref();
+        let number = value.as_float().map(|number| number.as_str());
+        let number = number.or_else(|| value.as_integer().map(|number| number.as_str()));
+        let read = match (value.as_str(), number) {
+            (Some("off"), _) => Some(Self(None)),
+            (_, Some(number)) => {
+                let number = number.replace('_', "").parse().ok();
+                number.filter(|multiple| (1.1..=10_000.0).contains(multiple)).map(|multiple| Self(Some(multiple)))
+            }
+            _ => None,
+        };
+        if read.is_none() {
+            node.refuse::<Self>("", problems);
+        }
+        read
+    }
+}
+
+impl Read for Repeats {
+    fn shape() -> String {
+        "\"off\" or a whole number from 3 to 10000".to_owned()
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let value = node.value.get_ref();
+        let number = value.as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+        let read = match (value.as_str(), number) {
+            (Some("off"), _) => Some(Self(None)),
+            (_, Some(number)) => (3..=10_000).contains(&number).then_some(Self(Some(number))),
+            _ => None,
+        };
+        if read.is_none() {
+            node.refuse::<Self>("", problems);
+        }
+        read
     }
 }
 
@@ -237,6 +296,10 @@ read_text! {
     Pace: "\"off\" or a duration such as \"5s\", from 1ms to 24h", |text| match text {
         "off" => Ok(Self::Off),
         text => duration(text).map(Self::Every),
+    };
+    PauseTime: "\"by-hand\" or a duration such as \"30m\", from 1ms to 24h", |text| match text {
+        "by-hand" => Ok(Self::ByHand),
+        text => duration(text).map(Self::For),
     };
     DailyTime: "a time such as \"08:30\" (UTC) or \"08:30 Europe/Berlin\"", |text| Self::parse(text);
     Window: "\"minute\", \"hour\", \"day\", \"week\", \"month\", \"total\", or \"rolling 24h\" with any length from 1m to 31d", |text| {

@@ -8,8 +8,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, NoticeKind, Owner, PicoUsd, Pooling, PriceSource,
-    RateLimits, ReasoningFormat, Scope, Speculate, Strategy, ToolFormat, Usd, WebhookFormat, Window, parse,
+    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, NoticeKind, Owner, PicoUsd, Pooling, PriceSource, RateLimits,
+    ReasoningFormat, Scope, Speculate, StageRule, Strategy, ToolFormat, Usd, VelocityConfig, VelocityFloor, WebhookFormat, Window,
+    parse,
 };
 
 const PROVIDERS: &str = r#"
@@ -92,6 +93,26 @@ fn the_card_is_the_one_that_is_said_else_the_first_that_cuda_sees() {
     for bad in ["gpu = \"0\"", "gpu = 64", "gpu = \"GPU-a b\"", "gpu = true"] {
         try_read(&format!("[local]\n{bad}")).unwrap_err();
     }
+}
+
+#[test]
+fn an_agents_velocity_is_laid_over_the_files() {
+    let text = format!(
+        "{PROVIDERS}velocity = {{ throttle = 12, floor_usd = \"1.5\", pause_cool_down = \"by-hand\" }}\n[[agents]]\nname = \"other\"\n\
+         key = \"k\"\n[velocity]\ntrip = 3.5\nlocal = \"off\"\ndrift = \"off\"\nloop_repeats = 20\n"
+    );
+    let config = try_read(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(try_read("").unwrap().velocity, VelocityConfig::default());
+    let [scout, other] = ["scout", "other"].map(|name| &config.agents[name].velocity);
+    assert_eq!(other, &config.velocity);
+    assert_eq!((other.notify.unwrap().at, other.local, other.drift, other.loop_repeats), (3.5, None, None, Some(20)));
+    let expected = VelocityConfig {
+        throttle: scout.throttle.map(|rule| StageRule { at: 12.0, ..rule }),
+        pause: scout.pause.map(|rule| StageRule { cool_down: None, ..rule }),
+        floor: VelocityFloor { usd: Usd(1_500_000_000), ..other.floor },
+        ..other.clone()
+    };
+    assert_eq!((scout, scout.throttle.unwrap().at), (&expected, 12.0));
 }
 
 #[test]

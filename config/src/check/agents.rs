@@ -3,7 +3,7 @@
 use super::rates::Written;
 use super::{Check, is_first};
 use crate::budget::BudgetConfig;
-use crate::file::RawAgent;
+use crate::file::{RawAgent, RawVelocity};
 use crate::problem::{Span, did_you_mean};
 use crate::read::At;
 use crate::settings::{AgentConfig, Alias, Config};
@@ -21,6 +21,7 @@ impl Check<'_> {
         raw: Vec<RawAgent>,
         admin: Option<&Secret>,
         aliases: &BTreeMap<String, Arc<Alias>>,
+        velocity: &RawVelocity,
     ) -> (BTreeMap<String, Arc<AgentConfig>>, Vec<BudgetConfig>) {
         if raw.is_empty() {
             self.warnings.push("there is no agent: every request will be refused with 401".to_owned());
@@ -33,7 +34,7 @@ impl Check<'_> {
             let own = std::mem::take(&mut raw.budgets.value);
             let name = raw.name.as_ref().map(|name| name.value.value.0.clone());
             budgets.extend(self.own_budgets(own, name.as_deref()));
-            if let Some(agent) = self.agent(raw, &mut names, &mut keys, aliases) {
+            if let Some(agent) = self.agent(raw, velocity, &mut names, &mut keys, aliases) {
                 agents.insert(agent.name.clone(), Arc::new(agent));
             }
         }
@@ -43,6 +44,7 @@ impl Check<'_> {
     fn agent(
         &mut self,
         raw: RawAgent,
+        velocity: &RawVelocity,
         names: &mut HashMap<String, Span>,
         keys: &mut HashMap<String, String>,
         aliases: &BTreeMap<String, Arc<Alias>>,
@@ -53,6 +55,7 @@ impl Check<'_> {
             parallel: raw.parallel,
             queue: raw.queue,
         });
+        let velocity = self.velocity(velocity, Some(raw.velocity.value));
         let name = raw.name.map(|name| name.value);
         let whose = name.as_ref().map_or("an agent".to_owned(), |name| format!("the agent `{}`", name.value.0));
         let key = raw.key.and_then(|key| Some((self.key(&whose, &key)?, key.span)));
@@ -73,6 +76,7 @@ impl Check<'_> {
             models,
             priority: raw.priority.value,
             rates,
+            velocity,
             team: raw.team.at.map(|team| team.value.0),
             max_request: raw.max_request_usd.at.map(|limit| limit.value),
             degrade_to: self.degrade_to(raw.degrade_to.at, aliases),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 use tollkeeper_config::{
     AgentConfig, BackendId, BudgetConfig, Config, Limit, OnLimit, Owner, PicoUsd, Price, PriceSource, Priority,
-    RateLimits, Rates, Scope, Secret, Usd, Window,
+    RateLimits, Rates, Scope, Secret, Usd, VelocityConfig, Window,
 };
 use tollkeeper_policies::{Caller, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
@@ -36,6 +36,7 @@ pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64
         team: None,
         max_request: None,
         degrade_to: None,
+        velocity: VelocityConfig::default(),
     };
     config.agents.insert(name.to_owned(), Arc::new(agent));
 }
