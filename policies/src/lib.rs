@@ -23,6 +23,7 @@ mod rate;
 pub mod report;
 mod run;
 mod store;
+pub mod velocity;
 mod window;
 
 /// The small world of the integration tests, for the unit tests too.

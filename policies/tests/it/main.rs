@@ -12,3 +12,5 @@ mod ledger;
 mod rates;
 mod setup;
 mod shared;
+mod traffic;
+mod velocity;
