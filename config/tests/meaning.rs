@@ -8,9 +8,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 use tollkeeper_config::{
-    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, NoticeKind, Owner, PicoUsd, Pooling, PriceSource, RateLimits,
-    ReasoningFormat, Scope, Speculate, StageRule, Strategy, ToolFormat, Usd, VelocityConfig, VelocityFloor, WebhookFormat, Window,
-    parse,
+    BackendId, Config, ConfigErrors, Gpu, Limit, LoraAdapter, NoticeKind, Owner, PicoUsd, Pooling, PriceSource,
+    RateLimits, ReasoningFormat, Scope, Speculate, StageRule, Strategy, ToolFormat, Usd, VelocityConfig, VelocityFloor,
+    WebhookFormat, Window, parse,
 };
 
 const PROVIDERS: &str = r#"

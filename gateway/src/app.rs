@@ -3,6 +3,7 @@
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
 use crate::notify::Notifier;
+use crate::told;
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -125,12 +126,16 @@ impl Ids {
     }
 }
 
-/// Ends what has used up its time.
+/// Ends what has used up its time, and tells what has gone down or come back.
 async fn tick(app: Arc<App>) {
+    let mut health = told::Health::default();
     loop {
         tokio::select! {
             () = app.stop.cancelled() => return,
-            () = tokio::time::sleep(TICK) => app.policies.tick().await,
+            () = tokio::time::sleep(TICK) => {
+                app.policies.tick().await;
+                health.look(&app);
+            }
         }
     }
 }
@@ -233,6 +238,7 @@ impl Gateway {
             reloading: Mutex::new(()),
         });
         tokio::spawn(tick(app.clone()));
+        tokio::spawn(told::events(app.clone()));
         let server = tokio::spawn(listen::serve(app.clone(), listener, stop.clone(), force.clone()));
         Ok(Running { addr, app, stop, force, server })
     }

@@ -38,6 +38,10 @@ pub(crate) struct Job<'a> {
     pub(crate) caller: &'a Caller,
     /// The client's own name for what it works on.
     pub(crate) task: Option<Arc<str>>,
+    /// A hash of what is asked.
+    pub(crate) signature: Option<u64>,
+    /// Whether the caller spends so fast that only local models may answer it.
+    pub(crate) slowed: bool,
     pub(crate) operation: Operation,
     pub(crate) arrival: &'a Arrival,
     pub(crate) deadline: Instant,
@@ -64,7 +68,8 @@ impl Job<'_> {
     /// # Errors
     /// There is none.
     fn permitted(&self, resolved: Resolved) -> Result<Resolved, ApiError> {
-        if !self.caller.run.as_ref().is_some_and(|run| run.local_only()) {
+        let by_run = self.caller.run.as_ref().is_some_and(|run| run.local_only());
+        if !by_run && !self.slowed {
             return Ok(resolved);
         }
         let resolved = local(resolved);
@@ -154,6 +159,7 @@ impl Job<'_> {
             request_left: self.caller.agent.max_request.map(|most| most.saturating_sub(charged).max(Usd::ZERO)),
             final_answer: self.request.is_tool_free(),
             task: self.task.clone(),
+            signature: self.signature,
         };
         (spend, limit)
     }
@@ -266,7 +272,11 @@ impl Walk {
             self.number += 1;
             match one(job, self.number, ask, attempt, meter).await {
                 Ok(Ok(mut answer)) => {
-                    answer.degraded = self.dearest.map(|_| "budget");
+                    answer.degraded = match (self.dearest, job.slowed) {
+                        (Some(_), _) => Some("budget"),
+                        (None, true) => Some("velocity"),
+                        (None, false) => None,
+                    };
                     return Ok(answer);
                 }
                 Ok(Err(fault)) => self.failed(job, attempt, fault, meter)?,

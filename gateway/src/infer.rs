@@ -5,6 +5,7 @@ use crate::body::Body;
 use crate::dispatch::{self, Job};
 use crate::error::ApiError;
 use crate::meter::Meter;
+use crate::signature::signature;
 use crate::stack::Arrival;
 use crate::{auth, cut, limits, relay, request_body, unary};
 use bytes::Bytes;
@@ -91,6 +92,8 @@ pub(crate) async fn serve(
             config: &config,
             caller: &caller,
             task,
+            signature: signature(&request),
+            slowed: app.policies.is_slowed_to_local(&caller),
             operation,
             arrival: &arrival,
             deadline,

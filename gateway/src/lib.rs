@@ -22,8 +22,10 @@ mod relay;
 mod request_body;
 mod routes;
 mod runs;
+mod signature;
 mod stack;
 mod telemetry;
+mod told;
 mod unary;
 
 pub use app::{Gateway, Options, Running, StartError};

@@ -53,7 +53,6 @@ pub(crate) struct Notice {
     pub(crate) urgent: bool,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "what makes notices of events is not connected yet"))]
 impl Notice {
     /// A notice without a key or fields.
     pub(crate) fn new(kind: NoticeKind, at: Timestamp, subject: impl Into<String>, text: impl Into<String>) -> Self {
@@ -143,7 +142,6 @@ impl Notifier {
 
     /// Puts a notice into the queue of each webhook that wants it. Never waits for anything and never fails: what has no room is
     /// dropped and counted.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what makes notices of events is not connected yet"))]
     pub(crate) fn send(&self, notice: Notice) {
         let hooks = self.hooks.load();
         if hooks.is_empty() {

@@ -136,6 +136,7 @@ fn spend() -> Spend {
         request_left: None,
         final_answer: false,
         task: None,
+        signature: None,
     }
 }
 

@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use tollkeeper_config::{AgentConfig, Owner, Priority, Usd};
+use tollkeeper_config::{AgentConfig, Owner, Priority, Usd, VelocityConfig};
 
 /// An agent as configured when it was looked up. Its limits are not in here: they hold at once when the configuration
 /// changes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Agent {
     /// Its name in logs, metrics and the ledger.
     pub name: Arc<str>,
@@ -25,6 +25,10 @@ pub struct Agent {
     pub degrade_to: Option<Arc<str>>,
     models: Vec<Box<str>>,
     key: KeyHash,
+    /// When it spends too fast.
+    pub(crate) velocity: VelocityConfig,
+    /// What it may spend in a day, if there is such a limit.
+    pub(crate) daily_cap: Option<Usd>,
     /// Itself and its team, as owners of budgets and pauses.
     pub(crate) owners: Vec<Owner>,
     /// The accounts of itself, of its team and of everything.
@@ -59,7 +63,7 @@ impl Caller {
 }
 
 impl Agent {
-    pub(crate) fn new(config: &AgentConfig, owners: Vec<Owner>, covers: Vec<Cover>) -> Self {
+    pub(crate) fn new(config: &AgentConfig, daily_cap: Option<Usd>, owners: Vec<Owner>, covers: Vec<Cover>) -> Self {
         Self {
             name: config.name.as_str().into(),
             priority: config.priority,
@@ -68,6 +72,8 @@ impl Agent {
             degrade_to: config.degrade_to.as_deref().map(Into::into),
             models: config.models.iter().map(|pattern| pattern.as_str().into()).collect(),
             key: KeyHash::of(config.key.expose()),
+            velocity: config.velocity.clone(),
+            daily_cap,
             owners,
             covers,
         }
@@ -133,6 +139,11 @@ impl Roster {
             let _: &mut Arc<Agent> = roster.by_key.entry(agent.key).or_insert(agent);
         }
         roster
+    }
+
+    /// All agents.
+    pub(crate) fn agents(&self) -> impl Iterator<Item = &Arc<Agent>> {
+        self.by_name.values()
     }
 
     /// The agent of that name.

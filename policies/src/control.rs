@@ -2,12 +2,14 @@
 //! with the state that it leaves, before it is reported as done.
 
 use crate::accounts::Accounts;
-use crate::agent::Caller;
+use crate::agent::{Caller, Roster};
 use crate::denied::{Denied, Stop};
 use crate::event::{Event, What};
 use crate::pauses::Pauses;
 use crate::run::{NewRun, Run, RunEnd, RunError, RunLimits, RunView, Runs, Saved};
 use crate::store::{StateChange, Store, StoreError};
+use crate::velocity::Level;
+use crate::watches::{Changed, Watches};
 use crate::{Policies, Shared};
 use serde_json::json;
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
@@ -17,6 +19,7 @@ use tollkeeper_config::{OnLimit, Owner, Scope};
 /// The kinds of state that are kept in the store.
 const RUN: &str = "run";
 const PAUSE: &str = "pause";
+const VELOCITY: &str = "velocity";
 
 /// Takes runs and pauses over from the store.
 pub(crate) fn restore(
@@ -35,6 +38,17 @@ pub(crate) fn restore(
     for (id, body) in store.state(PAUSE)? {
         let owner = parse_owner(&id).ok_or_else(|| StoreError(format!("nobody can be paused as {id}").into()))?;
         pauses.pause(&owner, body);
+    }
+    Ok(())
+}
+
+/// Takes over what was learned of agents.
+pub(crate) fn restore_baselines(store: &mut dyn Store, roster: &Roster, watches: &Watches) -> Result<(), StoreError> {
+    for (name, body) in store.state(VELOCITY)? {
+        // One that cannot be read, or of an agent that is gone, is learned anew.
+        if let (Some(agent), Ok(baseline)) = (roster.named(&name), serde_json::from_str(&body)) {
+            watches.restore(agent, &baseline);
+        }
     }
     Ok(())
 }
@@ -75,11 +89,66 @@ impl Policies {
     pub async fn resume(&self, actor: &str, owner: &Owner) -> Result<bool, Denied> {
         let note = json!({"resumed": owner_id(owner)});
         self.0.record(actor, &owner_id(owner), note, PAUSE, owner_id(owner).into(), None).await?;
-        let was = self.0.pauses.resume(owner);
+        let resumed = self.0.watches.resume(owner, self.0.now());
+        let was = self.0.pauses.resume(owner) || resumed.is_some();
+        self.0.tell_velocity(resumed.into_iter().collect());
         if was {
             self.0.tell_of(owner, What::Resumed(owner.clone()));
         }
         Ok(was)
+    }
+
+    /// Sets a velocity stage by hand, until [`resume`](Self::resume) or another is set: [`Level::Normal`] lets everything
+    /// pass. False when there is no such agent or run.
+    ///
+    /// # Errors
+    /// The ledger cannot record it; then nothing has changed.
+    pub async fn hold(&self, actor: &str, owner: &Owner, level: Level) -> Result<bool, Denied> {
+        let name = match owner.scope {
+            Scope::Agent => Some(owner.id.clone()),
+            Scope::Run => self.0.runs().get(&owner.id).map(|run| run.agent.clone()),
+            _ => None,
+        };
+        let Some(agent) = name.and_then(|name| self.0.roster.load().named(&name).cloned()) else { return Ok(false) };
+        let now = self.0.now();
+        let note = json!({"held": owner_id(owner), "stage": level.name()});
+        self.0.ledger.change(now, (actor, &owner_id(owner)), note.to_string().into(), Vec::new()).await?;
+        self.0.tell_velocity(self.0.watches.hold(owner, &agent, now, level).into_iter().collect());
+        Ok(true)
+    }
+
+    /// Who was killed stays so over a restart, until somebody resumes it.
+    async fn keep_kills(&self) {
+        let known = self.pauses();
+        for owner in self.0.watches.killed(self.0.now()) {
+            if !known.iter().any(|(paused, _)| *paused == owner) {
+                // Tried again with the next tick; until then it is refused as killed.
+                _ = self.pause("tollkeeper", &owner, "it spent so fast that it was stopped").await;
+            }
+        }
+    }
+
+    /// Keeps what was learned of agents for the next start.
+    pub(crate) async fn save_baselines(&self) {
+        let now = self.0.now();
+        let state: Vec<StateChange> = self
+            .0
+            .watches
+            .baselines()
+            .into_iter()
+            .map(|(owner, baseline)| StateChange {
+                kind: VELOCITY,
+                id: owner.id,
+                body: Some(json!(baseline).to_string().into()),
+                changed: now,
+            })
+            .collect();
+        if state.is_empty() {
+            return;
+        }
+        if let Err(denied) = self.0.ledger.keep(state).await {
+            tracing::warn!(%denied, "what was learned of the agents' spending could not be kept");
+        }
     }
 
     /// Who is paused, and why.
@@ -164,6 +233,9 @@ impl Policies {
             let now = accounts.now(&self.0.clock);
             runs.tick(&mut accounts, now)
         };
+        self.0.tell_velocity(self.0.watches.tick(self.0.now()));
+        ended.iter().for_each(|run| self.0.watches.forget(&run.owner));
+        self.keep_kills().await;
         self.0.tell_ended(&ended, RunEnd::Over);
         for run in &ended {
             if let Err(denied) = self.0.record_run("tollkeeper", "over", run).await {
@@ -252,6 +324,14 @@ impl Shared {
         };
         let runs = run.iter().flat_map(|run| run.chain()).map(|run| run.id.clone()).collect();
         self.events.tell(|| Event { at: self.clock.now(), agent, runs, what });
+    }
+
+    /// Tells of changes of stage.
+    pub(crate) fn tell_velocity(&self, changed: Vec<Changed>) {
+        for (owner, transition) in changed {
+            tracing::warn!(owner = %owner, from = ?transition.from, to = ?transition.to, reason = ?transition.reason, "spend velocity");
+            self.tell_of(&owner.clone(), What::Velocity(owner, transition));
+        }
     }
 
     /// Tells what happened to a caller's request.

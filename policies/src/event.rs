@@ -1,6 +1,7 @@
 //! What happened that somebody may want to hear of: a bounded broadcast that never holds up a request.
 
 use crate::denied::{Blocked, Stop};
+use crate::velocity::Transition;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -48,6 +49,8 @@ pub enum What {
     Stopped(Owner, Stop),
     /// It may go on.
     Resumed(Owner),
+    /// An agent or run spends faster, or no longer faster, than is normal for it.
+    Velocity(Owner, Transition),
     /// A backend reported more than it was allowed.
     Overrun {
         /// The backend.

@@ -14,6 +14,7 @@ use crate::event::What;
 use crate::ledger::attempt::{Attempt, Closing, Intent};
 use crate::ledger::row::Kind;
 use crate::metering::{Charge, Pieces, recordable, worst_case};
+use crate::watches::Turn;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -74,6 +75,8 @@ pub struct Spend {
     pub final_answer: bool,
     /// The client's own name for what it works on.
     pub task: Option<Arc<str>>,
+    /// A hash of what is asked, by which a loop is noticed.
+    pub signature: Option<u64>,
 }
 
 impl Spend {
@@ -179,6 +182,17 @@ impl Lease {
         spend.input_tokens = spend.input_tokens.min(MOST_TOKENS);
         let place = Some(shared.ledger.place().await?);
         shared.pauses.check(caller.owners())?;
+        // Later attempts of a request are the same call.
+        let is_call = spend.attempt <= 1;
+        let mut counted = !is_call;
+        if is_call {
+            let (turn, changed) = shared.watches.turn(caller, shared.now(), spend.signature);
+            shared.tell_velocity(changed);
+            if let Turn::After(delay) = turn? {
+                counted = true;
+                tokio::time::sleep(delay).await;
+            }
+        }
         let (now, covers, grant) = {
             let mut accounts = shared.accounts();
             let now = accounts.now(&shared.clock);
@@ -190,6 +204,9 @@ impl Lease {
             (now, covers, grant)
         };
         shared.open_leases.begin();
+        if !counted {
+            shared.tell_velocity(shared.watches.admitted(caller, now, spend.signature));
+        }
         let payer = caller.payer(spend.task.clone());
         let attempt = Arc::new(Attempt::new(payer.into(), spend, now, grant.tokens));
         let mut lease = Self {
@@ -323,6 +340,8 @@ impl Lease {
             self.shared.tell(&self.caller, What::Overrun { backend: backend.clone(), amount: overrun });
         }
         if kind != Kind::Release {
+            let tokens = usage.input.saturating_add(usage.output);
+            self.shared.tell_velocity(self.shared.watches.spent(&self.caller, at, cost, tokens));
             self.shared.tell(&self.caller, What::Charged { backend: backend.clone(), usage, cost });
         }
         let end = Closing { at, kind, usage, estimated, leased, cost, overrun, outcome, ttft, duration };

@@ -170,10 +170,18 @@ impl Ledger {
         note: Arc<str>,
         state: Vec<StateChange>,
     ) -> Result<(), Denied> {
+        self.record(Some(Box::new(Row::note(Kind::Change, now, actor, subject, note))), state).await
+    }
+
+    /// Keeps state that the gateway itself came to, which is nobody's change; returns when it is durable.
+    pub(crate) async fn keep(&self, state: Vec<StateChange>) -> Result<(), Denied> {
+        self.record(None, state).await
+    }
+
+    async fn record(&self, row: Option<Box<Row>>, state: Vec<StateChange>) -> Result<(), Denied> {
         if let Some(reason) = self.status.hangs(PATIENCE) {
             return Err(Denied::StoreDown { reason });
         }
-        let row = Box::new(Row::note(Kind::Change, now, actor, subject, note));
         let (answer, done) = oneshot::channel();
         if self.push(Job::Change { row, state, answer }) && done.await.is_ok() { Ok(()) } else { Err(self.down()) }
     }

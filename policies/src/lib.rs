@@ -24,6 +24,7 @@ pub mod report;
 mod run;
 mod store;
 pub mod velocity;
+mod watches;
 mod window;
 
 /// The small world of the integration tests, for the unit tests too.
@@ -60,7 +61,8 @@ use store::memory::Memory;
 use store::settled::Settled;
 use store::sqlite::Sqlite;
 use store::{Store, StoreError};
-use tollkeeper_config::{BackendId, Config, Owner, Scope, Usd};
+use tollkeeper_config::{BackendId, BudgetConfig, Config, Limit, Owner, Scope, Usd, Window};
+use watches::Watches;
 
 /// Agents, budgets and the ledger; a cheap handle. When the last handle and the last lease are gone, the ledger is
 /// closed.
@@ -75,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) open_leases: Gauge,
     pub(crate) overruns: Overruns,
     pub(crate) pauses: Pauses,
+    pub(crate) watches: Watches,
     /// Locked before [`Shared::accounts`] by who needs both.
     runs: RwLock<Runs>,
     accounts: Mutex<Accounts>,
@@ -175,7 +178,10 @@ impl Policies {
         settled.sort_by_key(|settled| settled.start);
         settled.iter().for_each(|settled| restore(&mut accounts, &runs, settled));
         runs.restore_shares(&mut accounts, now);
-        let roster = ArcSwap::from_pointee(enrol(config, &mut accounts, now));
+        let roster = enrol(config, &mut accounts, now);
+        let watches = Watches::default();
+        control::restore_baselines(ledger.store(), &roster, &watches)?;
+        let roster = ArcSwap::from_pointee(roster);
         // Every request holds one place, and its settlement may still hold it while the next attempt is admitted.
         let places = config.server.max_in_flight.saturating_mul(2).saturating_add(64);
         let shared = Shared {
@@ -184,6 +190,7 @@ impl Policies {
             open_leases: Gauge::default(),
             overruns: Overruns::default(),
             pauses,
+            watches,
             runs: RwLock::new(runs),
             accounts: Mutex::new(accounts),
             roster,
@@ -211,6 +218,7 @@ impl Policies {
         let now = accounts.now(&self.0.clock);
         let roster = enrol(config, &mut accounts, now);
         drop(accounts);
+        roster.agents().for_each(|agent| self.0.watches.configure(agent));
         self.0.roster.store(Arc::new(roster));
     }
 
@@ -233,6 +241,26 @@ impl Policies {
         self.0.answers.expected(&agent.name, backend)
     }
 
+    /// Whether the caller spends so fast that only local models may answer it.
+    pub fn is_slowed_to_local(&self, caller: &Caller) -> bool {
+        let now = self.0.now();
+        self.0.watches.local_only(caller, now)
+    }
+
+    /// Resolves when the caller is killed because of what it spends.
+    pub fn killed(&self, caller: &Caller) -> impl Future<Output = Denied> + Send + use<> {
+        let alive = self.0.watches.alive(caller);
+        async move {
+            let ends = alive.into_iter().map(|(who, token)| {
+                Box::pin(async move {
+                    token.cancelled().await;
+                    Denied::Stopped { who, stop: Stop::Velocity { until: None } }
+                })
+            });
+            futures_util::future::select_all(ends).await.0
+        }
+    }
+
     /// Tells whoever listens what happened to a caller's request.
     pub fn tell(&self, caller: &Caller, what: What) {
         self.0.tell(caller, what);
@@ -246,12 +274,14 @@ impl Policies {
         accounts.view(account, now)
     }
 
-    /// All budgets as they stand, those of runs left out.
+    /// All budgets as they stand, those of runs left out, ordered by owner and window.
     pub fn all_budgets(&self) -> Vec<BudgetView> {
         let mut accounts = self.0.accounts();
         let now = accounts.now(&self.0.clock);
         let all = accounts.all(|owner| owner.scope != Scope::Run);
-        accounts.view(all, now)
+        let mut views = accounts.view(all, now);
+        views.sort_by(|one, other| (&one.rule.owner, one.rule.window).cmp(&(&other.rule.owner, other.rule.window)));
+        views
     }
 
     /// What the tightest budget in USD over the caller can still lease, whatever the target; `None` without one.
@@ -291,6 +321,7 @@ impl Policies {
     /// Writes what is queued and closes the ledger; later admissions are refused. Leases that are still open then
     /// become unknown charges at the next start, so settle them first.
     pub async fn close(&self) {
+        self.save_baselines().await;
         self.0.ledger.stop().await;
     }
 }
@@ -299,6 +330,11 @@ impl Shared {
     /// Never held while waiting for anything.
     pub(crate) fn accounts(&self) -> MutexGuard<'_, Accounts> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Microseconds since 1970, never before a time given earlier.
+    pub(crate) fn now(&self) -> i64 {
+        self.accounts().now(&self.clock)
     }
 }
 
@@ -335,10 +371,20 @@ fn enrol(config: &Config, accounts: &mut Accounts, now: i64) -> Roster {
             let mut covers: Vec<Cover> =
                 owners.iter().map(|owner| Cover { account: accounts.of(owner), money: true }).collect();
             covers.push(Cover { account: accounts.of(&Owner::everything()), money: true });
-            Agent::new(agent, owners, covers)
+            Agent::new(agent, daily_cap(config, &owners), owners, covers)
         })
         .collect();
     Roster::new(agents)
+}
+
+/// The tightest limit in USD that one of these owners has for a day.
+fn daily_cap(config: &Config, owners: &[Owner]) -> Option<Usd> {
+    let of_day = |rule: &&BudgetConfig| rule.window == Window::Day && owners.contains(&rule.owner);
+    let limits = config.budgets.iter().filter(of_day).filter_map(|rule| match rule.limit {
+        Limit::Usd(limit) => Some(limit),
+        Limit::Tokens(_) | Limit::Requests(_) => None,
+    });
+    limits.min()
 }
 
 /// Counts what the ledger says was settled for everybody whom it concerns.

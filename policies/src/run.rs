@@ -345,12 +345,14 @@ impl Runs {
         let account = accounts.of(&owner);
         let above = new.parent.as_deref();
         let carved_from = new.limits.usd.and(above.and_then(payer)).map(|payer| payer.account);
-        let mut covers = vec![Cover { account, money: true }];
-        let mut leased_above = true;
-        for cover in above.into_iter().flat_map(|above| &above.covers) {
-            leased_above &= carved_from != Some(cover.account);
-            covers.push(Cover { account: cover.account, money: cover.money && leased_above });
-        }
+        // Those that its money was carved from, and theirs was, hold it already.
+        let payers: Vec<usize> = std::iter::successors(carved_from.or_else(|| above?.payer_above()), |payer| {
+            above?.chain().find(|run| run.account == *payer)?.payer_above()
+        })
+        .collect();
+        let chain = above.into_iter().flat_map(Run::chain).map(|run| run.account);
+        let covers = std::iter::once(account).chain(chain);
+        let covers = covers.map(|account| Cover { account, money: !payers.contains(&account) }).collect();
         let cancelled = above.map_or_else(CancellationToken::new, |above| above.cancelled.child_token());
         let run = Run {
             id,
@@ -462,6 +464,11 @@ impl Run {
             let spent = accounts.totals(self.account).0.nano;
             accounts.carve(self.account, from, amount((i128::from(usd.0) - spent).max(0)), now);
         }
+    }
+
+    /// The account that its money, or that of the run above it, is carved from.
+    fn payer_above(&self) -> Option<usize> {
+        self.chain().find_map(|run| run.carved_from)
     }
 
     fn can_give(&self, accounts: &mut Accounts, wanted: Usd, now: i64) -> Result<(), RunError> {

@@ -94,6 +94,41 @@ pub enum Reason {
     Held,
 }
 
+impl Measure {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Usd => "USD",
+            Self::Tokens => "tokens",
+            Self::Calls => "calls",
+        }
+    }
+
+    fn shown(self, units: u64) -> String {
+        match self {
+            Self::Usd => Usd(i64::try_from(units).unwrap_or(i64::MAX)).to_string(),
+            Self::Tokens | Self::Calls => units.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fast { measure, rate, normal } => {
+                let (rate, normal) = (measure.shown(*rate), measure.shown(*normal));
+                write!(f, "{rate} {} an hour, normal is {normal}", measure.unit())
+            }
+            Self::Drift { measure, normal } => {
+                write!(f, "for hours more than {} {} an hour, which was normal", measure.shown(*normal), measure.unit())
+            }
+            Self::Loop { repeats } => write!(f, "the same was asked {repeats} times"),
+            Self::Cooled => f.write_str("the rate is normal again"),
+            Self::Resumed => f.write_str("somebody resumed it"),
+            Self::Held => f.write_str("somebody set it"),
+        }
+    }
+}
+
 /// A change of stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {

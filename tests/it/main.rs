@@ -14,6 +14,7 @@ mod faults;
 mod gguf;
 mod harness;
 mod lifecycle;
+mod limits;
 mod local;
 mod metrics;
 mod models;
@@ -22,6 +23,7 @@ mod passthrough;
 mod python;
 mod rates;
 mod rerank;
+mod runs;
 mod swap;
 mod tidy;
 #[cfg(feature = "llama-cpp")]

@@ -25,6 +25,7 @@ pub struct Setup {
     server: String,
     rest: String,
     scout: String,
+    velocity: String,
 }
 
 /// What this usage of a test provider's model costs, by this file's own arithmetic.
@@ -51,8 +52,10 @@ pub fn due(upstream: &Upstream) -> Usd {
 impl Setup {
     /// No provider, no local model; the agent `scout` without a budget.
     pub fn new() -> Self {
-        let setup =
-            Self { folder: TempDir::new().unwrap(), server: String::new(), rest: String::new(), scout: String::new() };
+        // Tests and benches are faster than any agent normally is.
+        let velocity = "enabled = false\n".to_owned();
+        let (server, rest, scout) = Default::default();
+        let setup = Self { folder: TempDir::new().unwrap(), server, rest, scout, velocity };
         setup.server("listen = \"127.0.0.1:0\"").server(&format!("admin_key = \"{ADMIN_KEY}\""))
     }
 
@@ -82,6 +85,20 @@ impl Setup {
         self.raw(&format!("[[aliases]]\nname = \"{name}\"\ntargets = {targets:?}\n"))
     }
 
+    /// The same with these keys of `[velocity]`, which is off otherwise.
+    #[must_use]
+    pub fn velocity(self, lines: &str) -> Self {
+        Self { velocity: lines.to_owned(), ..self }
+    }
+
+    /// The same with more keys of the agent `scout`.
+    #[must_use]
+    pub fn scout(mut self, lines: &str) -> Self {
+        self.scout.push_str(lines);
+        self.scout.push('\n');
+        self
+    }
+
     /// The same with budgets for the agent `scout`: (window, limit in USD).
     #[must_use]
     pub fn budgets(mut self, budgets: &[(&str, &str)]) -> Self {
@@ -107,9 +124,9 @@ impl Setup {
     /// The configuration's text.
     pub fn toml(&self) -> String {
         let ledger = self.ledger();
-        let (server, rest, scout) = (&self.server, &self.rest, &self.scout);
+        let (server, rest, scout, velocity) = (&self.server, &self.rest, &self.scout, &self.velocity);
         format!(
-            "[server]\n{server}\n[store]\npath = {ledger:?}\n\n{rest}\n[[agents]]\nname = \"scout\"\nkey = \"{KEY}\"\n{scout}"
+            "[server]\n{server}\n[store]\npath = {ledger:?}\n[velocity]\n{velocity}\n{rest}\n[[agents]]\nname = \"scout\"\nkey = \"{KEY}\"\n{scout}"
         )
     }
 

@@ -100,7 +100,7 @@ impl Check<'_> {
         let Some((scope, name, key)) = named.first() else { return Some(Owner::everything()) };
         let id = key.value.as_str();
         if !known.has(*scope, id) && !self.broken.contains(id) {
-            let near = did_you_mean(id, known.of(*scope).into_iter());
+            let near = did_you_mean(id, known.of(*scope));
             self.problems.add(&key.span, format!("there is no {name} `{id}`{near}"));
             return None;
         }

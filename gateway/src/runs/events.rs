@@ -123,6 +123,10 @@ fn told(what: &What) -> (&'static str, Value) {
         What::Degraded { from, reason } => ("degraded", json!({"from": from.to_string(), "message": **reason})),
         What::Stopped(who, stop) => ("stopped", json!({"message": format!("{who} {stop}")})),
         What::Resumed(who) => ("resumed", json!({"message": format!("{who} may go on")})),
+        What::Velocity(who, transition) => {
+            let message = format!("{who}: {}", transition.reason);
+            ("velocity", json!({"stage": transition.to.name(), "message": message}))
+        }
         What::Overrun { backend, amount } => {
             ("overrun", json!({"backend": backend.to_string(), "usd": amount.to_string()}))
         }

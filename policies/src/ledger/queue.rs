@@ -26,8 +26,8 @@ pub(super) enum Job {
     Extension { attempt: Arc<Attempt>, at: i64, covered: u64 },
     /// Record how it ended, and free its place.
     Close { attempt: Arc<Attempt>, end: Closing, place: OwnedSemaphorePermit },
-    /// Record an administrative change and what it changed, and answer when that is done.
-    Change { row: Box<Row>, state: Vec<StateChange>, answer: oneshot::Sender<()> },
+    /// Record what changed, with its row if somebody did it on purpose, and answer when that is done.
+    Change { row: Option<Box<Row>>, state: Vec<StateChange>, answer: oneshot::Sender<()> },
     /// Answer when all before is recorded.
     Flush(oneshot::Sender<()>),
     /// Record what is queued, stop, and answer when the store is closed.

@@ -90,7 +90,7 @@ impl Writer {
             self.rows.extend(row_of(job, tail.seq + 1 + i64::try_from(self.rows.len()).unwrap_or(i64::MAX)));
         }
         let tail = self.chain.seal(&mut self.rows, &mut self.buffer);
-        let written = if self.rows.is_empty() { Ok(()) } else { self.append_rows() };
+        let written = if self.rows.is_empty() && self.state.is_empty() { Ok(()) } else { self.append_rows() };
         match written {
             Ok(()) => {
                 self.chain.commit(tail, &self.rows);
@@ -185,7 +185,7 @@ fn row_of(job: &mut Job, seq: i64) -> Option<Row> {
             Some(attempt.covering_row(Kind::Extension, *at, *covered))
         }
         Job::Close { attempt, end, .. } => (attempt.intent() != Intent::Refused).then(|| attempt.closing_row(end)),
-        Job::Change { row, .. } => Some(Row::clone(row)),
+        Job::Change { row, .. } => row.as_deref().cloned(),
         Job::Flush(_) | Job::Stop(_) => None,
     }
 }

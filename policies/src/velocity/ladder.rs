@@ -49,6 +49,23 @@ pub enum Stage {
     Killed,
 }
 
+impl Level {
+    /// All of them with their names, mildest first.
+    pub const NAMES: [(&'static str, Self); 6] = [
+        ("normal", Self::Normal),
+        ("notify", Self::Notify),
+        ("throttle", Self::Throttle),
+        ("local", Self::Local),
+        ("paused", Self::Paused),
+        ("killed", Self::Killed),
+    ];
+
+    /// The name in the API, in notices and in the ledger.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, level)| *level == self).map_or("", |(name, _)| name)
+    }
+}
+
 const LEVELS: [Level; STAGES] = [Level::Notify, Level::Throttle, Level::Local, Level::Paused, Level::Killed];
 
 /// Where an agent or run stands.

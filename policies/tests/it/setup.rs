@@ -132,6 +132,7 @@ pub(crate) fn spend(price: Price, input_tokens: u64, output: OutputBound) -> Spe
         request_left: None,
         final_answer: false,
         task: None,
+        signature: None,
     }
 }
 

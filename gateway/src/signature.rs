@@ -1,0 +1,91 @@
+//! What a request asks, as a number by which it is noticed that the same is asked again and again.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use tollkeeper_protocol::Request;
+use tollkeeper_protocol::chat::{Message, Part, Role};
+
+/// Of a long text, so many bytes at either end count, and its length.
+const ENDS: usize = 2048;
+
+/// A hash of the last message, or of the calls whose results it brings: an agent in a loop makes the same calls, whatever the
+/// conversation has grown to. `None` for requests that are no conversation.
+pub(crate) fn signature(request: &Request) -> Option<u64> {
+    let Request::Chat(chat) = request else { return None };
+    let last = chat.messages.last()?;
+    let mut hasher = DefaultHasher::new();
+    match chat.messages.iter().rev().find(|message| message.role != Role::Tool) {
+        Some(calling) if last.role == Role::Tool && !calling.tool_calls.is_empty() => {
+            for call in &calling.tool_calls {
+                call.name.hash(&mut hasher);
+                ends(&call.arguments).hash(&mut hasher);
+            }
+        }
+        _ => said(last, &mut hasher),
+    }
+    Some(hasher.finish())
+}
+
+fn said(message: &Message, hasher: &mut DefaultHasher) {
+    for part in &message.content {
+        match part {
+            Part::Text(text) => ends(text).hash(hasher),
+            Part::Image(url) => ends(url).hash(hasher),
+            Part::Other(other) => ends(&other.to_string()).hash(hasher),
+        }
+    }
+}
+
+fn ends(text: &str) -> (usize, &[u8], &[u8]) {
+    let bytes = text.as_bytes();
+    let end = bytes.len().min(ENDS);
+    (bytes.len(), &bytes[..end], &bytes[bytes.len() - end..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use tollkeeper_protocol::{Operation, openai};
+
+    fn of(messages: &Value) -> Option<u64> {
+        let body = json!({"model": "m", "messages": messages}).to_string().into();
+        signature(&openai::decode_request(Operation::Chat, &body).unwrap())
+    }
+
+    fn user(text: &str) -> Value {
+        json!({"role": "user", "content": text})
+    }
+
+    fn turn(id: &str, arguments: &str, result: &str) -> [Value; 2] {
+        let call = json!({"id": id, "type": "function", "function": {"name": "run", "arguments": arguments}});
+        [
+            json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+            json!({"role": "tool", "tool_call_id": id, "content": result}),
+        ]
+    }
+
+    #[test]
+    fn the_same_call_is_the_same_whatever_came_before_it_and_out_of_it() {
+        let [call, result] = turn("1", "{\"x\":1}", "failed");
+        let [again, failed] = turn("2", "{\"x\":1}", "failed at 12:01");
+        let once = of(&json!([user("go"), call, result]));
+        let twice = of(&json!([user("go"), call, result, again, failed]));
+        assert!(once.is_some() && once == twice);
+        let [other, result] = turn("3", "{\"x\":2}", "failed");
+        assert_ne!(once, of(&json!([user("go"), other, result])));
+    }
+
+    #[test]
+    fn another_question_is_another_signature() {
+        assert_eq!(of(&json!([user("a"), user("go")])), of(&json!([user("go")])));
+        assert_ne!(of(&json!([user("go")])), of(&json!([user("stop")])));
+        let long = "x".repeat(10_000);
+        assert_ne!(of(&json!([user(&long)])), of(&json!([user(&long[1..])])));
+    }
+
+    #[test]
+    fn embeddings_have_none() {
+        let body = json!({"model": "m", "input": "a"}).to_string().into();
+        assert_eq!(signature(&openai::decode_request(Operation::Embeddings, &body).unwrap()), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! The velocity watches of agents and runs: who asks them, and what follows when one changes its stage.
+
+use crate::agent::{Agent, Caller};
+use crate::denied::{Denied, Stop};
+use crate::velocity::{Baseline, Level, Stage, Transition, Watch};
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tollkeeper_config::{Owner, Scope, Usd};
+
+/// A throttled request waits so long for its turn; one whose turn is later is refused until then.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
+
+/// All watches.
+#[derive(Debug, Default)]
+pub(crate) struct Watches(Mutex<HashMap<Owner, Watched>>);
+
+#[derive(Debug)]
+struct Watched {
+    watch: Watch,
+    /// Cancelled when it is killed; what is in flight ends then.
+    alive: CancellationToken,
+}
+
+/// A change of stage, and whose.
+pub(crate) type Changed = (Owner, Transition);
+
+/// What a request has to do before it is admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing.
+    Now,
+    /// Wait so long; it has taken its turn.
+    After(Duration),
+}
+
+impl Watches {
+    /// Refuses callers that are stopped, and makes throttled ones take their turn. `signature` is a hash of what is asked.
+    pub(crate) fn turn(
+        &self,
+        caller: &Caller,
+        now: i64,
+        signature: Option<u64>,
+    ) -> (Result<Turn, Denied>, Vec<Changed>) {
+        let mut all = self.lock();
+        let mut longest = Duration::ZERO;
+        for owner in watched(caller) {
+            let Some(watched) = all.get(owner) else { continue };
+            let until = match watched.watch.stage(now) {
+                Stage::Normal | Stage::Notify | Stage::Local => continue,
+                Stage::Throttle { delay } if delay <= LONGEST_TURN => {
+                    longest = longest.max(delay);
+                    continue;
+                }
+                Stage::Throttle { delay } => {
+                    Some(now.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX)))
+                }
+                Stage::Paused { until } => until,
+                Stage::Killed => None,
+            };
+            let until = until.and_then(|at| Timestamp::from_microsecond(at).ok());
+            return (Err(Denied::Stopped { who: owner.clone(), stop: Stop::Velocity { until } }), Vec::new());
+        }
+        if longest.is_zero() {
+            return (Ok(Turn::Now), Vec::new());
+        }
+        (Ok(Turn::After(longest)), count(&mut all, caller, |watch| watch.admitted(now, signature)))
+    }
+
+    /// Counts a call that did not have to wait for its turn.
+    pub(crate) fn admitted(&self, caller: &Caller, now: i64, signature: Option<u64>) -> Vec<Changed> {
+        count(&mut self.lock(), caller, |watch| watch.admitted(now, signature))
+    }
+
+    /// Counts what a call cost.
+    pub(crate) fn spent(&self, caller: &Caller, now: i64, usd: Usd, tokens: u64) -> Vec<Changed> {
+        count(&mut self.lock(), caller, |watch| watch.spent(now, usd, tokens))
+    }
+
+    /// Whether only local models may answer this caller.
+    pub(crate) fn local_only(&self, caller: &Caller, now: i64) -> bool {
+        let all = self.lock();
+        watched(caller).any(|owner| all.get(owner).is_some_and(|watched| watched.watch.stage(now) == Stage::Local))
+    }
+
+    /// Cancelled when the caller is killed.
+    pub(crate) fn alive(&self, caller: &Caller) -> Vec<(Owner, CancellationToken)> {
+        let mut all = self.lock();
+        let token = |owner: &Owner| (owner.clone(), entry(&mut all, owner, &caller.agent).alive.clone());
+        watched(caller).map(token).collect()
+    }
+
+    /// Lets cool-downs end.
+    pub(crate) fn tick(&self, now: i64) -> Vec<Changed> {
+        let mut all = self.lock();
+        all.iter_mut().filter_map(|(owner, watched)| Some((owner.clone(), watched.watch.tick(now)?))).collect()
+    }
+
+    /// Back to normal, by hand.
+    pub(crate) fn resume(&self, owner: &Owner, now: i64) -> Option<Changed> {
+        let mut all = self.lock();
+        let watched = all.get_mut(owner)?;
+        if watched.alive.is_cancelled() {
+            watched.alive = CancellationToken::new();
+        }
+        Some((owner.clone(), watched.watch.resume(now)?))
+    }
+
+    /// Sets a stage by hand.
+    pub(crate) fn hold(&self, owner: &Owner, agent: &Agent, now: i64, level: Level) -> Option<Changed> {
+        let mut all = self.lock();
+        let changed = entry(&mut all, owner, agent).watch.hold(now, level);
+        changed.map(|transition| {
+            act(&mut all, owner, &transition);
+            (owner.clone(), transition)
+        })
+    }
+
+    /// Takes over an agent's rules.
+    pub(crate) fn configure(&self, agent: &Agent) {
+        let mut all = self.lock();
+        if let Some(watched) = agent.owners.first().and_then(|owner| all.get_mut(owner)) {
+            watched.watch.configure(&agent.velocity, agent.daily_cap);
+        }
+    }
+
+    /// What was learned of an agent before a restart.
+    pub(crate) fn restore(&self, agent: &Agent, baseline: &Baseline) {
+        if let Some(owner) = agent.owners.first() {
+            let watch = Watch::new(&agent.velocity, agent.daily_cap, baseline);
+            self.lock().insert(owner.clone(), Watched { watch, alive: CancellationToken::new() });
+        }
+    }
+
+    /// What is to be known after a restart.
+    pub(crate) fn baselines(&self) -> Vec<(Owner, Baseline)> {
+        let all = self.lock();
+        let of_agents = all.iter().filter(|(owner, _)| owner.scope == Scope::Agent);
+        of_agents.map(|(owner, watched)| (owner.clone(), watched.watch.baseline())).collect()
+    }
+
+    /// Who is refused until somebody resumes it.
+    pub(crate) fn killed(&self, now: i64) -> Vec<Owner> {
+        let all = self.lock();
+        let killed = all.iter().filter(|(_, watched)| watched.watch.stage(now) == Stage::Killed);
+        killed.map(|(owner, _)| owner.clone()).collect()
+    }
+
+    /// A run has ended.
+    pub(crate) fn forget(&self, owner: &Owner) {
+        self.lock().remove(owner);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The agent, and the run whose key was used.
+fn watched(caller: &Caller) -> impl Iterator<Item = &Owner> {
+    caller.agent.owners.iter().take(1).chain(caller.run.iter().map(|run| &run.owner))
+}
+
+fn count(
+    all: &mut HashMap<Owner, Watched>,
+    caller: &Caller,
+    mut tell: impl FnMut(&mut Watch) -> Option<Transition>,
+) -> Vec<Changed> {
+    let mut changed = Vec::new();
+    for owner in watched(caller) {
+        if let Some(transition) = tell(&mut entry(all, owner, &caller.agent).watch) {
+            act(all, owner, &transition);
+            changed.push((owner.clone(), transition));
+        }
+    }
+    changed
+}
+
+/// Cuts what is in flight of someone who is killed.
+fn act(all: &mut HashMap<Owner, Watched>, owner: &Owner, transition: &Transition) {
+    if let (Level::Killed, Some(watched)) = (transition.to, all.get(owner)) {
+        watched.alive.cancel();
+    }
+}
+
+fn entry<'a>(all: &'a mut HashMap<Owner, Watched>, owner: &Owner, agent: &Agent) -> &'a mut Watched {
+    let new = || Watched {
+        watch: Watch::new(&agent.velocity, agent.daily_cap, &Baseline::default()),
+        alive: CancellationToken::new(),
+    };
+    all.entry(owner.clone()).or_insert_with(new)
+}
