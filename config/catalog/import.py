@@ -11,8 +11,9 @@ SOURCE and DATE, look through SELECTION (a model in it that is missing, retired 
 nothing goes stale silently), run this, and read the diff of models.csv against the providers' own price pages.
 
 What it does: strips the map's own prefixes from model names, so that a name is what the provider calls it; treats a
-price of 0 as unknown; keeps the tiers "above N thousand tokens" of ordinary requests and leaves out those of batch,
-flex and priority requests, of audio, and of caches that live longer than the default.
+price of 0 as unknown; keeps the tiers "above N thousand tokens" of ordinary, batch, flex and priority requests, and the
+price of caches that live an hour. The map that this was written for says nothing of the batch, flex and priority prices
+of shorter requests, nor of audio: they are left out.
 """
 
 import csv
@@ -72,7 +73,7 @@ SELECTION = {
 }
 
 COLUMNS = ["kind", "model", "input", "cached_input", "cache_write", "output", "above", "context", "max_output",
-           "abilities", "source", "date"]
+           "abilities", "source", "date", "cache_write_1h", "tiers"]
 
 
 def main(path):
@@ -100,6 +101,7 @@ def catalog_row(kind, name, found, completions):
         "output": price(found["output"]), "above": tiers(found["tiers_usd_per_mtok"]),
         "context": found["max_input"], "max_output": "" if embeds else found["max_output"],
         "abilities": " ".join(abilities), "source": SOURCE, "date": DATE,
+        "cache_write_1h": hour(found["tiers_usd_per_mtok"]), "tiers": tariffs(found["tiers_usd_per_mtok"]),
     }
     if not row["input"] or not (row["output"] or embeds):
         sys.exit(f"{kind}/{name}: no price")
@@ -111,18 +113,36 @@ def price(text):
     return text if text and Decimal(text) > 0 else ""
 
 
-def tiers(text):
-    """`input_tokens:input:cached_input:cache_write:output`, one for each threshold."""
+def hour(text):
+    """The price of writing to a cache that lives an hour."""
+    found = [item.split("=")[1] for item in text.split(";") if item.startswith("cache_creation_input_token_cost_above_1hr=")]
+    return price(found[0]) if found else ""
+
+
+def tariffs(text):
+    """`tariff:` and a tier, for each tariff that has tiers with a price of input and output."""
+    names = {"flex": "flex", "priority": "priority", "batches": "batch"}
+    rows = [(name, tier) for suffix, name in names.items() for tier in tiers(text, "_" + suffix, False).split()]
+    return " ".join(f"{name}:{tier}" for name, tier in rows)
+
+
+def tiers(text, tariff="", strict=True):
+    """`input_tokens:input:cached_input:cache_write:output[:cache_write_1h]`, one for each threshold."""
     columns = {"input": 0, "cache_read_input": 1, "cache_creation_input": 2, "output": 3}
-    found = {}
+    found, hours = {}, {}
     for item in filter(None, text.split(";")):
         key, value = item.split("=")
-        if match := re.fullmatch(r"(\w+?)(?:_cost_per_token|_token_cost)_above_(\d+)k_tokens", key):
+        if match := re.fullmatch(r"(\w+?)(?:_cost_per_token|_token_cost)_above_(\d+)k_tokens" + tariff, key):
             found.setdefault(int(match[2]) * 1000, [""] * 4)[columns[match[1]]] = price(value)
-    for threshold, prices in found.items():
+        if match := re.fullmatch(r"cache_creation_input_token_cost_above_1hr_above_(\d+)k_tokens" + tariff, key):
+            hours[int(match[1]) * 1000] = price(value)
+    for threshold, prices in list(found.items()):
         if not prices[0] or not prices[3]:
-            sys.exit(f"a tier above {threshold} lacks a price: {text}")
-    return " ".join(":".join([str(threshold), *prices]) for threshold, prices in sorted(found.items()))
+            if strict:
+                sys.exit(f"a tier above {threshold} lacks a price: {text}")
+            del found[threshold]
+    rows = [[str(at), *prices, *([hours[at]] if at in hours else [])] for at, prices in sorted(found.items())]
+    return " ".join(map(":".join, rows))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 pub mod builtin;
 
 use crate::units::{PicoUsd, Usd};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use tollkeeper_protocol::usage::Usage;
+use tollkeeper_protocol::usage::{ServiceTier, Usage};
 
 /// Model facts by backend.
 #[derive(Debug, Clone, Default)]
@@ -125,8 +125,49 @@ pub struct Price {
     pub base: Rates,
     /// Rates for a whole request whose input exceeds so many tokens, by ascending threshold.
     pub above: Vec<(u64, Rates)>,
+    /// Rates of other tariffs than the ordinary one, as far as they are known.
+    pub tiers: Vec<TierRates>,
     /// Where the price comes from.
     pub source: PriceSource,
+}
+
+/// The rates of a tariff. For a length of input that it has none for, the ordinary ones hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierRates {
+    /// Which tariff.
+    pub tier: ServiceTier,
+    /// Rates below every threshold of `above`.
+    pub base: Option<Rates>,
+    /// Rates for a whole request whose input exceeds so many tokens, by ascending threshold.
+    pub above: Vec<(u64, Rates)>,
+}
+
+impl TierRates {
+    /// Of rates by the input that they begin above; those above 0 are the base.
+    pub(crate) fn new(tier: ServiceTier, mut rates: BTreeMap<u64, Rates>) -> Self {
+        let base = rates.remove(&0);
+        Self { tier, base, above: rates.into_iter().collect() }
+    }
+}
+
+/// In which ways a request may be billed, as far as it tells: what a lease for it must cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Billable {
+    /// There may be sound in the prompt.
+    pub audio_input: bool,
+    /// There may be sound in the answer.
+    pub audio_output: bool,
+    /// The prompt may be written to a cache for an hour.
+    pub long_cache: bool,
+    /// The tariff that it asks for; the ordinary one may come instead. `None` is any.
+    pub tier: Option<ServiceTier>,
+}
+
+impl Default for Billable {
+    /// In every way.
+    fn default() -> Self {
+        Self { audio_input: true, audio_output: true, long_cache: true, tier: None }
+    }
 }
 
 /// Where a price comes from.
@@ -151,36 +192,70 @@ pub struct Rates {
     pub cache_write: PicoUsd,
     /// Generated tokens.
     pub output: PicoUsd,
+    /// Prompt tokens written to the provider's cache for an hour; without it as those for minutes.
+    pub cache_write_1h: Option<PicoUsd>,
+    /// Prompt tokens that were sound and not cached; without it as `input`.
+    pub audio_input: Option<PicoUsd>,
+    /// Generated tokens that were sound; without it as `output`.
+    pub audio_output: Option<PicoUsd>,
+}
+
+impl Rates {
+    /// The parts of a usage that have rates of their own, and these. Cached, written and sound tokens beyond the input
+    /// are counted as far as the input goes, in this order: no token is counted twice.
+    pub fn parts(&self, usage: &Usage) -> [(u64, PicoUsd); 7] {
+        let cached = usage.cached_input.min(usage.input);
+        let written = usage.cache_write.min(usage.input - cached);
+        let long = usage.cache_write_1h.min(written);
+        let heard = usage.audio_input.min(usage.input - cached - written);
+        let spoken = usage.audio_output.min(usage.output);
+        [
+            (usage.input - cached - written - heard, self.input),
+            (heard, self.audio_input.unwrap_or(self.input)),
+            (cached, self.cached_input),
+            (written - long, self.cache_write),
+            (long, self.cache_write_1h.unwrap_or(self.cache_write)),
+            (usage.output - spoken, self.output),
+            (spoken, self.audio_output.unwrap_or(self.output)),
+        ]
+    }
 }
 
 impl Price {
     /// A price of nothing, said on purpose.
     pub fn free() -> Self {
-        Self { base: Rates::default(), above: Vec::new(), source: PriceSource::Free }
+        Self { base: Rates::default(), above: Vec::new(), tiers: Vec::new(), source: PriceSource::Free }
     }
 
-    /// The rates for a request with so many input tokens.
+    /// The ordinary rates for a request with so many input tokens.
     pub fn rates(&self, input_tokens: u64) -> &Rates {
-        self.above.iter().rev().find(|(threshold, _)| input_tokens > *threshold).map_or(&self.base, |(_, rates)| rates)
+        above(&self.above, input_tokens).unwrap_or(&self.base)
+    }
+
+    /// The rates by which a usage is billed: those of its tariff for its length, or the ordinary ones where the tariff has
+    /// none.
+    pub fn rates_of(&self, usage: &Usage) -> &Rates {
+        let ordinary = self.rates(usage.input);
+        let Some(tier) = self.tiers.iter().find(|known| known.tier == usage.tier) else { return ordinary };
+        let is_long = self.above.first().is_some_and(|(threshold, _)| usage.input > *threshold);
+        let base = tier.base.as_ref().filter(|_| !is_long || tier.above.is_empty());
+        above(&tier.above, usage.input).or(base).unwrap_or(ordinary)
     }
 
     /// What these tokens cost: exact in pico-dollars, rounded up once to nano-dollars; saturates instead of overflowing.
     pub fn charge(&self, usage: &Usage) -> Usd {
-        let rates = self.rates(usage.input);
-        let cached = usage.cached_input.min(usage.input);
-        let written = usage.cache_write.min(usage.input - cached);
-        let plain = usage.input - cached - written;
-        let pico = [
-            (plain, rates.input),
-            (cached, rates.cached_input),
-            (written, rates.cache_write),
-            (usage.output, rates.output),
-        ]
-        .iter()
-        .map(|(tokens, price)| u128::from(*tokens) * u128::from(price.0))
-        .fold(0u128, u128::saturating_add);
+        let pico = self
+            .rates_of(usage)
+            .parts(usage)
+            .iter()
+            .map(|(tokens, price)| u128::from(*tokens) * u128::from(price.0))
+            .fold(0u128, u128::saturating_add);
         Usd(i64::try_from(pico.div_ceil(1000)).unwrap_or(i64::MAX))
     }
+}
+
+fn above(tiers: &[(u64, Rates)], input_tokens: u64) -> Option<&Rates> {
+    tiers.iter().rev().find(|(threshold, _)| input_tokens > *threshold).map(|(_, rates)| rates)
 }
 
 #[cfg(test)]
@@ -194,18 +269,25 @@ mod tests {
             cached_input: PicoUsd(cached_input),
             cache_write: PicoUsd(cache_write),
             output: PicoUsd(output),
+            ..Rates::default()
         };
         Price {
             base: rates(2_000_000, 100_000, 2_500_000, 10_000_000),
             above: vec![(1000, rates(4_000_000, 200_000, 5_000_000, 15_000_000))],
+            tiers: Vec::new(),
             source: PriceSource::File,
         }
     }
 
     #[test]
     fn charges_each_type_of_token_at_its_rate() {
-        let usage =
-            |input, cached_input, cache_write, output| Usage { input, cached_input, cache_write, output, reasoning: 0 };
+        let usage = |input, cached_input, cache_write, output| Usage {
+            input,
+            cached_input,
+            cache_write,
+            output,
+            ..Usage::default()
+        };
         let cases = [
             (usage(0, 0, 0, 0), 0),
             (usage(1, 0, 0, 0), 2_000),
@@ -228,7 +310,7 @@ mod tests {
 
     fn usages() -> impl Strategy<Value = Usage> {
         (0..5000u64, 0..5000u64, 0..5000u64, 0..1_000_000u64).prop_map(|(input, cached_input, cache_write, output)| {
-            Usage { input, cached_input, cache_write, output, reasoning: 0 }
+            Usage { input, cached_input, cache_write, output, ..Usage::default() }
         })
     }
 
@@ -236,8 +318,8 @@ mod tests {
         #[test]
         fn a_charge_is_the_exact_cost_rounded_up(usage in usages(), pico in prop::array::uniform4(0..u64::MAX / 4)) {
             let [input, cached_input, cache_write, output] = pico.map(PicoUsd);
-            let rates = Rates { input, cached_input, cache_write, output };
-            let price = Price { base: rates, above: Vec::new(), source: PriceSource::File };
+            let rates = Rates { input, cached_input, cache_write, output, ..Rates::default() };
+            let price = Price { base: rates, above: Vec::new(), tiers: Vec::new(), source: PriceSource::File };
             let cached = usage.cached_input.min(usage.input);
             let written = usage.cache_write.min(usage.input - cached);
             let exact: u128 = [

@@ -22,6 +22,7 @@ use crate::value::{
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tollkeeper_protocol::usage::ServiceTier;
 use toml::de::DeValue;
 
 table! {
@@ -277,6 +278,14 @@ table! {
         cache_write: PicoUsd = optional,
         /// Price of generated tokens; only models that do nothing but embed or rerank have none.
         output: PicoUsd = optional,
+        /// Price of prompt tokens written to the provider's cache for an hour; without it that of `cache_write`.
+        cache_write_1h: PicoUsd = optional,
+        /// Price of prompt tokens that are sound; without it that of `input`.
+        audio_input: PicoUsd = optional,
+        /// Price of generated tokens that are sound; without it that of `output`.
+        audio_output: PicoUsd = optional,
+        /// Prices of other tariffs than the ordinary one, by which the provider's answer says that it is billed.
+        tiers: Vec<At<RawTier>> = default([]),
         /// Prices of a whole request whose input exceeds a number of tokens.
         above: Vec<At<RawAbove>> = default([]),
         /// Most tokens of a prompt.
@@ -301,6 +310,36 @@ table! {
         cache_write: PicoUsd = optional,
         /// As for the price itself.
         output: PicoUsd = required,
+        /// As for the price itself; without it that of this tier's `cache_write`.
+        cache_write_1h: PicoUsd = optional,
+        /// As for the price itself; without it that of this tier's `input`.
+        audio_input: PicoUsd = optional,
+        /// As for the price itself; without it that of this tier's `output`.
+        audio_output: PicoUsd = optional,
+    }
+}
+
+table! {
+    /// The price of another tariff.
+    RawTier "a tariff of `tiers`" {
+        /// Which one.
+        tier: ServiceTier = required,
+        /// Only for requests whose input exceeds so many tokens; without it for all that no other row is for.
+        input_tokens: Whole<1, 1_000_000_000> = optional,
+        /// As for the price itself.
+        input: PicoUsd = required,
+        /// As for the price itself; without it that of this tariff's `input`.
+        cached_input: PicoUsd = optional,
+        /// As for the price itself; without it that of this tariff's `input`.
+        cache_write: PicoUsd = optional,
+        /// As for the price itself.
+        output: PicoUsd = required,
+        /// As for the price itself; without it that of this tariff's `cache_write`.
+        cache_write_1h: PicoUsd = optional,
+        /// As for the price itself; without it that of this tariff's `input`.
+        audio_input: PicoUsd = optional,
+        /// As for the price itself; without it that of this tariff's `output`.
+        audio_output: PicoUsd = optional,
     }
 }
 

@@ -26,7 +26,7 @@ mod value;
 mod velocity;
 
 pub use budget::{BudgetConfig, Limit, OnLimit, Owner, Scope, Window};
-pub use catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates};
+pub use catalog::{Abilities, Billable, Catalog, ModelFacts, Price, PriceSource, Rates, TierRates};
 pub use daily::DailyTime;
 pub use formats::{ReasoningFormat, ToolFormat};
 pub use notify::{NoticeKind, Notify, Webhook, WebhookFormat};

@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tollkeeper_protocol::usage::ServiceTier;
 
 /// Where a secret is to be had.
 #[derive(Debug, Clone)]
@@ -286,6 +287,7 @@ read_choice! {
     WebhookFormat: "generic" => Self::Generic, "slack" => Self::Slack;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     OnLimit: "deny" => Self::Deny, "degrade" => Self::Degrade, "ask" => Self::Ask;
+    ServiceTier: "flex" => Self::Flex, "priority" => Self::Priority, "batch" => Self::Batch;
 }
 
 read_text! {

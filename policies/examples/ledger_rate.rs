@@ -121,6 +121,7 @@ fn spend() -> Spend {
         cached_input: PicoUsd(75_000),
         cache_write: PicoUsd(150_000),
         output: PicoUsd(600_000),
+        ..Rates::default()
     };
     Spend {
         request_id: "0199a5b2-7c1e-7e61-b0a4-5d9f3c2e8a11".into(),
@@ -128,7 +129,7 @@ fn spend() -> Spend {
         operation: Operation::Chat,
         alias: "cloud/fast".into(),
         backend: BackendId::Remote { provider: "openai".into(), model: "gpt-4o-mini".into() },
-        price: Price { base, above: Vec::new(), source: PriceSource::Catalog },
+        price: Price { base, above: Vec::new(), tiers: Vec::new(), source: PriceSource::Catalog },
         catalog_version: "2026-01-01".into(),
         answers: 1,
         input_tokens: 1000,
@@ -137,6 +138,7 @@ fn spend() -> Spend {
         final_answer: false,
         task: None,
         signature: None,
+        billable: Default::default(),
     }
 }
 

@@ -78,7 +78,7 @@ impl std::ops::Sub for Amounts {
 /// The most output tokens that fit into so much room in a limit's measure; `None` when not even the input does.
 pub(crate) fn most_output(spend: &Spend, limit: Limit, room: i128) -> Option<u64> {
     match limit {
-        Limit::Usd(_) => affordable(&spend.price, spend.input_tokens, room),
+        Limit::Usd(_) => affordable(&spend.price, &spend.billable, spend.input_tokens, room),
         Limit::Tokens(_) => {
             let left = u128::try_from(room - i128::from(spend.input_tokens)).ok()?;
             Some(u64::try_from(left).unwrap_or(u64::MAX))

@@ -18,7 +18,7 @@ use crate::watches::Turn;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use tollkeeper_config::{BackendId, Price, Usd};
+use tollkeeper_config::{BackendId, Billable, Price, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_protocol::usage::Usage;
@@ -77,12 +77,14 @@ pub struct Spend {
     pub task: Option<Arc<str>>,
     /// A hash of what is asked, by which a loop is noticed.
     pub signature: Option<u64>,
+    /// In which ways it may be billed.
+    pub billable: Billable,
 }
 
 impl Spend {
     /// The dearest way in which the input and so many output tokens can be billed.
     pub(crate) fn worst_usage(&self, output: u64) -> Usage {
-        worst_case(&self.price, self.input_tokens, output)
+        worst_case(&self.price, &self.billable, self.input_tokens, output)
     }
 
     /// What that costs.
@@ -348,7 +350,7 @@ impl Lease {
         if let Some(place) = self.place.take() {
             self.shared.ledger.close(&self.attempt, end, place);
         }
-        Charge { cost, overrun, remaining, pieces: Pieces::of(price.rates(usage.input), &usage) }
+        Charge { cost, overrun, remaining, pieces: Pieces::of(price.rates_of(&usage), &usage) }
     }
 
     /// How long ago the attempt was admitted.

@@ -36,8 +36,9 @@ pub fn cost(usage: &Usage) -> Usd {
     };
     let [input, cached_input, output] = PRICES.map(pico);
     let price = Price {
-        base: Rates { input, cached_input, cache_write: input, output },
+        base: Rates { input, cached_input, cache_write: input, output, ..Rates::default() },
         above: Vec::new(),
+        tiers: Vec::new(),
         source: PriceSource::File,
     };
     price.charge(usage)

@@ -1,8 +1,10 @@
 //! The price catalogue that comes with the gateway: `catalog/models.csv`, parsed once.
 
-use crate::catalog::{Abilities, Ability, ModelFacts, Price, PriceSource, Rates};
+use crate::catalog::{Abilities, Ability, ModelFacts, Price, PriceSource, Rates, TierRates};
 use crate::units::PicoUsd;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use tollkeeper_protocol::usage::ServiceTier;
 
 /// One model of the built-in catalogue.
 #[derive(Debug, Clone)]
@@ -41,13 +43,28 @@ pub(crate) fn of_kind(kind: &str) -> impl Iterator<Item = &'static CatalogModel>
 /// Reads one row; the columns are explained in `catalog/README.md`.
 fn parse_row(row: &'static str) -> Option<CatalogModel> {
     let columns: Vec<&str> = row.split(',').collect();
-    let [kind, model, input, cached, write, output, above, context, max_output, abilities, source, date] =
-        columns.try_into().ok()?;
+    let [
+        kind,
+        model,
+        input,
+        cached,
+        write,
+        output,
+        above,
+        context,
+        max_output,
+        abilities,
+        source,
+        date,
+        cache_write_1h,
+        tiers,
+    ] = columns.try_into().ok()?;
     let abilities: Abilities = abilities.split(' ').map(parse_ability).collect::<Option<_>>()?;
     let output = if abilities.generates_nothing() && output.is_empty() { "0" } else { output };
     let price = Price {
-        base: parse_rates([input, cached, write, output])?,
+        base: parse_rates(&[input, cached, write, output, cache_write_1h])?,
         above: above.split(' ').filter(|tier| !tier.is_empty()).map(parse_tier).collect::<Option<_>>()?,
+        tiers: parse_tiers(tiers)?,
         source: PriceSource::Catalog,
     };
     let count = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
@@ -55,18 +72,43 @@ fn parse_row(row: &'static str) -> Option<CatalogModel> {
     Some(CatalogModel { kind, model, facts: Arc::new(facts), source, date })
 }
 
-/// Input, cached input, cache write and output; missing prices of caches are that of input.
-fn parse_rates([input, cached, write, output]: [&str; 4]) -> Option<Rates> {
+/// Input, cached input, cache write, output, and perhaps cache write for an hour; missing prices of caches are that of
+/// input.
+fn parse_rates(prices: &[&str]) -> Option<Rates> {
+    let ([input, cached, write, output], hour) = match *prices {
+        [input, cached, write, output] => ([input, cached, write, output], ""),
+        [input, cached, write, output, hour] => ([input, cached, write, output], hour),
+        _ => return None,
+    };
     let price = |text: &str| PicoUsd::parse_per_million(text).ok();
     let input = price(input)?;
     let or_input = |text: &str| if text.is_empty() { Some(input) } else { price(text) };
-    Some(Rates { input, cached_input: or_input(cached)?, cache_write: or_input(write)?, output: price(output)? })
+    Some(Rates {
+        input,
+        cached_input: or_input(cached)?,
+        cache_write: or_input(write)?,
+        output: price(output)?,
+        cache_write_1h: if hour.is_empty() { None } else { Some(price(hour)?) },
+        ..Rates::default()
+    })
+}
+
+/// `flex:272000:…`, the tariff before what `above` has.
+fn parse_tiers(tiers: &str) -> Option<Vec<TierRates>> {
+    let mut found: BTreeMap<ServiceTier, BTreeMap<u64, Rates>> = BTreeMap::new();
+    for tier in tiers.split(' ').filter(|tier| !tier.is_empty()) {
+        let (name, tier) = tier.split_once(':')?;
+        let name = ServiceTier::ALL.into_iter().find(|known| known.name() == name)?;
+        let (threshold, rates) = parse_tier(tier)?;
+        found.entry(name).or_default().insert(threshold, rates);
+    }
+    Some(found.into_iter().map(|(tier, rates)| TierRates::new(tier, rates)).collect())
 }
 
 fn parse_tier(tier: &str) -> Option<(u64, Rates)> {
     let (threshold, rates) = tier.split_once(':')?;
     let rates: Vec<&str> = rates.split(':').collect();
-    Some((threshold.parse().ok()?, parse_rates(rates.try_into().ok()?)?))
+    Some((threshold.parse().ok()?, parse_rates(&rates)?))
 }
 
 fn parse_ability(text: &str) -> Option<Ability> {

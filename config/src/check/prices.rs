@@ -1,8 +1,8 @@
 //! Checks prices and lays them over the built-in catalogue.
 
 use super::Check;
-use crate::catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates, builtin};
-use crate::file::{RawAbove, RawPrice, RawProvider, RawRates};
+use crate::catalog::{Abilities, Catalog, ModelFacts, Price, PriceSource, Rates, TierRates, builtin};
+use crate::file::{RawPrice, RawProvider, RawRates};
 use crate::kinds::PROVIDER_KINDS;
 use crate::problem::{Span, did_you_mean};
 use crate::read::{At, Maybe, Named};
@@ -10,6 +10,7 @@ use crate::settings::{LocalModel, Provider};
 use crate::units::PicoUsd;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use tollkeeper_protocol::usage::ServiceTier;
 
 impl Check<'_> {
     /// The facts of every local model, and of every model of the configured providers that has a price.
@@ -92,8 +93,14 @@ impl Check<'_> {
     /// A price as stated; a table that states no price at all keeps the known one.
     pub(super) fn price(&mut self, raw: &At<RawPrice>, known: Option<&Price>, abilities: Abilities) -> Option<Price> {
         let RawPrice::Rates(rates) = &raw.value else { return Some(Price::free()) };
-        let stated = [&rates.input, &rates.cached_input, &rates.cache_write, &rates.output];
-        if !stated.iter().any(|rate| rate.written) && rates.above.value.is_empty() && known.is_some() {
+        let RawRates { input, cached_input, cache_write, output, cache_write_1h, audio_input, audio_output, .. } =
+            &**rates;
+        let stated = [input, cached_input, cache_write, output, cache_write_1h, audio_input, audio_output];
+        if !stated.iter().any(|rate| rate.written)
+            && rates.above.value.is_empty()
+            && rates.tiers.value.is_empty()
+            && known.is_some()
+        {
             return known.cloned();
         }
         let input = self.rate("input", &rates.input, &raw.span);
@@ -101,13 +108,18 @@ impl Check<'_> {
             missing if !missing.written && abilities.generates_nothing() => Some(PicoUsd(0)),
             output => self.rate("output", output, &raw.span),
         };
-        let above = self.above(rates);
-        let base = with_caches(input?, value(&rates.cached_input), value(&rates.cache_write), output?);
+        let (above, tiers) = (self.above(rates), self.tiers(rates));
+        let base = Rates {
+            cache_write_1h: value(&rates.cache_write_1h),
+            audio_input: value(&rates.audio_input),
+            audio_output: value(&rates.audio_output),
+            ..with_caches(input?, value(&rates.cached_input), value(&rates.cache_write), output?)
+        };
         if base == Rates::default() {
             self.problems.add(&raw.span, "a price of nothing is written `\"free\"`");
             return None;
         }
-        Some(Price { base, above: above?, source: PriceSource::File })
+        Some(Price { base, above: above?, tiers: tiers?, source: PriceSource::File })
     }
 
     fn rate(&mut self, key: &str, rate: &Maybe<PicoUsd>, span: &Span) -> Option<PicoUsd> {
@@ -120,15 +132,41 @@ impl Check<'_> {
     fn above(&mut self, rates: &RawRates) -> Option<Vec<(u64, Rates)>> {
         let mut above = BTreeMap::new();
         for tier in &rates.above.value {
-            let RawAbove { input_tokens, input, cached_input, cache_write, output } = &tier.value;
-            let threshold = input_tokens.as_ref()?.value.0;
-            let (input, output) = (input.as_ref()?.value, output.as_ref()?.value);
-            let rates = with_caches(input, value(cached_input), value(cache_write), output);
+            let raw = &tier.value;
+            let threshold = raw.input_tokens.as_ref()?.value.0;
+            let (input, output) = (raw.input.as_ref()?.value, raw.output.as_ref()?.value);
+            let rates = Rates {
+                cache_write_1h: value(&raw.cache_write_1h),
+                audio_input: value(&raw.audio_input),
+                audio_output: value(&raw.audio_output),
+                ..with_caches(input, value(&raw.cached_input), value(&raw.cache_write), output)
+            };
             if above.insert(threshold, rates).is_some() {
                 self.problems.add(&tier.span, format!("there is another tier above {threshold} input tokens"));
             }
         }
         Some(above.into_iter().collect())
+    }
+
+    fn tiers(&mut self, rates: &RawRates) -> Option<Vec<TierRates>> {
+        let mut tiers: BTreeMap<ServiceTier, BTreeMap<u64, Rates>> = BTreeMap::new();
+        for tier in &rates.tiers.value {
+            let raw = &tier.value;
+            let name = raw.tier.as_ref()?.value;
+            let threshold = raw.input_tokens.at.as_ref().map_or(0, |tokens| tokens.value.0);
+            let (input, output) = (raw.input.as_ref()?.value, raw.output.as_ref()?.value);
+            let rates = Rates {
+                cache_write_1h: value(&raw.cache_write_1h),
+                audio_input: value(&raw.audio_input),
+                audio_output: value(&raw.audio_output),
+                ..with_caches(input, value(&raw.cached_input), value(&raw.cache_write), output)
+            };
+            if tiers.entry(name).or_default().insert(threshold, rates).is_some() {
+                let message = format!("there is another tariff `{}` above {threshold} input tokens", name.name());
+                self.problems.add(&tier.span, message);
+            }
+        }
+        Some(tiers.into_iter().map(|(tier, rates)| TierRates::new(tier, rates)).collect())
     }
 }
 
@@ -138,7 +176,13 @@ fn value(rate: &Maybe<PicoUsd>) -> Option<PicoUsd> {
 
 /// Cached tokens without a price of their own cost what others do.
 fn with_caches(input: PicoUsd, cached: Option<PicoUsd>, write: Option<PicoUsd>, output: PicoUsd) -> Rates {
-    Rates { input, cached_input: cached.unwrap_or(input), cache_write: write.unwrap_or(input), output }
+    Rates {
+        input,
+        cached_input: cached.unwrap_or(input),
+        cache_write: write.unwrap_or(input),
+        output,
+        ..Rates::default()
+    }
 }
 
 fn local_facts(model: &LocalModel) -> ModelFacts {

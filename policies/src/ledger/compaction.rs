@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tollkeeper_config::{Rates, Usd};
-use tollkeeper_protocol::usage::Usage;
+use tollkeeper_protocol::usage::{ServiceTier, Usage};
 
 /// Microseconds.
 pub(crate) const DAY: i64 = 86_400_000_000;
@@ -63,14 +63,18 @@ pub(crate) struct Totals {
 }
 
 /// How many kinds of tokens are counted.
-const TOKENS: usize = 5;
+const TOKENS: usize = 8;
 
 fn tokens(usage: &Usage) -> [u64; TOKENS] {
-    [usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning]
+    let Usage { input, cached_input, cache_write, output, reasoning, .. } = *usage;
+    let Usage { cache_write_1h, audio_input, audio_output, .. } = *usage;
+    [input, cached_input, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output]
 }
 
-fn usage([input, cached_input, cache_write, output, reasoning]: [u64; TOKENS]) -> Usage {
-    Usage { input, cached_input, cache_write, output, reasoning }
+fn usage(tokens: [u64; TOKENS]) -> Usage {
+    let [input, cached_input, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output] = tokens;
+    let tier = ServiceTier::Standard;
+    Usage { input, cached_input, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output, tier }
 }
 
 impl Totals {

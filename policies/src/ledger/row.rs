@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use tollkeeper_config::{BackendId, PicoUsd, Rates, Usd};
-use tollkeeper_protocol::usage::Usage;
+use tollkeeper_protocol::usage::{ServiceTier, Usage};
 
 /// A SHA-256.
 pub(crate) type Hash = [u8; 32];
@@ -129,7 +129,7 @@ pub(crate) struct Counts {
 pub(crate) const HASH: usize = 30;
 
 /// The columns, in the order of the table and of the hash.
-pub(crate) const COLUMNS: [&str; 38] = [
+pub(crate) const COLUMNS: [&str; 45] = [
     "seq",
     "at_us",
     "kind",
@@ -168,6 +168,13 @@ pub(crate) const COLUMNS: [&str; 38] = [
     "attempts",
     "unknowns",
     "releases",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "cache_write_1h_tokens",
+    "tier",
+    "audio_input_pico",
+    "audio_output_pico",
+    "cache_write_1h_pico",
 ];
 
 /// The value of a column.
@@ -189,6 +196,9 @@ impl Row {
         }
         let tokens = |count: u64| Value::Int(count.cast_signed());
         let rate = |rate: PicoUsd| Value::Int(rate.0.cast_signed());
+        // What few answers have is null in the others.
+        let some = |count: u64| if count == 0 { Value::Null } else { tokens(count) };
+        let extra = |known: Option<PicoUsd>| known.map_or(Value::Null, rate);
         [
             Value::Int(self.seq),
             Value::Int(self.at),
@@ -231,6 +241,16 @@ impl Row {
             optional(self.sums.map(|sums| sums.attempts)),
             optional(self.sums.map(|sums| sums.unknowns)),
             optional(self.sums.map(|sums| sums.releases)),
+            some(self.usage.audio_input),
+            some(self.usage.audio_output),
+            some(self.usage.cache_write_1h),
+            match self.usage.tier {
+                ServiceTier::Standard => Value::Null,
+                tier => text(tier.name()),
+            },
+            extra(self.rates.audio_input),
+            extra(self.rates.audio_output),
+            extra(self.rates.cache_write_1h),
         ]
     }
 

@@ -237,16 +237,19 @@ async fn the_prompt_is_leased_at_the_dearest_rate_that_may_apply() {
         cached_input: PicoUsd(cached_input),
         cache_write: PicoUsd(cache_write),
         output: PicoUsd(output),
+        ..Rates::default()
     };
     let price = Price {
         base: rates(1_000, 100, 1_250, 5_000),
         above: vec![(1_000, rates(2_000, 200, 2_500, 10_000))],
+        tiers: Vec::new(),
         source: PriceSource::Catalog,
     };
     let (policies, agent) = open(1_000_000);
     let short = policies.admit(&agent, spend(price.clone(), 1_000, OutputBound::Whole(10))).await.unwrap();
     assert_eq!(short.amount(), Usd(1_250 + 50));
-    let usage = Usage { input: 1_000, cached_input: 400, cache_write: 500, output: 10, reasoning: 4 };
+    let usage =
+        Usage { input: 1_000, cached_input: 400, cache_write: 500, output: 10, reasoning: 4, ..Usage::default() };
     let charge = short.settle(Settlement { usage, ..used(0, 0) });
     assert_eq!(charge.cost, Usd(100 + 40 + 625 + 50));
     assert_eq!(

@@ -200,7 +200,7 @@ async fn spend_is_added_up_by_agent_backend_and_day_while_the_gateway_runs() {
     let (policies, _) = Policies::open(&config, clock).unwrap();
     let (scout, digger) = (scout(&policies), policies.authenticate("digger-key").unwrap());
     let local = || Spend { backend: BackendId::Local("toll-tiny".into()), ..spend(Price::free(), 10, WHOLE) };
-    let usage = Usage { input: 10, cached_input: 4, cache_write: 2, output: 6, reasoning: 5 };
+    let usage = Usage { input: 10, cached_input: 4, cache_write: 2, output: 6, reasoning: 5, ..Usage::default() };
     policies
         .admit(&scout, spend(nano_per_token(), 10, WHOLE))
         .await

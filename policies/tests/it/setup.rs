@@ -113,8 +113,8 @@ pub(crate) fn nano_per_token() -> Price {
 /// Pico-dollars per token of input (cached or not) and of output.
 pub(crate) fn price(input: u64, output: u64) -> Price {
     let input = PicoUsd(input);
-    let base = Rates { input, cached_input: input, cache_write: input, output: PicoUsd(output) };
-    Price { base, above: Vec::new(), source: PriceSource::File }
+    let base = Rates { input, cached_input: input, cache_write: input, output: PicoUsd(output), ..Rates::default() };
+    Price { base, above: Vec::new(), tiers: Vec::new(), source: PriceSource::File }
 }
 
 pub(crate) fn spend(price: Price, input_tokens: u64, output: OutputBound) -> Spend {
@@ -133,6 +133,7 @@ pub(crate) fn spend(price: Price, input_tokens: u64, output: OutputBound) -> Spe
         final_answer: false,
         task: None,
         signature: None,
+        billable: Default::default(),
     }
 }
 

@@ -51,11 +51,15 @@ struct PromptDetails {
     /// OpenRouter's name for it; OpenAI has none.
     #[serde(skip_serializing_if = "is_zero")]
     cache_write_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    audio_tokens: u64,
 }
 
 #[derive(Serialize)]
 struct CompletionDetails {
     reasoning_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    audio_tokens: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -71,8 +75,12 @@ impl<'a> UsageBody<'a> {
             prompt_tokens_details: PromptDetails {
                 cached_tokens: usage.cached_input,
                 cache_write_tokens: usage.cache_write,
+                audio_tokens: usage.audio_input,
             },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: usage.reasoning },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: usage.reasoning,
+                audio_tokens: usage.audio_output,
+            },
             cost_usd: extension.map(|extension| extension.cost_usd.as_str()),
         }
     }

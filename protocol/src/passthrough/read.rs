@@ -4,7 +4,7 @@
 //! type than expected reads as the default, and of a field given twice the last one holds.
 
 use crate::chat::FinishReason;
-use crate::usage::Usage;
+use crate::usage::{ServiceTier, Usage};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -123,6 +123,7 @@ pub(crate) struct Answer {
     pub(crate) choices: Choices,
     usage: UsageFields,
     groq: Groq,
+    tier: Tier,
     error: Given,
     object: Word,
 }
@@ -130,7 +131,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// The reported usage; Groq's and Moonshot's own places for it only count when the usual one is empty.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        [&self.usage, &self.groq.usage, &self.choices.usage].into_iter().find_map(UsageFields::usage)
+        let usage = [&self.usage, &self.groq.usage, &self.choices.usage].into_iter().find_map(UsageFields::usage)?;
+        // OpenAI names the tariff beside the usage, Anthropic in it.
+        let tier = if usage.tier == ServiceTier::Standard { self.tier.0 } else { usage.tier };
+        Some(Usage { tier, ..usage })
     }
 
     pub(crate) fn is_error(&self) -> bool {
@@ -142,7 +146,8 @@ impl Read for Answer {
     fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
             "choices" => self.choices = next(map)?,
-            "usage" => self.usage = next(map)?,
+            "usage" | "usageMetadata" => self.usage = next(map)?,
+            "service_tier" => self.tier = next(map)?,
             "x_groq" => self.groq = next(map)?,
             "error" => self.error = next(map)?,
             "object" => self.object = next(map)?,
@@ -348,7 +353,64 @@ pub(crate) struct UsageFields {
     total: Count,
     cached: Count,
     cache_write: Count,
+    cache_write_1h: Count,
     reasoning: Count,
+    /// Of the prompt when this is the details of one, and so on.
+    audio: Count,
+    audio_input: Count,
+    audio_output: Count,
+    /// Prompt tokens that are in no other count: Gemini's of tools.
+    more_prompt: Count,
+    tier: Tier,
+    /// The input was told as `input_tokens`, and caches beside it: in Anthropic's and Bedrock's way the input is then
+    /// without what was read from or written to them.
+    named_input: bool,
+    beside: bool,
+}
+
+/// A tariff by its name.
+#[derive(Default)]
+struct Tier(ServiceTier);
+
+impl Read for Tier {
+    fn text(&mut self, text: &str) {
+        self.0 = ServiceTier::from_name(text);
+    }
+}
+
+/// Gemini's counts by modality.
+#[derive(Default)]
+struct Modalities {
+    is_audio: bool,
+    count: Count,
+    audio: Count,
+}
+
+impl Read for Modalities {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "modality" => self.is_audio = next::<Modality, A>(map)?.0,
+            "tokenCount" => self.count = next(map)?,
+            _ => skip(map)?,
+        }
+        Ok(())
+    }
+    fn element<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
+        let Some(part) = next_element::<Self, A>(list)? else { return Ok(false) };
+        if part.is_audio {
+            self.audio.or(part.count);
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Default)]
+struct Modality(bool);
+
+impl Read for Modality {
+    fn text(&mut self, text: &str) {
+        self.0 = text == "AUDIO";
+    }
 }
 
 impl UsageFields {
@@ -357,7 +419,13 @@ impl UsageFields {
         let (prompt, completion, total) = (self.prompt.0, self.completion.0, self.total.0);
         prompt.or(completion).or(total)?;
         let mut output = completion.unwrap_or(0);
-        let input = prompt.unwrap_or_else(|| total.unwrap_or(0).saturating_sub(output));
+        let (cached, written) = (self.cached.0.unwrap_or(0), self.cache_write.0.unwrap_or(0));
+        let mut input = prompt.unwrap_or_else(|| total.unwrap_or(0).saturating_sub(output));
+        input = input.saturating_add(self.more_prompt.0.unwrap_or(0));
+        let whole = total.is_some_and(|total| total == input.saturating_add(output));
+        if self.named_input && self.beside && !whole {
+            input = input.saturating_add(cached).saturating_add(written);
+        }
         let reasoning = self.reasoning.0.unwrap_or(0);
         // xAI and Gemini leave reasoning out of `completion_tokens`, Gemini without saying how much it was; it is in the
         // total, and paid for as output.
@@ -365,18 +433,31 @@ impl UsageFields {
         if reasoning > output {
             output = output.saturating_add(reasoning);
         }
-        let cached_input = self.cached.0.unwrap_or(0).min(input);
-        let cache_write = self.cache_write.0.unwrap_or(0).min(input - cached_input);
-        Some(Usage { input, cached_input, cache_write, output, reasoning })
+        let cached_input = cached.min(input);
+        let cache_write = written.min(input - cached_input);
+        Some(Usage {
+            input,
+            cached_input,
+            cache_write,
+            output,
+            reasoning,
+            cache_write_1h: self.cache_write_1h.0.unwrap_or(0).min(cache_write),
+            audio_input: self.audio_input.0.unwrap_or(0).min(input),
+            audio_output: self.audio_output.0.unwrap_or(0).min(output),
+            tier: self.tier.0,
+        })
     }
 }
 
 impl Read for UsageFields {
     fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "prompt_tokens" | "input_tokens" => self.prompt = next(map)?,
-            "completion_tokens" | "output_tokens" => self.completion = next(map)?,
-            "total_tokens" => self.total = next(map)?,
+            "prompt_tokens" | "promptTokenCount" => self.prompt = next(map)?,
+            "input_tokens" | "inputTokens" => (self.named_input, self.prompt) = (true, next(map)?),
+            "completion_tokens" | "output_tokens" | "candidatesTokenCount" | "outputTokens" => {
+                self.completion = next(map)?;
+            }
+            "total_tokens" | "totalTokenCount" | "totalTokens" => self.total = next(map)?,
             // The details of OpenAI, and DeepSeek's, Moonshot's, Anthropic's and Perplexity's own fields.
             "prompt_tokens_details"
             | "input_tokens_details"
@@ -386,12 +467,35 @@ impl Read for UsageFields {
                 self.cached.or(details.cached);
                 self.cache_write.or(details.cache_write);
                 self.reasoning.or(details.reasoning);
+                let of_prompt = name.starts_with("prompt") || name.starts_with("input");
+                if of_prompt { &mut self.audio_input } else { &mut self.audio_output }.or(details.audio);
             }
-            "cached_tokens" | "prompt_cache_hit_tokens" | "cache_read_input_tokens" => self.cached.or(next(map)?),
-            "cache_write_tokens" | "cache_creation_tokens" | "cache_creation_input_tokens" => {
+            "promptTokensDetails" => self.audio_input.or(next::<Modalities, A>(map)?.audio),
+            "candidatesTokensDetails" => self.audio_output.or(next::<Modalities, A>(map)?.audio),
+            "audio_tokens" => self.audio = next(map)?,
+            "toolUsePromptTokenCount" => self.more_prompt = next(map)?,
+            "cached_tokens" | "prompt_cache_hit_tokens" | "cachedContentTokenCount" => self.cached.or(next(map)?),
+            "cache_read_input_tokens" | "cacheReadInputTokens" => {
+                self.beside = true;
+                self.cached.or(next(map)?);
+            }
+            "cache_write_tokens" | "cache_creation_tokens" => self.cache_write.or(next(map)?),
+            "cache_creation_input_tokens" | "cacheWriteInputTokens" => {
+                self.beside = true;
                 self.cache_write.or(next(map)?);
             }
-            "reasoning_tokens" => self.reasoning.or(next(map)?),
+            "cache_creation" => {
+                let Self { cache_write: minutes, cache_write_1h: hour, .. } = next(map)?;
+                self.beside = true;
+                self.cache_write_1h.or(hour);
+                self.cache_write.or(Count(
+                    minutes.0.or(hour.0).map(|_| minutes.0.unwrap_or(0).saturating_add(hour.0.unwrap_or(0))),
+                ));
+            }
+            "ephemeral_5m_input_tokens" => self.cache_write = next(map)?,
+            "ephemeral_1h_input_tokens" => self.cache_write_1h = next(map)?,
+            "service_tier" => self.tier = next(map)?,
+            "reasoning_tokens" | "thoughtsTokenCount" => self.reasoning.or(next(map)?),
             _ => skip(map)?,
         }
         Ok(())

@@ -26,7 +26,7 @@ fn peeks(stream: &[u8]) -> Vec<ChunkPeek> {
 }
 
 fn usage(input: u64, cached_input: u64, output: u64, reasoning: u64) -> Usage {
-    Usage { input, cached_input, cache_write: 0, output, reasoning }
+    Usage { input, cached_input, output, reasoning, ..Usage::default() }
 }
 
 fn call(id: &str, name: &str, arguments: &str) -> ToolCall {

@@ -42,7 +42,7 @@ fn text(choice: u32, text: &str) -> ChatEvent {
 
 #[test]
 fn a_chat_stream_is_written_as_openai_does() {
-    let usage = Usage { input: 9, cached_input: 4, cache_write: 0, output: 3, reasoning: 1 };
+    let usage = Usage { input: 9, cached_input: 4, output: 3, reasoning: 1, ..Usage::default() };
     let events = [
         ChatEvent::Reasoning { choice: 0, text: "hm".into(), tokens: 1 },
         text(0, ""),

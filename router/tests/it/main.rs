@@ -32,8 +32,9 @@ fn price(input: u64, output: u64) -> Price {
         cached_input: PicoUsd(input * 100),
         cache_write: PicoUsd(input * 1000),
         output: PicoUsd(output * 1000),
+        ..Rates::default()
     };
-    Price { base: rates, above: Vec::new(), source: PriceSource::File }
+    Price { base: rates, above: Vec::new(), tiers: Vec::new(), source: PriceSource::File }
 }
 
 /// A ready backend that can do everything.

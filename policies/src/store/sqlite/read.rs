@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use tollkeeper_config::{PicoUsd, Rates, Usd};
-use tollkeeper_protocol::usage::Usage;
+use tollkeeper_protocol::usage::{ServiceTier, Usage};
 
 /// A ledger opened for reading, while a gateway may be writing it.
 pub(crate) struct Reader(Connection);
@@ -153,6 +153,8 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Row, (i64, &'static str)> 
     let maybe = |column: usize| row.get::<_, Option<Arc<str>>>(column).map_err(|_| bad(column));
     let count = |column: usize| int(column).and_then(|count| u64::try_from(count).map_err(|_| bad(column)));
     let rate = |column: usize| int(column).map(|rate| PicoUsd(rate.cast_unsigned()));
+    let some = |column: usize| optional(column)?.map_or(Ok(0), |count| u64::try_from(count).map_err(|_| bad(column)));
+    let extra = |column: usize| Ok(optional(column)?.map(|rate| PicoUsd(rate.cast_unsigned())));
     let kind = text(2)?;
     Ok(Row {
         seq,
@@ -172,10 +174,25 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Row, (i64, &'static str)> 
             cache_write: count(13)?,
             output: count(14)?,
             reasoning: count(15)?,
+            audio_input: some(38)?,
+            audio_output: some(39)?,
+            cache_write_1h: some(40)?,
+            tier: match maybe(41)? {
+                None => ServiceTier::Standard,
+                Some(name) => ServiceTier::ALL.into_iter().find(|tier| tier.name() == &*name).ok_or(bad(41))?,
+            },
         },
         estimated: [0, 1].contains(&int(16)?).then_some(int(16)? == 1).ok_or(bad(16))?,
         leased: Usd(int(17)?),
-        rates: Rates { input: rate(18)?, cached_input: rate(19)?, cache_write: rate(20)?, output: rate(21)? },
+        rates: Rates {
+            input: rate(18)?,
+            cached_input: rate(19)?,
+            cache_write: rate(20)?,
+            output: rate(21)?,
+            audio_input: extra(42)?,
+            audio_output: extra(43)?,
+            cache_write_1h: extra(44)?,
+        },
         catalog: text(22)?.into(),
         cost: Usd(int(23)?),
         overrun: Usd(int(24)?),
