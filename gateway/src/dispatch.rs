@@ -2,6 +2,7 @@
 //! budget wants that.
 
 use crate::app::App;
+use crate::billable;
 use crate::error::{ApiError, BudgetStatus};
 use crate::meter::{Meter, Running};
 use crate::stack::Arrival;
@@ -160,6 +161,7 @@ impl Job<'_> {
             final_answer: self.request.is_tool_free(),
             task: self.task.clone(),
             signature: self.signature,
+            billable: billable::of(&self.request, &self.original),
         };
         (spend, limit)
     }

@@ -5,6 +5,7 @@
 mod admin;
 mod app;
 mod auth;
+mod billable;
 mod body;
 pub mod cli;
 mod cut;

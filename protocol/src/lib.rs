@@ -97,12 +97,17 @@ impl Request {
 
     /// Whether it may wait for more urgent ones: OpenAI's `service_tier` `"flex"`.
     pub fn is_flexible(&self) -> bool {
+        self.service_tier() == Some("flex")
+    }
+
+    /// The tariff that the client asks for, by OpenAI's name.
+    pub fn service_tier(&self) -> Option<&str> {
         let extra = match self {
             Self::Chat(request) => &request.extra,
             Self::Completion(request) => &request.extra,
-            Self::Embedding(_) | Self::Rerank(_) => return false,
+            Self::Embedding(_) | Self::Rerank(_) => return None,
         };
-        extra.get("service_tier").and_then(serde_json::Value::as_str) == Some("flex")
+        extra.get("service_tier").and_then(serde_json::Value::as_str)
     }
 
     /// Whether the answer can be nothing but words: no tools may be called.

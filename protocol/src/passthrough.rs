@@ -79,6 +79,11 @@ pub(crate) fn read_answer(json: &[u8]) -> Result<Answer, DecodeError> {
     read::from_slice(json).map_err(|error| DecodeError::new(format!("the provider sent broken JSON: {error}")))
 }
 
+/// Whether these bytes are anywhere in a body, be it in a key, a value or a text.
+pub fn mentions(body: &[u8], word: &str) -> bool {
+    memchr::memmem::find(body, word.as_bytes()).is_some()
+}
+
 /// Whether a frame's data is the end marker `[DONE]`.
 pub fn is_done(data: &[u8]) -> bool {
     data.trim_ascii() == b"[DONE]"

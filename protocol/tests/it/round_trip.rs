@@ -243,6 +243,7 @@ fn stream() -> impl Strategy<Value = Vec<ChatEvent>> {
             cache_write: input / 4,
             output,
             reasoning,
+            ..Usage::default()
         }));
         events
     })
