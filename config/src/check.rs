@@ -57,7 +57,11 @@ impl<'a> Check<'a> {
         let log = raw.log.value;
         let mut config = Config {
             server,
-            store: Store { path: self.path(&store.path.value), durability: store.durability.value },
+            store: Store {
+                path: self.path(&store.path.value),
+                durability: store.durability.value,
+                keep: store.keep.value.0,
+            },
             log: Log { format: log.format.value, filter: log.filter.value },
             local,
             providers,

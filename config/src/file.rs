@@ -16,7 +16,7 @@ use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, Clock, Guesses, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug,
+    AliasName, BaseUrl, BudgetStatus, Clock, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug,
     Vram, Zone,
 };
 use std::net::SocketAddr;
@@ -104,6 +104,8 @@ table! {
         path: PathBuf = default("data/tollkeeper.db"),
         /// What a committed entry survives: the gateway's death, or also a power cut (an fsync per group commit).
         durability: Durability = default("process"),
+        /// How long single attempts stay in the ledger: at each start, what ended before is replaced by sums of each day that count the same.
+        keep: Keep = default("forever"),
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Store {
     pub path: PathBuf,
     /// `Process`: a commit survives a killed process; `Power`: also a power cut (an fsync per group commit).
     pub durability: Durability,
+    /// How long single attempts stay in the ledger before sums stand for them; `None` for ever. A whole number of days.
+    pub keep: Option<Duration>,
 }
 
 /// What a committed ledger entry survives.

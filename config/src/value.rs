@@ -37,6 +37,10 @@ pub(crate) enum Vram {
     Bytes(u64),
 }
 
+/// How long something is kept; `None` is "forever".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep(pub(crate) Option<Duration>);
+
 /// How much may be kept, in bytes; 0 is "off".
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeptBytes(pub(crate) u64);
@@ -313,6 +317,14 @@ read_text! {
         ("auto", _) => Ok(Self::Auto),
         (_, Some(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),
         _ => Err(found(text)),
+    };
+    Keep: "\"forever\" or days such as \"400d\", at least 34", |text| {
+        let days = || text.strip_suffix('d')?.parse::<u64>().ok().filter(|days| (34..=36_500).contains(days));
+        match days() {
+            _ if text == "forever" => Ok(Self(None)),
+            Some(days) => Ok(Self(Some(Duration::from_secs(days * 86_400)))),
+            None => Err(found(text)),
+        }
     };
     KeptBytes: "\"off\" or a size such as \"1GiB\"", |text| match (text, parse_size(text)) {
         ("off", _) => Ok(Self(0)),

@@ -47,6 +47,17 @@ fn env(name: &str) -> Option<String> {
     })
 }
 
+#[test]
+fn the_ledger_is_kept_for_ever_or_for_days() {
+    let keep = |text: &str| try_read(&format!("[store]\nkeep = \"{text}\"")).map(|config| config.store.keep);
+    let days = |days: u64| Some(std::time::Duration::from_secs(days * 86_400));
+    assert_eq!(try_read("").unwrap().store.keep, None);
+    assert_eq!((keep("forever").unwrap(), keep("400d").unwrap()), (None, days(400)));
+    for wrong in ["33d", "400", "d", "-40d", "400h", "99999999999999999999d"] {
+        assert!(keep(wrong).unwrap_err().to_string().contains("days such as \"400d\""), "{wrong}");
+    }
+}
+
 fn try_read(text: &str) -> Result<Config, ConfigErrors> {
     parse(text, Path::new("/etc/tollkeeper/tollkeeper.toml"), &env)
 }

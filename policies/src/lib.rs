@@ -143,6 +143,7 @@ impl Policies {
     /// Opens the SQLite ledger, charges what an earlier gateway left open, and counts what is already spent. The ledger
     /// is locked until [`close`](Self::close) or until the last handle and lease are gone.
     pub fn open(config: &Config, clock: Clock) -> Result<(Self, Recovered), OpenError> {
+        report::keep(&config.store, clock.now());
         let store = Sqlite::open(&config.store.path, config.store.durability)?;
         Self::start(config, clock, Box::new(store), true).map_err(|StoreError(reason)| OpenError::Store {
             path: config.store.path.clone(),

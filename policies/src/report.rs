@@ -6,6 +6,7 @@ mod invoice;
 mod reconcile;
 mod verify;
 
+pub(crate) use compact::keep;
 pub use compact::{CompactError, Compacted, compact};
 pub use export::{ExportError, ExportFilter, Exported, Format, export};
 pub use invoice::InvoiceError;

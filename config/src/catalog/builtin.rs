@@ -173,6 +173,12 @@ mod tests {
         for (kind, model, expected) in golden {
             assert_eq!(shown(kind, model), expected, "{kind}/{model}");
         }
+        let price = &find("anthropic", "claude-haiku-5-5").facts.price;
+        let hours: Vec<_> = [&price.base, &price.above[0].1].map(|rates| rates.cache_write_1h).to_vec();
+        assert_eq!(hours, [Some(PicoUsd(200_000)), Some(PicoUsd(1_000_000))]);
+        let price = &find("openai", "gpt-6-luna").facts.price;
+        let flex = &price.tiers.iter().find(|tier| tier.tier == ServiceTier::Flex).unwrap();
+        assert_eq!((flex.base, flex.above[0].0, flex.above[0].1.output), (None, 272_000, PicoUsd(375_000)));
         let abilities = find("groq", "openai/gpt-oss-20b").facts.abilities;
         let expected =
             Abilities { chat: true, tools: true, json_schema: true, reasoning: true, ..Abilities::default() };

@@ -347,3 +347,59 @@ pub(crate) fn backend(text: &str) -> BackendId {
         None => BackendId::Local(text.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row as version 1 wrote it. The hashes below were computed apart from this code, from the documented form.
+    fn row() -> Row {
+        let mut prev_hash = Hash::default();
+        (0..).zip(&mut prev_hash).for_each(|(place, byte)| *byte = place);
+        Row {
+            seq: 7,
+            at: 1_772_600_767_500_000,
+            kind: Kind::Settlement,
+            intent: Some(3),
+            admitted: 1_772_600_767_000_000,
+            request_id: "req-1".into(),
+            attempt: 2,
+            agent: "scout".into(),
+            operation: "chat".into(),
+            alias: "cloud/fast".into(),
+            backend: backend("openai/small"),
+            usage: Usage { input: 10, cached_input: 4, cache_write: 2, output: 6, reasoning: 5, ..Usage::default() },
+            leased: Usd(20),
+            rates: Rates {
+                input: PicoUsd(1_500),
+                cached_input: PicoUsd(150),
+                cache_write: PicoUsd(1_875),
+                output: PicoUsd(700),
+                ..Rates::default()
+            },
+            catalog: "2026-01-01".into(),
+            cost: Usd(18),
+            outcome: Some("done".into()),
+            ttft_ms: Some(3),
+            duration_ms: Some(40),
+            oldest_open: 3,
+            prev_hash,
+            note: None,
+            ..Row::note(Kind::Settlement, 0, "", "", "".into())
+        }
+    }
+
+    fn hex(row: &Row) -> String {
+        row.digest(&mut Vec::new()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_documented_form() {
+        let old = row();
+        assert_eq!(hex(&old), "f3d6731240589580a9dce2d5fd5a456b952ba1cbd37dac03dffe7c7ce689d3da");
+        let usage = Usage { tier: ServiceTier::Flex, ..old.usage };
+        let rates = Rates { cache_write_1h: Some(PicoUsd(6)), ..old.rates };
+        let new = Row { team: Some("red".into()), task: Some("t".into()), usage, rates, ..old };
+        assert_eq!(hex(&new), "14496e99cd2ac745301746168b1f084627821435baf6eb5d65c6939fd2ef1df4");
+    }
+}

@@ -7,7 +7,7 @@ use crate::store::settled::KEPT_FOR;
 use crate::store::sqlite::Sqlite;
 use jiff::Timestamp;
 use std::path::Path;
-use tollkeeper_config::Durability;
+use tollkeeper_config::{Durability, Store};
 
 /// What was replaced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub enum CompactError {
 /// agent, team, run, alias, backend and catalogue, and proves the ledger before and after. All in one transaction: a
 /// crash leaves it as it was. Refused while a gateway uses the ledger.
 pub fn compact(path: &Path, before: Timestamp, now: Timestamp) -> Result<Compacted, CompactError> {
+    let failed = |StoreError(reason): StoreError| CompactError::Store((*reason).into());
     let day = crate::ledger::compaction::DAY;
     let midnight = |at: i64| at.div_euclid(day) * day;
     let (before, now) = (midnight(before.as_microsecond()), now.as_microsecond());
@@ -54,11 +55,34 @@ pub fn compact(path: &Path, before: Timestamp, now: Timestamp) -> Result<Compact
         return Err(CompactError::TooNew { latest: Timestamp::from_microsecond(latest).unwrap_or_default() });
     }
     let mut store = Sqlite::open(path, Durability::Power)?;
+    if !store.can_compact(before).map_err(failed)? {
+        return Ok(Compacted::default());
+    }
     let sound = verify(path)?;
-    let replaced = store.compact(before, now).map_err(|StoreError(reason)| CompactError::Store((*reason).into()))?;
+    let replaced = store.compact(before, now).map_err(failed)?;
     let after = verify(path)?;
     if (after.cost, after.overrun, &after.agents) != (sound.cost, sound.overrun, &sound.agents) {
         return Err(CompactError::Store("its sums changed: restore it from a copy".into()));
     }
     Ok(Compacted { removed: replaced.removed, summaries: replaced.summaries, head: replaced.head })
+}
+
+/// Compacts what is older than the configuration keeps. That it could not be done keeps no gateway from starting: it is
+/// told, and tried again at the next start.
+pub(crate) fn keep(store: &Store, now: Timestamp) {
+    let Some(before) = store.keep.and_then(|age| now.checked_sub(age).ok()) else { return };
+    // A gateway that starts for the first time has no ledger yet.
+    if !store.path.is_file() {
+        return;
+    }
+    match compact(&store.path, before, now) {
+        Ok(done) if done.removed == 0 => {}
+        Ok(done) => tracing::info!(
+            removed = done.removed,
+            summaries = done.summaries,
+            head = done.head,
+            "old attempts in the ledger were replaced by sums"
+        ),
+        Err(error) => tracing::warn!(%error, "the ledger is not compacted; this start goes on without it"),
+    }
 }

@@ -32,6 +32,11 @@ pub(super) fn scan(db: &Connection, before: i64) -> Result<Scan, StoreError> {
 }
 
 impl Sqlite {
+    /// Whether an attempt ended before a time, and is not a sum already.
+    pub(crate) fn can_compact(&self, before: i64) -> Result<bool, StoreError> {
+        Ok(scan(&self.db, before)?.is_worth_it())
+    }
+
     /// Replaces the closed attempts before a time by their sums, or changes nothing. What counters are restored from
     /// must be the same before and after, or it fails.
     pub(crate) fn compact(&mut self, before: i64, now: i64) -> Result<Replaced, StoreError> {

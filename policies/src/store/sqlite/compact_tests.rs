@@ -271,6 +271,25 @@ fn a_gateway_at_work_is_left_alone_and_a_restart_closes_what_was_kept_open() {
 }
 
 #[test]
+fn a_start_compacts_what_is_older_than_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let close = Step::Close { which: 0, kind: Kind::Settlement, output: 9 };
+    let steps = [(0, Step::Admit { agent: 0, run: false, model: 0 }), (1, close)];
+    drop(ledger(&path, &steps));
+    let mut config = crate::setup::stored(folder.path(), &[]);
+    config.store.path = path.clone();
+    let mut start = |keep: Option<u64>, days: i64| {
+        config.store.keep = keep.map(|days| Duration::from_secs(days * 86_400));
+        let at = std::sync::Arc::new(std::sync::atomic::AtomicI64::new((NOW + days * DAY) / 1000));
+        drop(Policies::open(&config, Clock::fixed(at)).unwrap());
+        verify(&path).unwrap().summaries
+    };
+    assert_eq!((start(None, 99), start(Some(60), 59), start(Some(60), 61)), (0, 0, 1));
+    assert_eq!(verify(&path).unwrap().cost, Usd(19));
+}
+
+#[test]
 fn sums_that_one_row_cannot_hold_are_split() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db");

@@ -211,6 +211,10 @@ async fn a_row_is_read_back_as_it_was_written() {
     odd.backend = backend("openrouter/openai/gpt/4");
     odd.rates.output = PicoUsd(u64::MAX);
     (odd.team, odd.run, odd.task) = (Some("".into()), Some("r-1".into()), Some("fix \0 it".into()));
+    odd.usage.audio_input = 7;
+    odd.usage.cache_write_1h = u64::try_from(i64::MAX).unwrap();
+    odd.usage.tier = tollkeeper_protocol::usage::ServiceTier::Priority;
+    (odd.rates.audio_output, odd.rates.cache_write_1h) = (Some(PicoUsd(u64::MAX)), Some(PicoUsd(0)));
     odd.usage.reasoning = i64::MAX.unsigned_abs();
     (odd.seq, odd.attempt, odd.intent, odd.kind, odd.outcome) = (1, u32::MAX, None, Kind::Intent, None);
     let path = folder.path().join("odd.db");
