@@ -4,8 +4,8 @@ use super::spend::moment;
 use super::{FileArg, complain, say};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use std::io::{BufWriter, Write};
-use tollkeeper_policies::report::{AgentTotals, ExportFilter, Format, compact, export, verify};
+use std::io::{BufWriter, ErrorKind, Write};
+use tollkeeper_policies::report::{AgentTotals, ExportError, ExportFilter, Format, compact, export, verify};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LedgerCommand {
@@ -87,8 +87,13 @@ impl Export {
             FormatArg::Jsonl => Format::JsonLines,
         };
         let mut out = BufWriter::new(std::io::stdout().lock());
-        let exported = export(&config.store.path, &filter, format, &mut out).map_err(|error| error.to_string())?;
-        out.flush().map_err(|error| error.to_string())?;
+        let exported = export(&config.store.path, &filter, format, &mut out);
+        let exported = match exported.and_then(|exported| Ok((exported, out.flush()?).0)) {
+            Ok(exported) => exported,
+            // A reader that left (`| head`) has what it wanted.
+            Err(ExportError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
         complain(&format!("{} rows, head {}", exported.rows, exported.head));
         Ok(())
     }
