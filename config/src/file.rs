@@ -16,8 +16,8 @@ use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, Clock, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug,
-    Vram, Zone,
+    AliasName, BaseUrl, BudgetStatus, Clock, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size,
+    Slug, Vram, Zone,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
