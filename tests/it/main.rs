@@ -28,4 +28,5 @@ mod swap;
 mod tidy;
 #[cfg(feature = "llama-cpp")]
 mod tools;
+mod velocity;
 mod vision;

@@ -180,7 +180,12 @@ async fn nonsense_is_refused_by_name() {
 
 #[tokio::test]
 async fn cancelling_cuts_what_is_in_flight_of_the_whole_subtree() {
-    let upstream = Upstream::always(Script::says(Content::Endless).with_hold(Hold::Frames(Gate::default()))).await;
+    let upstream = Upstream::directed(|received| {
+        let whole = received.json()["stream"] != json!(true);
+        let gate = Gate::default();
+        Script::says(Content::Endless).with_hold(if whole { Hold::Head(gate) } else { Hold::Frames(gate) })
+    })
+    .await;
     let gateway = Gateway::start(Setup::with(&upstream).raw(FLAT)).await;
     let (top, top_key) = create(&gateway.client(), json!({"limits": {"usd": "1"}})).await;
     let (_, child_key) = create(&gateway.client().key(&top_key), json!({"limits": {"usd": "0.5"}})).await;

@@ -63,9 +63,10 @@ impl Client {
         self
     }
 
-    /// The same with an agent's key.
+    /// The same with this key instead of any other.
     #[must_use]
-    pub fn key(self, key: &str) -> Self {
+    pub fn key(mut self, key: &str) -> Self {
+        self.headers.retain(|(name, _)| name.as_str() != "authorization");
         self.header("authorization", &format!("Bearer {key}"))
     }
 
