@@ -316,6 +316,9 @@ impl Meter {
         if !matches!(outcome, Outcome::Fault(_)) {
             self.count_tokens();
         }
+        if !estimated {
+            self.app.metrics.estimated(running.provider, running.input_tokens, usage.input);
+        }
         self.last_usage = usage;
         self.charged = self.charged.saturating_add(charge.cost);
         self.ended_after = Some(self.arrived.elapsed());

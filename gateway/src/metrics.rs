@@ -2,6 +2,7 @@
 
 mod card;
 mod limits;
+mod money;
 mod notices;
 mod residency;
 mod servers;
@@ -9,17 +10,17 @@ mod servers;
 use crate::app::App;
 use crate::meter::Ended;
 use limits::Limits;
-use prometheus::{
-    Counter, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
-};
+use money::Money;
 use prometheus::{CounterVec, core::Collector};
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 use residency::Residency;
 use servers::Servers;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tollkeeper_config::{BackendId, Config, Limit, Usd};
+use tollkeeper_config::{BackendId, Config, Usd};
 use tollkeeper_inference::{BackendHealth, BackendState};
 use tollkeeper_policies::Recovered;
 use tollkeeper_protocol::Operation;
@@ -56,16 +57,7 @@ pub(crate) struct Metrics {
     limits: Limits,
     tokens: IntCounterVec,
     cost: CounterVec,
-    budget_limit: GaugeVec,
-    budget_spent: GaugeVec,
-    budget_remaining: GaugeVec,
-    budget_reset: GaugeVec,
-    open_leases: IntGauge,
-    overruns: IntCounter,
-    overrun_usd: Counter,
-    recovered: IntCounter,
-    ledger_up: IntGauge,
-    ledger_queue: IntGauge,
+    money: Money,
     backend_state: GaugeVec,
     providers: Providers,
     card: card::Card,
@@ -178,7 +170,6 @@ impl Metrics {
         let gen_ai = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"];
         let gen_ai_error = [gen_ai[0], gen_ai[1], gen_ai[2], "error_type"];
         let gen_ai_type = [gen_ai[0], gen_ai[1], "gen_ai_token_type", gen_ai[2]];
-        let budget = ["scope", "owner", "window", "measure"];
         let build = make.gauges("tollkeeper_build_info", "Which build this is.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         Self {
@@ -220,27 +211,7 @@ impl Metrics {
                 Opts::new("tollkeeper_cost_usd_total", "What was charged since the process started."),
                 &["agent", "backend"],
             )),
-            budget_limit: make.gauges(
-                "tollkeeper_budget_limit",
-                "The cap of a budget, in USD, tokens or requests.",
-                &budget,
-            ),
-            budget_spent: make.gauges("tollkeeper_budget_spent", "Settled in the current window.", &budget),
-            budget_remaining: make.gauges("tollkeeper_budget_remaining", "What may still be leased.", &budget),
-            budget_reset: make.gauges(
-                "tollkeeper_budget_reset_timestamp_seconds",
-                "When the window ends, Unix time.",
-                &budget,
-            ),
-            open_leases: make.gauge("tollkeeper_open_leases", "Leases of requests that are still running."),
-            overruns: make.counter("tollkeeper_lease_overruns_total", "Requests that cost more than was leased."),
-            overrun_usd: make.add(Counter::new("tollkeeper_lease_overrun_usd_total", "By how much.")),
-            recovered: make.counter(
-                "tollkeeper_recovered_unknown_total",
-                "Requests left open by an earlier process and charged as leased.",
-            ),
-            ledger_up: make.gauge("tollkeeper_ledger_up", "Whether the ledger can be written."),
-            ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
+            money: Money::new(&make),
             backend_state: make.gauges("tollkeeper_backend_state", "0 healthy, 1 partial, 2 down.", &["backend"]),
             providers: Providers::new(&make),
             card: card::Card::new(&make),
@@ -299,7 +270,12 @@ impl Metrics {
     }
 
     pub(crate) fn recovered(&self, recovered: Recovered) {
-        self.recovered.inc_by(recovered.unknown);
+        self.money.recovered(recovered);
+    }
+
+    /// The input tokens that were leased of an attempt, and those that its provider reported.
+    pub(crate) fn estimated(&self, provider: &str, leased: u64, reported: u64) {
+        self.money.estimated(provider, leased, reported);
     }
 
     pub(crate) fn reloaded(&self, result: &str) {
@@ -394,18 +370,9 @@ impl Metrics {
 
     fn read_gauges(&self, app: &App) {
         self.in_flight.set(i64::try_from(app.in_flight()).unwrap_or(i64::MAX));
-        self.open_leases.set(i64::try_from(app.policies.open_leases()).unwrap_or(i64::MAX));
-        let (count, sum) = app.policies.overruns();
-        self.overruns.inc_by(count.saturating_sub(self.overruns.get()));
-        self.overrun_usd.inc_by((usd(sum) - self.overrun_usd.get()).max(0.0));
-        self.ledger_up.set(i64::from(app.policies.store_up()));
-        self.ledger_queue.set(i64::try_from(app.policies.queue_depth()).unwrap_or(i64::MAX));
+        self.money.read(app);
         self.limits.read(app);
         let config = app.config.load();
-        for gauge in [&self.budget_limit, &self.budget_spent, &self.budget_remaining, &self.budget_reset] {
-            gauge.reset();
-        }
-        self.read_budgets(app);
         let backends = [&self.backend_state, &self.queue_depth, &self.queue_tokens, &self.slots_busy, &self.slots];
         for gauge in backends.into_iter().chain([&self.vllm_waiting, &self.vllm_running, &self.vllm_kv]) {
             gauge.reset();
@@ -421,22 +388,6 @@ impl Metrics {
         for (name, model) in &config.local.models {
             let state = app.fleet.snapshot(&BackendId::Local(name.as_str().into()));
             self.read_model(name, model.slots, &state);
-        }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "seconds far below 2^52")]
-    fn read_budgets(&self, app: &App) {
-        for view in app.policies.all_budgets() {
-            let (rule, window) = (&view.rule, view.rule.window.to_string());
-            let scale = if matches!(rule.limit, Limit::Usd(_)) { NANO } else { 1.0 };
-            let labels = [rule.owner.scope.name(), &*rule.owner.id, &*window, rule.limit.measure()];
-            let units = |units: i128| units as f64 / scale;
-            self.budget_limit.with_label_values(&labels).set(units(rule.limit.units()));
-            self.budget_spent.with_label_values(&labels).set(units(view.spent));
-            self.budget_remaining.with_label_values(&labels).set(units(view.remaining));
-            if let Some(at) = view.resets_at {
-                self.budget_reset.with_label_values(&labels).set(at.as_second() as f64);
-            }
         }
     }
 

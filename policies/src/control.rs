@@ -191,6 +191,16 @@ impl Policies {
         views
     }
 
+    /// Runs that have not ended.
+    pub fn open_runs(&self) -> usize {
+        self.0.runs().open()
+    }
+
+    /// The velocity stage of every agent and run that is watched.
+    pub fn stages(&self) -> Vec<(Owner, Level)> {
+        self.0.watches.levels(self.0.now())
+    }
+
     /// Adds to the limits of a run.
     ///
     /// # Errors

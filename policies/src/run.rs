@@ -267,6 +267,11 @@ impl Runs {
         self.by_id.values()
     }
 
+    /// How many have not ended.
+    pub(crate) fn open(&self) -> usize {
+        self.by_id.values().filter(|run| run.state().ended.is_none()).count()
+    }
+
     /// Makes a run and its key.
     pub(crate) fn create(
         &mut self,

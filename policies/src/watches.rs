@@ -141,6 +141,19 @@ impl Watches {
         of_agents.map(|(owner, watched)| (owner.clone(), watched.watch.baseline())).collect()
     }
 
+    /// What holds of everybody who is watched.
+    pub(crate) fn levels(&self, now: i64) -> Vec<(Owner, Level)> {
+        let level = |stage| match stage {
+            Stage::Normal => Level::Normal,
+            Stage::Notify => Level::Notify,
+            Stage::Throttle { .. } => Level::Throttle,
+            Stage::Local => Level::Local,
+            Stage::Paused { .. } => Level::Paused,
+            Stage::Killed => Level::Killed,
+        };
+        self.lock().iter().map(|(owner, watched)| (owner.clone(), level(watched.watch.stage(now)))).collect()
+    }
+
     /// Who is refused until somebody resumes it.
     pub(crate) fn killed(&self, now: i64) -> Vec<Owner> {
         let all = self.lock();

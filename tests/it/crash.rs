@@ -1,5 +1,7 @@
 //! What must not lose a charge: a killed gateway, a full disk, two gateways on one ledger.
 
+use http::Method;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use std::path::Path;
 use tokio::process::Command;
@@ -11,7 +13,7 @@ use tollkeeper_tests::gateway::Ledger;
 use tollkeeper_tests::metrics::Samples;
 use tollkeeper_tests::process::{Process, binary, run};
 use tollkeeper_tests::setup::{Setup, cost, due};
-use tollkeeper_tests::upstream::{Fault, Script, Upstream};
+use tollkeeper_tests::upstream::{End, Fault, Script, Served, Upstream};
 use tollkeeper_tests::wait::eventually;
 
 #[tokio::test]
@@ -52,6 +54,88 @@ async fn kill_9_forgets_no_request() {
     let delivered = due(&upstream).0 + 3 * cost(&Usage { output: 3, ..Usage::default() }).0;
     assert!(ledger.total() >= Usd(delivered), "{} charged, at least {} delivered", ledger.total(), Usd(delivered));
     assert!((spent * 1e9 - ledger.total().0 as f64).abs() < 1.0, "the budget begins with what was spent");
+}
+
+/// The steps of a request at which the gateway is killed, as they can be told from outside.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Anywhere between the first connection and the first request at the provider.
+    Admission,
+    /// The provider has the request; the intent must be on record.
+    Dispatch,
+    /// Tokens are on their way.
+    Flow,
+    /// The provider has answered; the settlement may be on record or not.
+    Settlement,
+}
+
+const STEPS: [Step; 4] = [Step::Admission, Step::Dispatch, Step::Flow, Step::Settlement];
+
+/// Kills a gateway under load, round after round on one ledger, and then proves that nothing was forgotten.
+async fn killed_at_every_step(rounds: usize) {
+    let upstream = Upstream::always(Script::words(40)).await;
+    let setup = Setup::with(&upstream).budgets(&[("total", "1000.00")]);
+    for round in 0..rounds {
+        let mut process = Process::start(&setup).await;
+        let before = upstream.received().len();
+        let mut load = tokio::task::JoinSet::new();
+        for number in 0..8 {
+            let client = process.client();
+            let ask = if number % 2 == 0 { streamed("up/plain") } else { chat("up/plain") };
+            load.spawn(async move {
+                while let Ok(open) = client.try_open(Method::POST, CHAT, ask.to_string()).await {
+                    open.rest().await;
+                }
+            });
+        }
+        let nth = 1 + round / STEPS.len() * 3 % 23;
+        match STEPS[round % STEPS.len()] {
+            Step::Admission => {
+                for _ in 0..nth * 40 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Step::Dispatch => upstream.wait_for_requests(before + nth).await,
+            Step::Flow => {
+                let flows = |served: &Served| served.end == End::Open && served.tokens_sent as usize >= nth;
+                upstream.wait_until("tokens to flow", |all| all[before..].iter().any(flows)).await;
+            }
+            Step::Settlement => {
+                let whole = |all: &[Served]| all[before..].iter().filter(|one| one.end == End::Complete).count();
+                upstream.wait_until("answers to end", |all| whole(all) >= nth).await;
+            }
+        }
+        process.signal(Signal::SIGKILL);
+        process.wait().await;
+        load.abort_all();
+    }
+    // The last one finds what was left open.
+    let (status, _) = Process::start(&setup).await.terminate().await;
+    assert!(status.success());
+    let ledger = Ledger::read(setup);
+    let served = upstream.served();
+    assert_eq!(ledger.report.open, 0);
+    assert!(
+        ledger.attempts("up/plain") as usize >= served.len(),
+        "{} of {}",
+        ledger.attempts("up/plain"),
+        served.len()
+    );
+    let sent = |one: &Served| cost(&Usage { input: one.usage.input, output: one.tokens_sent, ..Usage::default() }).0;
+    let due = Usd(served.iter().map(sent).sum());
+    assert!(ledger.total() >= due, "{} charged, {due} sent", ledger.total());
+    assert!(ledger.report.unknown > 0, "nothing was in flight when it was killed");
+}
+
+#[tokio::test]
+async fn killed_at_any_step_it_forgets_nothing() {
+    killed_at_every_step(12).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: `make test-long`"]
+async fn killed_two_hundred_times_it_forgets_nothing() {
+    killed_at_every_step(200).await;
 }
 
 #[tokio::test]

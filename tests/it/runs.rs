@@ -1,13 +1,13 @@
 //! Runs over HTTP: keys that are budgets, children that carve from their parents, events, and what is cut when a run ends.
 
 use serde_json::{Value, json};
-use std::time::Duration;
 use tollkeeper_config::Usd;
 use tollkeeper_tests::asks::{CHAT, chat, streamed};
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{ADMIN_KEY, Setup};
 use tollkeeper_tests::upstream::{Content, End, Gate, Hold, Script, Upstream};
+use tollkeeper_tests::wait::eventually;
 
 const RUNS: &str = "/v1/runs";
 /// A model whose answers of ten tokens cost 10,000 nano-dollars.
@@ -216,12 +216,10 @@ async fn a_run_ends_when_its_time_is_up() {
     assert!(answer.text().contains("run_over"), "{}", answer.text());
     let answer = run.post_json(CHAT, &ask()).await;
     assert_eq!((answer.status, code(&answer)), (403, json!("run_over")));
-    let over = async {
-        while show(&gateway.client(), &id).await["status"] != "over" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), over).await.unwrap();
+    eventually("the run to be shown as over", async || {
+        (show(&gateway.client(), &id).await["status"] == "over").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

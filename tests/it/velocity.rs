@@ -21,11 +21,9 @@ async fn a_loop_is_slowed_down_and_told_of_and_nobody_else_is() {
     let upstream = Upstream::start().await;
     // It need not be a chat to be received.
     let receiver = Upstream::always(Script::status(200)).await;
-    let hook = format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"shared\"\n", receiver.url());
-    let setup = Setup::with(&upstream)
-        .velocity("floor_calls = 1\n")
-        .agent("digger", "tk-digger", &[])
-        .raw(&hook);
+    let hook =
+        format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"shared\"\n", receiver.url());
+    let setup = Setup::with(&upstream).velocity("floor_calls = 1\n").agent("digger", "tk-digger", &[]).raw(&hook);
     let hand = Arc::new(AtomicI64::new(START));
     let gateway = Gateway::start_by(setup, Clock::fixed(hand.clone())).await;
     // Normal is one call a minute; this is sixty.
@@ -39,7 +37,12 @@ async fn a_loop_is_slowed_down_and_told_of_and_nobody_else_is() {
         hand.fetch_add(1000, Relaxed);
         assert!(served < 60, "a loop of sixty times the normal rate goes on for a minute");
     };
-    assert_eq!((refused.status, &refused.error()["code"]), (429, &json!("spend_velocity_exceeded")), "{}", refused.text());
+    assert_eq!(
+        (refused.status, &refused.error()["code"]),
+        (429, &json!("spend_velocity_exceeded")),
+        "{}",
+        refused.text()
+    );
     assert_eq!(upstream.received().len(), served, "what is refused is not sent");
     // The agent's turn comes when it was told it would.
     let until: jiff::Timestamp = {
@@ -63,11 +66,13 @@ async fn a_loop_is_slowed_down_and_told_of_and_nobody_else_is() {
 async fn whoever_wants_to_know_is_told_of_money_and_of_backends() {
     let upstream = Upstream::start().await;
     let receiver = Upstream::always(Script::status(200)).await;
-    let hook = format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"shared\"\n", receiver.url());
+    let hook =
+        format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"shared\"\n", receiver.url());
     let down = "[[providers]]\nname = \"down\"\nkind = \"custom\"\nbase_url = \"http://127.0.0.1:9/v1\"\napi_key = \"env:NOBODY_SETS_THIS\"\nprice = \"free\"\n";
-    let setup = Setup::with(&upstream).raw(&hook).raw(down).scout(
-        "budgets = [{ window = \"total\", limit_usd = \"0.000002\", notify_at = [30], on_limit = \"ask\" }]",
-    );
+    let setup = Setup::with(&upstream)
+        .raw(&hook)
+        .raw(down)
+        .scout("budgets = [{ window = \"total\", limit_usd = \"0.000002\", notify_at = [30], on_limit = \"ask\" }]");
     let gateway = Gateway::start(setup).await;
     while gateway.client().post_json(CHAT, &chat("up/plain")).await.status == 200 {}
     receiver.wait_for_requests(4).await;
