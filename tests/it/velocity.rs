@@ -21,8 +21,10 @@ async fn a_loop_is_slowed_down_and_told_of_and_nobody_else_is() {
     let upstream = Upstream::start().await;
     // It need not be a chat to be received.
     let receiver = Upstream::always(Script::status(200)).await;
-    let hook =
-        format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"shared\"\n", receiver.url());
+    let hook = format!(
+        "[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"known to both of them\"\n",
+        receiver.url()
+    );
     let setup = Setup::with(&upstream).velocity("floor_calls = 1\n").agent("digger", "tk-digger", &[]).raw(&hook);
     let hand = Arc::new(AtomicI64::new(START));
     let gateway = Gateway::start_by(setup, Clock::fixed(hand.clone())).await;
@@ -66,8 +68,10 @@ async fn a_loop_is_slowed_down_and_told_of_and_nobody_else_is() {
 async fn whoever_wants_to_know_is_told_of_money_and_of_backends() {
     let upstream = Upstream::start().await;
     let receiver = Upstream::always(Script::status(200)).await;
-    let hook =
-        format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"shared\"\n", receiver.url());
+    let hook = format!(
+        "[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\nsecret = \"known to both of them\"\n",
+        receiver.url()
+    );
     let down = "[[providers]]\nname = \"down\"\nkind = \"custom\"\nbase_url = \"http://127.0.0.1:9/v1\"\napi_key = \"env:NOBODY_SETS_THIS\"\nprice = \"free\"\n";
     let setup = Setup::with(&upstream)
         .raw(&hook)
