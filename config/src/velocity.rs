@@ -46,9 +46,9 @@ pub struct VelocityFloor {
     pub cap_percent: u32,
     /// USD in a minute, for agents without a daily budget (default 0.05).
     pub usd: Usd,
-    /// Tokens in a minute, input and output (default 300,000).
+    /// Tokens in a minute, input and output (default 1,000,000).
     pub tokens: u64,
-    /// Requests in a minute (default 10).
+    /// Requests in a minute (default 30).
     pub calls: u32,
 }
 
@@ -66,7 +66,7 @@ impl Default for VelocityConfig {
             loop_repeats: Some(10),
             loop_interval: Duration::from_secs(20),
             grace: Duration::from_secs(3600),
-            floor: VelocityFloor { cap_percent: 8, usd: Usd(50_000_000), tokens: 300_000, calls: 10 },
+            floor: VelocityFloor { cap_percent: 8, usd: Usd(50_000_000), tokens: 1_000_000, calls: 30 },
         }
     }
 }

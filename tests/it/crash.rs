@@ -128,13 +128,7 @@ async fn killed_at_every_step(rounds: usize) {
 }
 
 #[tokio::test]
-async fn killed_at_any_step_it_forgets_nothing() {
-    killed_at_every_step(12).await;
-}
-
-#[tokio::test]
-#[ignore = "takes minutes: `make test-long`"]
-async fn killed_two_hundred_times_it_forgets_nothing() {
+async fn killed_two_hundred_times_at_every_step_it_forgets_nothing() {
     killed_at_every_step(200).await;
 }
 

@@ -42,9 +42,9 @@ table! {
         /// The same in USD a minute, for agents without a daily budget.
         floor_usd: Usd = default("0.05"),
         /// The same in tokens a minute, input and output.
-        floor_tokens: Whole<1, 1_000_000_000> = default(300000),
+        floor_tokens: Whole<1, 1_000_000_000> = default(1000000),
         /// The same in requests a minute.
-        floor_calls: Whole<1, 1_000_000> = default(10),
+        floor_calls: Whole<1, 1_000_000> = default(30),
     }
 }
 

@@ -6,6 +6,7 @@ mod agents;
 mod budgets;
 mod crash;
 mod exports;
+mod fit;
 mod invariant;
 mod leases;
 mod ledger;
