@@ -5,6 +5,7 @@
 mod agents;
 mod budgets;
 mod crash;
+mod events;
 mod exports;
 mod fit;
 mod invariant;
