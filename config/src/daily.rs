@@ -49,7 +49,10 @@ pub(crate) fn time_of_day(text: &str) -> Option<Time> {
 }
 
 /// A zone of the IANA database that this machine has, or `UTC`.
-pub(crate) fn zone_named(name: &str) -> Result<TimeZone, String> {
+///
+/// # Errors
+/// There is none of that name; the text is the end of a sentence.
+pub fn zone_named(name: &str) -> Result<TimeZone, String> {
     let unknown = |_| format!("; \"{name}\" is no time zone that this machine knows");
     if name == "UTC" { Ok(TimeZone::UTC) } else { TimeZone::get(name).map_err(unknown) }
 }

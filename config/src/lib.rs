@@ -27,7 +27,7 @@ mod velocity;
 
 pub use budget::{BudgetConfig, Limit, OnLimit, Owner, Scope, Window};
 pub use catalog::{Abilities, Billable, Catalog, ModelFacts, Price, PriceSource, Rates, TierRates};
-pub use daily::DailyTime;
+pub use daily::{DailyTime, zone_named};
 pub use formats::{ReasoningFormat, ToolFormat};
 pub use notify::{NoticeKind, Notify, Webhook, WebhookFormat};
 pub use problem::{ConfigErrors, Problem};
@@ -41,6 +41,7 @@ pub use settings::{
     Strategy, SwapRules, Tls,
 };
 pub use units::{PicoUsd, Secret, Usd};
+pub use value::is_slug;
 pub use velocity::{StageRule, VelocityConfig, VelocityFloor};
 
 use check::Check;

@@ -501,8 +501,8 @@ impl std::fmt::Display for BackendId {
 pub struct AgentConfig {
     /// Its name in logs, metrics and the ledger.
     pub name: String,
-    /// Its key.
-    pub key: Secret,
+    /// Its key; `None` for one that was made at run time and has keys of its own.
+    pub key: Option<Secret>,
     /// Patterns (`*` matches any run of characters) of aliases and models it may name; default `["*"]`.
     pub models: Vec<String>,
     /// How urgent its requests are where there is a queue.
@@ -527,4 +527,19 @@ pub enum Priority {
     Interactive,
     /// It may wait for those, but not for ever.
     Batch,
+}
+
+impl Priority {
+    /// All of them, with their names.
+    pub const NAMES: [(&'static str, Self); 2] = [("interactive", Self::Interactive), ("batch", Self::Batch)];
+
+    /// The name in configuration files and in the API.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
 }

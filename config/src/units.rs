@@ -125,7 +125,7 @@ impl fmt::Debug for Secret {
 const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Reads a whole number of `ms`, `s`, `m`, `h` or `d`, such as `30s`.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     measure(text, &DURATION_UNITS).map(Duration::from_millis)
 }
 

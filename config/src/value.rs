@@ -358,7 +358,7 @@ read_text! {
         }
     };
     Slug: "a name of a-z, 0-9, `_`, `-` and `.`", |text| {
-        named(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c)).map(Self)
+        if is_slug(text) { Ok(Self(text.to_owned())) } else { Err(found(text)) }
     };
     ModelName: "a name of letters, digits, `_`, `-`, `.` and `:`", |text| {
         named(text, |c| c.is_ascii_alphanumeric() || "_-.:".contains(c)).map(Self)
@@ -376,6 +376,11 @@ fn found(text: &str) -> String {
 fn duration(text: &str) -> Result<Duration, String> {
     let day = Duration::from_secs(24 * 3600);
     parse_duration(text).filter(|d| !d.is_zero() && *d <= day).ok_or_else(|| found(text))
+}
+
+/// Whether this can be the name of an agent, a team or a provider: 1 to 128 of a-z, 0-9, `_`, `-` and `.`.
+pub fn is_slug(text: &str) -> bool {
+    named(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c)).is_ok()
 }
 
 /// A name of at most 128 allowed characters.

@@ -80,7 +80,7 @@ impl App {
         }
         self.fleet.reload(config);
         self.policies.reload(config);
-        self.rates.reload(config);
+        self.rates.reload(&self.policies.effective());
         self.notifier.reload(&config.notify);
         self.config.store(config.clone());
         self.metrics.reloaded("ok");
@@ -217,13 +217,14 @@ impl Gateway {
         let fleet = Fleet::start(&config, options.engine_program)?;
         let metrics = Metrics::new();
         metrics.recovered(recovered);
+        let rates = Rates::new(&policies.effective(), options.clock.clone());
         let most_in_flight = config.server.max_in_flight;
         let (stop, force) = (CancellationToken::new(), CancellationToken::new());
         let app = Arc::new(App {
             config: ArcSwap::new(config.clone()),
             fleet,
             policies,
-            rates: Rates::new(&config, options.clock.clone()),
+            rates,
             metrics,
             notifier: Notifier::start(&config.notify, options.clock.clone()),
             clock: options.clock,

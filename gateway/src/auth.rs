@@ -14,9 +14,18 @@ const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
 /// Whom this head's key belongs to: an agent, or one of its runs.
 ///
 /// # Errors
-/// There is no key, or nobody has it.
+/// There is no key, or nobody has it, or it is no longer good.
 pub(crate) fn caller(app: &App, head: &HeaderMap) -> Result<Caller, ApiError> {
-    app.policies.authenticate(key(head)?).ok_or(ApiError::BadKey)
+    app.policies.authenticate(key(head)?).map_err(ApiError::KeyRefused)
+}
+
+/// The same for who wants an answer of a model.
+///
+/// # Errors
+/// The same, or the key is not good for that.
+pub(crate) fn asker(app: &App, head: &HeaderMap) -> Result<Caller, ApiError> {
+    let caller = caller(app, head)?;
+    if caller.scopes.infer { Ok(caller) } else { Err(ApiError::ScopeMissing("infer")) }
 }
 
 /// Whether this head carries the operator's key.
@@ -30,7 +39,7 @@ pub(crate) fn operator(app: &App, head: &HeaderMap) -> Result<(), ApiError> {
     if same { Ok(()) } else { Err(ApiError::NotOperator) }
 }
 
-/// Who asks for something other than an answer.
+/// Who asks for something about runs.
 pub(crate) enum Who {
     Operator,
     Caller(Caller),
@@ -57,12 +66,13 @@ impl Who {
 /// Whose key this head carries.
 ///
 /// # Errors
-/// There is no key, or nobody has it.
+/// There is no key, or nobody has it, or it is not good for runs.
 pub(crate) fn who(app: &App, head: &HeaderMap) -> Result<Who, ApiError> {
-    match operator(app, head) {
-        Ok(()) => Ok(Who::Operator),
-        Err(_) => caller(app, head).map(Who::Caller),
+    if operator(app, head).is_ok() {
+        return Ok(Who::Operator);
     }
+    let caller = caller(app, head)?;
+    if caller.scopes.runs { Ok(Who::Caller(caller)) } else { Err(ApiError::ScopeMissing("runs")) }
 }
 
 fn key(head: &HeaderMap) -> Result<&str, ApiError> {

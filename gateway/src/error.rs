@@ -6,7 +6,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use std::time::Duration;
 use tollkeeper_config::UnknownModel;
-use tollkeeper_policies::{Denied, RateDenied, RunError, Stop};
+use tollkeeper_policies::{Denied, KeyRefused, RateDenied, RunError, Stop};
 use tollkeeper_protocol::DecodeError;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::openai::{ErrorBody, Stopped};
@@ -19,8 +19,12 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub(crate) enum ApiError {
     #[error("no API key was sent; send it as `Authorization: Bearer KEY`")]
     NoKey,
-    #[error("this API key is not known here; check it against the [[agents]] of the gateway's configuration")]
+    #[error("this API key cannot be read; send it as `Authorization: Bearer KEY`")]
     BadKey,
+    #[error("{0}")]
+    KeyRefused(KeyRefused),
+    #[error("this API key is not good for that: the scope `{0}` is missing; have the operator make another key")]
+    ScopeMissing(&'static str),
     #[error("agent `{agent}` may not use the model `{model}`; its `models` in the configuration decide")]
     ModelForbidden { agent: String, model: String },
     #[error("{0}")]
@@ -104,6 +108,15 @@ impl ApiError {
     fn shape(&self) -> Shape {
         match self {
             Self::NoKey | Self::BadKey => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
+            Self::KeyRefused(refused) => {
+                let code = match refused {
+                    KeyRefused::Unknown => "invalid_api_key",
+                    KeyRefused::Expired => "key_expired",
+                    KeyRefused::Disabled => "key_disabled",
+                };
+                shape(StatusCode::UNAUTHORIZED, INVALID, Some(code), None)
+            }
+            Self::ScopeMissing(_) => forbidden("scope_missing"),
             Self::NotOperator => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
             Self::ModelForbidden { .. } => shape(StatusCode::FORBIDDEN, INVALID, Some("model_not_allowed"), None),
             Self::UnknownModel(_) | Self::NoLocalModel(_) => {

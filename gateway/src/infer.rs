@@ -51,7 +51,7 @@ pub(crate) async fn serve(
         app.metrics.refused(agent, outcome);
         tracing::info!(request_id = id, operation, agent, outcome, "refused");
     };
-    let caller = auth::caller(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
+    let caller = auth::asker(app, request.headers()).inspect_err(|error| refused("unknown", error))?;
     let agent = caller.agent.clone();
     let task = task(request.headers());
     let place = app.enter().map_err(|(limit, after)| ApiError::Shed { limit, after });

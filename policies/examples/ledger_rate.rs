@@ -85,7 +85,7 @@ async fn one_client(
             Some(turns) => _ = turns.tick().await,
             None => tokio::task::yield_now().await,
         }
-        let Some(agent) = policies.authenticate("bench-key") else { break };
+        let Ok(agent) = policies.authenticate("bench-key") else { break };
         let begin = Instant::now();
         let Ok(lease) = policies.admit(&agent, spend()).await else { break };
         admits.push(begin.elapsed());

@@ -1,8 +1,10 @@
 //! Who is asking: keys to agents, and which models each may name.
 
 use crate::accounts::Cover;
+use crate::created::Scopes;
 use crate::lease::Payer;
 use crate::run::Run;
+use rand::RngCore;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ pub struct Agent {
     /// The alias to fall back on when it has to do with less.
     pub degrade_to: Option<Arc<str>>,
     models: Vec<Box<str>>,
-    key: KeyHash,
+    key: Option<KeyHash>,
     /// When it spends too fast.
     pub(crate) velocity: VelocityConfig,
     /// What it may spend in a day, if there is such a limit.
@@ -42,6 +44,8 @@ pub struct Caller {
     pub agent: Arc<Agent>,
     /// The run whose key was used.
     pub run: Option<Arc<Run>>,
+    /// What the key is good for.
+    pub scopes: Scopes,
 }
 
 impl Caller {
@@ -71,7 +75,7 @@ impl Agent {
             max_request: config.max_request,
             degrade_to: config.degrade_to.as_deref().map(Into::into),
             models: config.models.iter().map(|pattern| pattern.as_str().into()).collect(),
-            key: KeyHash::of(config.key.expose()),
+            key: config.key.as_ref().map(|key| KeyHash::of(key.expose())),
             velocity: config.velocity.clone(),
             daily_cap,
             owners,
@@ -123,11 +127,49 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// All agents, by the hash of their key and by name.
+/// Random bytes as hexadecimal digits.
+pub(crate) fn random_hex<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    hex(&bytes)
+}
+
+/// What holds for one key of an agent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyTerms {
+    /// From then on it is refused; microseconds since 1970.
+    pub(crate) expires: Option<i64>,
+    pub(crate) disabled: bool,
+    pub(crate) scopes: Scopes,
+}
+
+/// Why a key opens nothing. The texts are for whoever holds the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRefused {
+    /// Nobody has it.
+    #[error("this API key is not known here; check it, or have the operator make one (`tollkeeper keys`)")]
+    Unknown,
+    /// Its time is up.
+    #[error("this API key has expired; have the operator make another one")]
+    Expired,
+    /// It, or its agent, was switched off.
+    #[error("this API key, or its agent, is disabled; ask the operator")]
+    Disabled,
+}
+
+/// All agents, by the hashes of their keys and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
-    by_key: HashMap<KeyHash, Arc<Agent>>,
+    by_key: HashMap<KeyHash, Held>,
     by_name: HashMap<Arc<str>, Arc<Agent>>,
+}
+
+/// A key and whose it is.
+#[derive(Debug)]
+struct Held {
+    hash: KeyHash,
+    agent: Arc<Agent>,
+    terms: KeyTerms,
 }
 
 impl Roster {
@@ -136,7 +178,9 @@ impl Roster {
         let mut roster = Self::default();
         for agent in agents.into_iter().map(Arc::new) {
             roster.by_name.insert(agent.name.clone(), agent.clone());
-            let _: &mut Arc<Agent> = roster.by_key.entry(agent.key).or_insert(agent);
+            if let Some(hash) = agent.key {
+                roster.hold(hash, agent, KeyTerms { expires: None, disabled: false, scopes: Scopes::ALL });
+            }
         }
         roster
     }
@@ -151,10 +195,26 @@ impl Roster {
         self.by_name.get(name)
     }
 
+    fn hold(&mut self, hash: KeyHash, agent: Arc<Agent>, terms: KeyTerms) {
+        let _: &mut Held = self.by_key.entry(hash).or_insert(Held { hash, agent, terms });
+    }
+
+    /// Gives an agent one more key.
+    pub(crate) fn give(&mut self, name: &str, hash: KeyHash, terms: KeyTerms) {
+        if let Some(agent) = self.by_name.get(name).cloned() {
+            self.hold(hash, agent, terms);
+        }
+    }
+
+    /// Nobody finds the agent by its name any more, such as for one of its runs.
+    pub(crate) fn disable(&mut self, name: &str) {
+        self.by_name.remove(name);
+    }
+
     /// The agent with this key. The table is searched by hash, and the hash found is then compared in constant time, so
     /// that timing tells nothing that helps to guess a key.
-    pub(crate) fn find(&self, hash: KeyHash) -> Option<&Arc<Agent>> {
-        self.by_key.get(&hash).filter(|agent| agent.key.is(hash))
+    pub(crate) fn find(&self, hash: KeyHash) -> Option<(&Arc<Agent>, KeyTerms)> {
+        self.by_key.get(&hash).filter(|held| held.hash.is(hash)).map(|held| (&held.agent, held.terms))
     }
 }
 

@@ -18,7 +18,7 @@ use tollkeeper_config::{OnLimit, Owner, Scope};
 
 /// The kinds of state that are kept in the store.
 const RUN: &str = "run";
-const PAUSE: &str = "pause";
+pub(crate) const PAUSE: &str = "pause";
 const VELOCITY: &str = "velocity";
 
 /// Takes runs and pauses over from the store.
@@ -53,7 +53,7 @@ pub(crate) fn restore_baselines(store: &mut dyn Store, roster: &Roster, watches:
     Ok(())
 }
 
-fn owner_id(owner: &Owner) -> String {
+pub(crate) fn owner_id(owner: &Owner) -> String {
     format!("{}/{}", owner.scope.name(), owner.id)
 }
 

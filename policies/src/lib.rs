@@ -12,11 +12,13 @@ mod answers;
 mod budget;
 mod clock;
 mod control;
+mod created;
 mod denied;
 mod event;
 mod history;
 mod lease;
 mod ledger;
+mod manage;
 mod metering;
 mod pauses;
 mod rate;
@@ -36,11 +38,13 @@ mod setup;
 extern crate self as tollkeeper_policies;
 
 pub use accounts::BudgetView;
-pub use agent::{Agent, Caller};
+pub use agent::{Agent, Caller, KeyRefused};
 pub use clock::Clock;
+pub use created::{AgentSpec, Scopes};
 pub use denied::{Blocked, Denied, Stop};
 pub use event::{Event, What};
 pub use lease::{Lease, Outcome, OutputBound, Payer, Settlement, Spend};
+pub use manage::{AgentView, BudgetEntry, KeyChange, KeyView, ManageError, NewKey, Source};
 pub use metering::{Charge, Pieces};
 pub use rate::{Left, RateAsk, RateDenied, RateGuard, RateLimit, RateScope, Rates, Standing};
 pub use run::{NewRun, Run, RunEnd, RunError, RunLimits, RunPolicy, RunView};
@@ -50,6 +54,7 @@ use agent::{KeyHash, Roster};
 use amounts::Amounts;
 use answers::Answers;
 use arc_swap::ArcSwap;
+use created::Book;
 use event::Events;
 use ledger::{Ledger, Opened};
 use pauses::Pauses;
@@ -82,6 +87,10 @@ pub(crate) struct Shared {
     runs: RwLock<Runs>,
     accounts: Mutex<Accounts>,
     roster: ArcSwap<Roster>,
+    /// Locked before [`Shared::accounts`] by who needs both.
+    book: Mutex<Book>,
+    /// Held by who changes the book, from what is looked at to what is on record.
+    changing: tokio::sync::Mutex<()>,
     events: Events,
     pub(crate) answers: Answers,
 }
@@ -179,9 +188,11 @@ impl Policies {
         settled.sort_by_key(|settled| settled.start);
         settled.iter().for_each(|settled| restore(&mut accounts, &runs, settled));
         runs.restore_shares(&mut accounts, now);
-        let roster = enrol(config, &mut accounts, now);
+        let book = Book::restore(ledger.store(), config)?;
+        let mut roster = enrol(&book.merged(), &mut accounts, now);
         let watches = Watches::default();
         control::restore_baselines(ledger.store(), &roster, &watches)?;
+        book.give_keys(&mut roster);
         let roster = ArcSwap::from_pointee(roster);
         // Every request holds one place, and its settlement may still hold it while the next attempt is admitted.
         let places = config.server.max_in_flight.saturating_mul(2).saturating_add(64);
@@ -195,6 +206,8 @@ impl Policies {
             runs: RwLock::new(runs),
             accounts: Mutex::new(accounts),
             roster,
+            book: Mutex::new(book),
+            changing: tokio::sync::Mutex::default(),
             events: Events::default(),
             answers: Answers::default(),
         };
@@ -202,25 +215,32 @@ impl Policies {
     }
 
     /// Whose key this is: an agent's, or a run's.
-    pub fn authenticate(&self, key: &str) -> Option<Caller> {
+    ///
+    /// # Errors
+    /// Nobody's, or it is no longer good.
+    pub fn authenticate(&self, key: &str) -> Result<Caller, KeyRefused> {
         let hash = KeyHash::of(key);
         let roster = self.0.roster.load();
-        if let Some(agent) = roster.find(hash) {
-            return Some(Caller { agent: agent.clone(), run: None });
+        if let Some((agent, terms)) = roster.find(hash) {
+            if terms.disabled {
+                return Err(KeyRefused::Disabled);
+            }
+            if terms.expires.is_some_and(|expires| expires <= self.0.clock.now().as_microsecond()) {
+                return Err(KeyRefused::Expired);
+            }
+            return Ok(Caller { agent: agent.clone(), run: None, scopes: terms.scopes });
         }
-        let run = self.0.runs().of_key(hash)?.clone();
-        Some(Caller { agent: roster.named(&run.agent)?.clone(), run: Some(run) })
+        let run = self.0.runs().of_key(hash).cloned().ok_or(KeyRefused::Unknown)?;
+        let agent = roster.named(&run.agent).ok_or(KeyRefused::Disabled)?;
+        Ok(Caller { agent: agent.clone(), run: Some(run), scopes: Scopes::ALL })
     }
 
-    /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on. The store's
-    /// path cannot change.
+    /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on, and what was made
+    /// at run time stays unless the configuration defines it now. The store's path cannot change.
     pub fn reload(&self, config: &Config) {
-        let mut accounts = self.0.accounts();
-        let now = accounts.now(&self.0.clock);
-        let roster = enrol(config, &mut accounts, now);
-        drop(accounts);
-        roster.agents().for_each(|agent| self.0.watches.configure(agent));
-        self.0.roster.store(Arc::new(roster));
+        let mut book = self.0.book();
+        book.change_file(config);
+        self.0.enforce(&book);
     }
 
     /// Leases what an attempt may cost from every budget that covers it, all or none, and waits until the intent is
@@ -336,6 +356,17 @@ impl Shared {
     /// Microseconds since 1970, never before a time given earlier.
     pub(crate) fn now(&self) -> i64 {
         self.accounts().now(&self.clock)
+    }
+
+    /// Has the agents and budgets of the book hold.
+    pub(crate) fn enforce(&self, book: &Book) {
+        let mut accounts = self.accounts();
+        let now = accounts.now(&self.clock);
+        let mut roster = enrol(&book.merged(), &mut accounts, now);
+        drop(accounts);
+        roster.agents().for_each(|agent| self.watches.configure(agent));
+        book.give_keys(&mut roster);
+        self.roster.store(Arc::new(roster));
     }
 }
 

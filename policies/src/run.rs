@@ -9,11 +9,10 @@ mod saved;
 pub(crate) use saved::Saved;
 
 use crate::accounts::{Accounts, Cover, amount};
-use crate::agent::{KeyHash, hex};
+use crate::agent::{KeyHash, random_hex};
 use crate::denied::{Denied, Stop};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use rand::RngCore;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -488,10 +487,4 @@ impl Run {
 /// The nearest of a run and those above it that has a limit in USD.
 fn payer(run: &Run) -> Option<&Run> {
     run.chain().find(|run| run.state().limits.usd.is_some())
-}
-
-fn random_hex<const BYTES: usize>() -> String {
-    let mut bytes = [0; BYTES];
-    rand::rng().fill_bytes(&mut bytes);
-    hex(&bytes)
 }

@@ -72,7 +72,7 @@ impl Check<'_> {
         }
         Some(AgentConfig {
             name: name.value.0,
-            key,
+            key: Some(key),
             models,
             priority: raw.priority.value,
             rates,

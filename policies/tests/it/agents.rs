@@ -12,7 +12,7 @@ fn a_key_finds_its_agent_and_nothing_else_does() {
     assert_eq!(&*policies.authenticate("scout-key").unwrap().agent.name, "scout");
     assert_eq!(&*policies.authenticate("digger-key").unwrap().agent.name, "digger");
     for wrong in ["", "scout-ke", "scout-key ", "SCOUT-KEY", "scout"] {
-        assert!(policies.authenticate(wrong).is_none(), "{wrong:?}");
+        assert!(policies.authenticate(wrong).is_err(), "{wrong:?}");
     }
 }
 
@@ -22,13 +22,13 @@ fn a_reload_changes_keys_models_and_agents() {
     add_agent(&mut config, "digger", &[]);
     let policies = Policies::in_memory(&config, clock("2026-01-01T00:00:00Z").0);
     let mut scout = (*config.agents["scout"]).clone();
-    scout.key = Secret::new("new-key");
+    scout.key = Some(Secret::new("new-key"));
     scout.models = vec!["local/*".to_owned()];
     config.agents.insert("scout".to_owned(), scout.into());
     config.agents.remove("digger");
     policies.reload(&config);
-    assert!(policies.authenticate("scout-key").is_none());
-    assert!(policies.authenticate("digger-key").is_none());
+    assert!(policies.authenticate("scout-key").is_err());
+    assert!(policies.authenticate("digger-key").is_err());
     assert!(!policies.authenticate("new-key").unwrap().agent.may_use("cloud/fast"));
 }
 

@@ -131,7 +131,7 @@ async fn an_agent_that_comes_back_finds_its_spend() {
     other.agents.clear();
     add_agent(&mut other, "digger", &[(Window::Day, 5)]);
     policies.reload(&other);
-    assert!(policies.authenticate("scout-key").is_none());
+    assert!(policies.authenticate("scout-key").is_err());
     lease.settle(used(60, 0));
     policies.reload(&config(&[(Window::Day, 100)]));
     assert_eq!(state(&policies, &scout(&policies)), [(60, 0, 40)]);

@@ -6,6 +6,7 @@ mod agents;
 mod budgets;
 mod crash;
 mod events;
+mod created;
 mod exports;
 mod fit;
 mod invariant;

@@ -26,7 +26,7 @@ pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64
     config.budgets.retain(|budget| budget.owner != owner);
     let own = budgets.iter().map(|(window, limit)| budget(owner.clone(), *window, Limit::Usd(Usd(*limit))));
     config.budgets.extend(own);
-    let key = Secret::new(format!("{name}-key"));
+    let key = Some(Secret::new(format!("{name}-key")));
     let agent = AgentConfig {
         name: name.to_owned(),
         key,
