@@ -241,8 +241,8 @@ impl Lease {
     /// tokens are delivered.
     ///
     /// The lease grows by whole slices while the budgets afford them, then by what they have left. Refused are exactly
-    /// the tokens that they cannot pay; the lease then stays as it was. While the ledger cannot be written, no lease
-    /// grows.
+    /// the tokens that they cannot pay; the lease then stays as it was. While the ledger cannot be written, and once its
+    /// run has ended, no lease grows.
     pub fn cover(&mut self, output_tokens: u64) -> Result<(), Denied> {
         let tokens = output_tokens.min(MOST_TOKENS);
         if tokens > self.covered {
@@ -268,6 +268,9 @@ impl Lease {
         let (now, grant) = {
             let mut accounts = self.shared.accounts();
             let now = accounts.now(&self.shared.clock);
+            if let Some(stopped) = self.caller.run.as_ref().and_then(|run| run.stopped(now)) {
+                return Err(stopped);
+            }
             let times = (self.attempt.admitted, now);
             (now, accounts.extend(&self.covers, times, spend, self.held, (tokens, want))?)
         };

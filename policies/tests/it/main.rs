@@ -5,8 +5,8 @@
 mod agents;
 mod budgets;
 mod crash;
-mod events;
 mod created;
+mod events;
 mod exports;
 mod fit;
 mod invariant;
