@@ -60,6 +60,8 @@ table! {
     RawServer "[server]" {
         /// Address and port to listen on; port 0 takes a free one.
         listen: SocketAddr = default("127.0.0.1:4000"),
+        /// Address and port where `/admin` is served instead, with the same TLS; without it at `listen`. Needs `admin_key`.
+        admin_listen: SocketAddr = optional,
         /// Turns on TLS with HTTP/1.1 and HTTP/2.
         tls: RawTls = optional,
         /// The operator's key, for the administrative endpoints.

@@ -50,6 +50,8 @@ pub struct Config {
 pub struct Server {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Address where `/admin` is served instead.
+    pub admin_listen: Option<SocketAddr>,
     /// Certificate and key in PEM: turns on rustls with HTTP/1.1 and HTTP/2.
     pub tls: Option<Tls>,
     /// The operator's key.

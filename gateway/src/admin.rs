@@ -1,78 +1,112 @@
-//! `/admin/v1/models`: where the local models are, and bringing them in and out, for whoever holds the operator's key.
+//! `/admin/v1`: what the operator can see and change while the gateway runs. Everything here needs the operator's key.
+
+pub(crate) mod agents;
+pub(crate) mod budgets;
+pub(crate) mod models;
+pub(crate) mod operate;
 
 use crate::app::App;
-use crate::auth;
 use crate::body::Body;
-use crate::error::{ApiError, accepted_json, ok_json};
-use http::{HeaderMap, Response};
-use serde_json::{Value, json};
-use tollkeeper_inference::{LocalAction, LocalMemory, LocalStatus, Swap};
+use crate::error::ApiError;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::borrow::Cow;
+use std::future::Future;
+use std::sync::Arc;
+use tollkeeper_config::Scope;
+use tollkeeper_inference::LocalAction;
 
-/// What can be asked of a model, by its place in the path.
-pub(crate) const ACTIONS: [(&str, LocalAction); 4] = [
-    ("load", LocalAction::Load),
-    ("unload", LocalAction::Unload),
-    ("pin", LocalAction::Pin),
-    ("unpin", LocalAction::Unpin),
-];
+/// Who did it, in the ledger.
+pub(crate) const OPERATOR: &str = "operator";
 
-/// All local models, the memory they share, and the last swaps.
-pub(crate) fn models(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    auth::operator(app, head)?;
-    let LocalMemory { budget, free, taken } = app.fleet.local_memory();
-    let models: Vec<Value> = app.fleet.local_models().iter().map(shown).collect();
-    let swaps: Vec<Value> = app.fleet.swaps().last.iter().map(swap).collect();
-    let memory = json!({"budget_bytes": budget, "free_bytes": free, "taken_bytes": taken});
-    Ok(ok_json(json!({"memory": memory, "models": models, "swaps": swaps}).to_string()))
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Agents,
+    NewAgent,
+    Agent,
+    ChangeAgent,
+    RemoveAgent,
+    Keys,
+    NewKey,
+    ChangeKey,
+    RemoveKey,
+    RotateKey,
+    Teams,
+    Budgets,
+    NewBudget,
+    Budget,
+    ChangeBudget,
+    RemoveBudget,
+    Pauses,
+    Pause(Scope),
+    Resume(Scope),
+    Spend,
+    Backends,
+    Reload,
+    LocalModels,
+    LocalModel(LocalAction),
 }
 
-/// Orders something; the answer shows the model as it is right after the order, which may take a while to be carried out.
-pub(crate) fn act(app: &App, head: &HeaderMap, name: &str, action: LocalAction) -> Result<Response<Body>, ApiError> {
-    auth::operator(app, head)?;
-    let known = app.fleet.act(name, action);
-    let found = app.fleet.local_models().into_iter().find(|model| known && *model.name == *name);
-    let model = found.ok_or_else(|| ApiError::NoLocalModel(name.to_owned()))?;
-    tracing::info!(model = name, ?action, "ordered by the operator");
-    Ok(accepted_json(shown(&model).to_string()))
+/// It was done.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Done {
+    done: bool,
 }
 
-fn shown(model: &LocalStatus) -> Value {
-    let LocalStatus {
-        name,
-        state,
-        reason,
-        pinned,
-        ready_in,
-        progress,
-        bytes,
-        slots: (slots, busy),
-        context,
-        guesses,
-        ..
-    } = model;
-    let decode: serde_json::Map<String, Value> =
-        model.decode_rates.iter().map(|(answers, rate)| (answers.to_string(), json!(rate))).collect();
-    json!({
-        "name": &**name,
-        "state": state,
-        "reason": reason.as_deref(),
-        "pinned": pinned,
-        "ready_in_ms": u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX),
-        "progress": progress,
-        "bytes": bytes,
-        "slots": slots,
-        "slots_busy": busy,
-        "context": context,
-        "prefill_tokens_per_second": model.prefill_rate,
-        "decode_tokens_per_second": decode,
-        "guesses": guesses.map(|count| json!({"source": count.source, "guessed": count.guessed, "accepted": count.accepted})),
-    })
+impl Default for Done {
+    fn default() -> Self {
+        Self { done: true }
+    }
 }
 
-fn swap(Swap { model, began, phases }: &Swap) -> Value {
-    let phases: serde_json::Map<String, Value> = phases
-        .iter()
-        .map(|(phase, took)| (format!("{}_ms", phase.name()), json!(took.as_secs_f64() * 1000.0)))
-        .collect();
-    json!({"model": model, "began_s": began.as_secs_f64(), "phases": phases})
+/// Serves one request of the operator, whose key has been looked at.
+///
+/// # Errors
+/// Whatever stops it.
+pub(crate) async fn serve(
+    app: &Arc<App>,
+    call: Call,
+    names: &[Cow<'_, str>],
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let name = |place: usize| names.get(place).map_or("", |name| &**name);
+    let (head, body) = request.into_parts();
+    match call {
+        Call::Agents => Ok(agents::list(app)),
+        Call::NewAgent => agents::create(app, body).await,
+        Call::Agent => agents::one(app, name(0)),
+        Call::ChangeAgent => agents::change(app, name(0), body).await,
+        Call::RemoveAgent => agents::remove(app, name(0)).await,
+        Call::Keys => agents::keys(app, name(0)),
+        Call::NewKey => agents::create_key(app, name(0), body).await,
+        Call::ChangeKey => agents::change_key(app, name(0), name(1), body).await,
+        Call::RemoveKey => agents::remove_key(app, name(0), name(1)).await,
+        Call::RotateKey => agents::rotate_key(app, name(0), name(1), body).await,
+        Call::Teams => Ok(agents::teams(app)),
+        Call::Budgets => Ok(budgets::list(app)),
+        Call::NewBudget => budgets::create(app, body).await,
+        Call::Budget => budgets::one(app, name(0)),
+        Call::ChangeBudget => budgets::change(app, name(0), body).await,
+        Call::RemoveBudget => budgets::remove(app, name(0)).await,
+        Call::Pauses => Ok(operate::pauses(app)),
+        Call::Pause(scope) => operate::pause(app, scope, name(0), body).await,
+        Call::Resume(scope) => operate::resume(app, scope, name(0)).await,
+        Call::Spend => operate::spend(app, head.uri.query().unwrap_or("")).await,
+        Call::Backends => Ok(operate::backends(app)),
+        Call::Reload => operate::reload(app).await,
+        Call::LocalModels => Ok(models::models(app)),
+        Call::LocalModel(action) => models::act(app, name(0), action),
+    }
+}
+
+/// Does something whole, even if the client leaves meanwhile: what is on record must also hold.
+async fn whole<T, F>(app: &Arc<App>, work: impl FnOnce(Arc<App>) -> F) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ApiError>> + Send + 'static,
+{
+    tokio::spawn(work(app.clone())).await.unwrap_or(Err(ApiError::Panicked))
 }

@@ -3,18 +3,19 @@
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
 use crate::notify::Notifier;
+use crate::routes::Door;
 use crate::told;
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tollkeeper_config::Config;
+use tollkeeper_config::{Config, Reloader};
 use tollkeeper_inference::{Fleet, FleetError};
 use tollkeeper_policies::{Clock, OpenError, Policies, Rates};
 
@@ -43,6 +44,12 @@ pub(crate) struct App {
     pub(crate) labels: Labels,
     pace: Pace,
     ids: Ids,
+    /// The ledger's file.
+    pub(crate) ledger: PathBuf,
+    /// What reads the configuration file again, if there is one.
+    pub(crate) reloader: Option<Reloader>,
+    /// Whether `/admin` has a listener of its own.
+    pub(crate) admin_apart: bool,
     /// One reload at a time: the file's watcher and SIGHUP may come together.
     reloading: Mutex<()>,
 }
@@ -73,7 +80,7 @@ impl App {
 
     /// Takes over what can change while running: agents, budgets, aliases, models, providers, prices, webhooks. Address, TLS, store and the limits of
     /// connections and requests in flight stay as they were at the start.
-    fn reload(&self, config: &Arc<Config>) {
+    pub(crate) fn reload(&self, config: &Arc<Config>) {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         if self.draining.load(Relaxed) {
             return;
@@ -85,6 +92,14 @@ impl App {
         self.config.store(config.clone());
         self.metrics.reloaded("ok");
         tracing::info!(agents = config.agents.len(), aliases = config.aliases.len(), "configuration reloaded");
+    }
+}
+
+impl App {
+    /// Agents were made or changed at run time: has their rate limits hold.
+    pub(crate) fn limits_changed(&self) {
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rates.reload(&self.policies.effective());
     }
 }
 
@@ -151,11 +166,13 @@ pub struct Options {
     pub clock: Clock,
     /// The program whose `engine` subcommand runs local models in processes of their own: this one, if it has it.
     pub engine_program: Option<Arc<Path>>,
+    /// What reads the configuration file again when the operator asks for it over HTTP.
+    pub reloader: Option<Reloader>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::system(), engine_program: None }
+        Self { clock: Clock::system(), engine_program: None, reloader: None }
     }
 }
 
@@ -163,7 +180,9 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {addr}: {reason}; choose another `server.listen` or stop what uses it")]
+    #[error(
+        "cannot listen on {addr}: {reason}; choose another `server.listen` (or `admin_listen`) or stop what uses it"
+    )]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -185,6 +204,8 @@ pub enum StartError {
 pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where it listens for the operator, if that is not the same.
+    pub admin_addr: Option<SocketAddr>,
     app: Arc<App>,
     stop: CancellationToken,
     force: CancellationToken,
@@ -204,8 +225,11 @@ impl Gateway {
     /// The address, the TLS files, the ledger or a provider's settings cannot be used.
     #[expect(clippy::unused_async, reason = "must run inside a runtime; callers await it")]
     pub async fn start(config: Arc<Config>, options: Options) -> Result<Running, StartError> {
-        let listener = Listener::bind(&config.server)?;
+        let tls = config.server.tls.as_ref();
+        let listener = Listener::bind(config.server.listen, tls)?;
         let addr = listener.addr;
+        let admin = config.server.admin_listen.map(|listen| Listener::bind(listen, tls)).transpose()?;
+        let admin_addr = admin.as_ref().map(|listener| listener.addr);
         let (policies, recovered) = Policies::open(&config, options.clock.clone())?;
         if recovered.unknown > 0 {
             tracing::warn!(
@@ -236,12 +260,26 @@ impl Gateway {
             pace: Pace::default(),
             ids: Ids::new(),
             labels: Labels::default(),
+            ledger: config.store.path.clone(),
+            reloader: options.reloader,
+            admin_apart: config.server.admin_listen.is_some(),
             reloading: Mutex::new(()),
         });
         tokio::spawn(tick(app.clone()));
         tokio::spawn(told::events(app.clone()));
-        let server = tokio::spawn(listen::serve(app.clone(), listener, stop.clone(), force.clone()));
-        Ok(Running { addr, app, stop, force, server })
+        let serve = |door, listener| {
+            // When one has drained it cuts what is left of its own connections, not of the other's.
+            listen::serve(app.clone(), door, listener, stop.clone(), force.child_token())
+        };
+        let main = serve(Door::Main, listener);
+        let server = match admin {
+            None => tokio::spawn(main),
+            Some(admin) => {
+                let admin = serve(Door::Admin, admin);
+                tokio::spawn(async move { _ = tokio::join!(main, admin) })
+            }
+        };
+        Ok(Running { addr, admin_addr, app, stop, force, server })
     }
 }
 

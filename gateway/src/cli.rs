@@ -7,6 +7,8 @@ mod reconcile;
 mod serve;
 mod spend;
 
+pub(crate) use spend::moment;
+
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use std::time::Duration;
 use tollkeeper_config::UnknownModel;
-use tollkeeper_policies::{Denied, KeyRefused, RateDenied, RunError, Stop};
+use tollkeeper_policies::{Denied, KeyRefused, ManageError, RateDenied, RunError, Stop};
 use tollkeeper_protocol::DecodeError;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::openai::{ErrorBody, Stopped};
@@ -40,7 +40,7 @@ pub(crate) enum ApiError {
     #[error("there is nothing at {0}; see README.md for the endpoints")]
     NotFound(String),
     #[error("{path} does not know this method; use {allow}")]
-    MethodNotAllowed { path: String, allow: &'static str },
+    MethodNotAllowed { path: String, allow: String },
     #[error("the gateway is at its limit of {limit} requests in flight (`server.max_in_flight`); try again in {} s", after.as_secs())]
     Shed { limit: usize, after: Duration },
     #[error("{}", denied(.0))]
@@ -49,6 +49,16 @@ pub(crate) enum ApiError {
     LocalOnly,
     #[error("{0}")]
     Run(RunError),
+    #[error("{0}")]
+    Manage(ManageError),
+    #[error("there is no team `{0}`: no agent belongs to it")]
+    NoTeam(String),
+    #[error("this gateway was started without a configuration file that could be read again")]
+    NoFile,
+    #[error("the configuration file is refused, the old one stays in force:\n{0}")]
+    BadFile(String),
+    #[error("the ledger cannot be read: {0}")]
+    Ledger(String),
     #[error("a run cannot raise its own limits; its agent, the run above it or the operator can")]
     OwnRun,
     #[error("too many runs are watched; close some of the streams, or ask for the state")]
@@ -142,6 +152,11 @@ impl ApiError {
             Self::LocalOnly => forbidden("local_only"),
             Self::OwnRun => forbidden("own_run"),
             Self::Run(error) => run_shape(error),
+            Self::Manage(error) => manage_shape(error),
+            Self::NoTeam(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("team_not_found"), None),
+            Self::NoFile => shape(StatusCode::CONFLICT, INVALID, Some("no_configuration_file"), None),
+            Self::BadFile(_) => shape(StatusCode::UNPROCESSABLE_ENTITY, INVALID, Some("bad_configuration"), None),
+            Self::Ledger(_) => shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None),
             Self::TooManyWatchers => fault_shape(FaultKind::Overloaded),
             Self::Denied(Denied::Budget(_) | Denied::Request { .. }, status) => {
                 let status = StatusCode::from_u16(status.0).unwrap_or(StatusCode::PAYMENT_REQUIRED);
@@ -242,8 +257,10 @@ impl ApiError {
             let millis = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
         }
-        if let Self::MethodNotAllowed { allow, .. } = self {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        if let Self::MethodNotAllowed { allow, .. } = &self
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(ALLOW, allow);
         }
         response
     }
@@ -260,6 +277,36 @@ fn run_shape(error: &RunError) -> Shape {
         RunError::TooDeep => shape(StatusCode::BAD_REQUEST, INVALID, Some("run_too_deep"), None),
         RunError::TooMany(_) => shape(StatusCode::TOO_MANY_REQUESTS, INVALID, Some("too_many_runs"), Some(false)),
         RunError::Denied(denied) => ApiError::denied(denied.clone()).shape(),
+    }
+}
+
+fn manage_shape(error: &ManageError) -> Shape {
+    let missing = |code| shape(StatusCode::NOT_FOUND, INVALID, Some(code), None);
+    let conflict = |code| shape(StatusCode::CONFLICT, INVALID, Some(code), Some(false));
+    match error {
+        ManageError::NoAgent(_) => missing("agent_not_found"),
+        ManageError::NoKey { .. } => missing("key_not_found"),
+        ManageError::NoBudget(_) => missing("budget_not_found"),
+        ManageError::AgentInFile(_) | ManageError::BudgetInFile { .. } => conflict("defined_in_file"),
+        ManageError::AgentExists(_) => conflict("agent_exists"),
+        ManageError::BudgetExists { .. } => conflict("budget_exists"),
+        ManageError::TooMany(_) => conflict("too_many"),
+        ManageError::Denied(denied) => ApiError::denied(denied.clone()).shape(),
+    }
+}
+
+impl From<ManageError> for ApiError {
+    fn from(error: ManageError) -> Self {
+        match error {
+            ManageError::Denied(denied) => Self::denied(denied),
+            error => Self::Manage(error),
+        }
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        Self::denied(denied)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Accepts connections, ends TLS, serves HTTP on each, and drains them all.
 
 use crate::app::{App, StartError};
+use crate::routes::Door;
 use crate::stack;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +23,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollkeeper_config::settings::{Server, Tls};
+use tollkeeper_config::settings::Tls;
 
 /// Connections that the system may hold while we are busy.
 const BACKLOG: i32 = 1024;
@@ -42,15 +43,14 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Binds, and reads the TLS files.
-    pub(crate) fn bind(server: &Server) -> Result<Self, StartError> {
-        let addr = server.listen;
+    pub(crate) fn bind(addr: SocketAddr, tls: Option<&Tls>) -> Result<Self, StartError> {
         let failed = |reason| StartError::Listen { addr, reason };
         let socket = if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
         let socket = socket.map_err(failed)?;
         socket.set_reuseaddr(true).map_err(failed)?;
         socket.bind(addr).map_err(failed)?;
         let tcp = socket.listen(BACKLOG.unsigned_abs()).map_err(failed)?;
-        let tls = server.tls.as_ref().map(acceptor).transpose()?;
+        let tls = tls.map(acceptor).transpose()?;
         Ok(Self { addr: tcp.local_addr().map_err(failed)?, tcp, tls })
     }
 }
@@ -72,7 +72,13 @@ fn acceptor(files: &Tls) -> Result<TlsAcceptor, StartError> {
 }
 
 /// Serves until `stop`, then drains: up to the configured time, or until `force`.
-pub(crate) async fn serve(app: Arc<App>, listener: Listener, stop: CancellationToken, force: CancellationToken) {
+pub(crate) async fn serve(
+    app: Arc<App>,
+    door: Door,
+    listener: Listener,
+    stop: CancellationToken,
+    force: CancellationToken,
+) {
     let (connections, limits) = (TaskTracker::new(), app.config.load().server.clone());
     let places = Arc::new(Semaphore::new(limits.max_connections));
     loop {
@@ -95,6 +101,7 @@ pub(crate) async fn serve(app: Arc<App>, listener: Listener, stop: CancellationT
         let connection = Connection {
             tls: listener.tls.clone(),
             app: app.clone(),
+            door,
             header_timeout: limits.header_timeout,
             write_timeout: limits.body_timeout,
             streams: connections.clone(),
@@ -132,6 +139,7 @@ async fn accept(places: &Arc<Semaphore>, tcp: &TcpListener) -> std::io::Result<(
 struct Connection {
     tls: Option<TlsAcceptor>,
     app: Arc<App>,
+    door: Door,
     /// Bounds a TLS handshake, a request's head, and an idle connection.
     header_timeout: Duration,
     /// Bounds how long a client may leave what is sent to it unread.
@@ -150,7 +158,7 @@ impl Connection {
         stream.set_write_timeout(Some(self.write_timeout));
         let stream = Box::pin(stream);
         let alive = Arc::new(());
-        let service = TowerToHyperService::new(stack::stack(&self.app, alive.clone()));
+        let service = TowerToHyperService::new(stack::stack(&self.app, self.door, alive.clone()));
         match self.tls.clone() {
             None => self.http1(stream, service).await,
             // In a box, so that a plain connection does not take the memory of one with TLS or HTTP/2.

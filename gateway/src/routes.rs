@@ -1,82 +1,159 @@
-//! Method and path to what serves them.
+//! Method and path to what serves them: one table, which the OpenAPI document is made from as well.
 
 use crate::app::App;
 use crate::body::Body;
 use crate::error::ApiError;
+use crate::runs::Action;
 use crate::stack::Arrival;
-use crate::{admin, auth, health, infer, models, runs};
+use crate::{admin, auth, health, infer, models, openapi, runs};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use std::borrow::Cow;
 use std::sync::Arc;
+use tollkeeper_config::Scope;
 use tollkeeper_inference::LocalAction;
 use tollkeeper_protocol::Operation;
 
-/// What a path asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Route<'a> {
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// At `server.listen`.
+    Main,
+    /// At `server.admin_listen`.
+    Admin,
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
     Infer(Operation),
     Models,
-    Model(Cow<'a, str>),
+    Model,
     Live,
     Ready,
     Metrics,
-    LocalModels,
-    LocalModel(Cow<'a, str>, LocalAction),
+    Document,
     Runs,
-    Run(&'a str),
-    RunEvents(&'a str),
-    RunAction(&'a str, runs::Action),
+    NewRun,
+    Run,
+    RunEvents,
+    RunAction(Action),
+    Admin(admin::Call),
 }
 
-impl Route<'_> {
-    fn of(path: &str) -> Option<Route<'_>> {
-        Some(match path {
-            "/v1/chat/completions" => Route::Infer(Operation::Chat),
-            "/v1/completions" => Route::Infer(Operation::TextCompletion),
-            "/v1/embeddings" => Route::Infer(Operation::Embeddings),
-            // Cohere's and Jina's path, and llama.cpp's server's own.
-            "/v1/rerank" | "/rerank" => Route::Infer(Operation::Rerank),
-            "/v1/models" => Route::Models,
-            "/health/live" => Route::Live,
-            "/health/ready" => Route::Ready,
-            "/metrics" => Route::Metrics,
-            "/admin/v1/models" => Route::LocalModels,
-            "/v1/runs" => Route::Runs,
-            _ if path.starts_with("/v1/runs/") => return Self::run(&path["/v1/runs/".len()..]),
-            // Aliases hold slashes; clients send them as they are or as %2F.
-            _ => match path.strip_prefix("/v1/models/") {
-                Some("") => return None,
-                Some(id) => Route::Model(decoded(id)?),
-                None => {
-                    let (name, action) = path.strip_prefix("/admin/v1/models/")?.rsplit_once('/')?;
-                    let (_, action) = admin::ACTIONS.into_iter().find(|(known, _)| *known == action)?;
-                    Route::LocalModel(decoded(name)?, action)
-                }
-            },
-        })
-    }
+/// A method, a path and what they ask for. `{name}` stands for one part of a path, `{name*}` for several.
+pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) Call);
 
-    fn run(path: &str) -> Option<Route<'_>> {
-        match path.split_once('/') {
-            None => (!path.is_empty()).then_some(Route::Run(path)),
-            Some((id, "events")) => Some(Route::RunEvents(id)),
-            Some((id, action)) => {
-                let (_, action) = runs::ACTIONS.into_iter().find(|(known, _)| *known == action)?;
-                Some(Route::RunAction(id, action))
-            }
-        }
-    }
+/// Everything that is served. What is asked for most comes first.
+pub(crate) static TABLE: [Row; 55] = [
+    Row("POST", "/v1/chat/completions", Call::Infer(Operation::Chat)),
+    Row("POST", "/v1/completions", Call::Infer(Operation::TextCompletion)),
+    Row("POST", "/v1/embeddings", Call::Infer(Operation::Embeddings)),
+    // Cohere's and Jina's path, and llama.cpp's server's own.
+    Row("POST", "/v1/rerank", Call::Infer(Operation::Rerank)),
+    Row("POST", "/rerank", Call::Infer(Operation::Rerank)),
+    Row("GET", "/v1/models", Call::Models),
+    // Aliases hold slashes; clients send them as they are or as %2F.
+    Row("GET", "/v1/models/{id*}", Call::Model),
+    Row("GET", "/v1/runs", Call::Runs),
+    Row("POST", "/v1/runs", Call::NewRun),
+    Row("GET", "/v1/runs/{id}", Call::Run),
+    Row("GET", "/v1/runs/{id}/events", Call::RunEvents),
+    Row("POST", "/v1/runs/{id}/extend", Call::RunAction(Action::Extend)),
+    Row("POST", "/v1/runs/{id}/cancel", Call::RunAction(Action::Cancel)),
+    Row("GET", "/health/live", Call::Live),
+    Row("GET", "/health/ready", Call::Ready),
+    Row("GET", "/metrics", Call::Metrics),
+    Row("GET", "/openapi.json", Call::Document),
+    Row("GET", "/admin/v1/agents", Call::Admin(admin::Call::Agents)),
+    Row("POST", "/admin/v1/agents", Call::Admin(admin::Call::NewAgent)),
+    Row("GET", "/admin/v1/agents/{name}", Call::Admin(admin::Call::Agent)),
+    Row("PATCH", "/admin/v1/agents/{name}", Call::Admin(admin::Call::ChangeAgent)),
+    Row("DELETE", "/admin/v1/agents/{name}", Call::Admin(admin::Call::RemoveAgent)),
+    Row("GET", "/admin/v1/agents/{name}/keys", Call::Admin(admin::Call::Keys)),
+    Row("POST", "/admin/v1/agents/{name}/keys", Call::Admin(admin::Call::NewKey)),
+    Row("PATCH", "/admin/v1/agents/{name}/keys/{id}", Call::Admin(admin::Call::ChangeKey)),
+    Row("DELETE", "/admin/v1/agents/{name}/keys/{id}", Call::Admin(admin::Call::RemoveKey)),
+    Row("POST", "/admin/v1/agents/{name}/keys/{id}/rotate", Call::Admin(admin::Call::RotateKey)),
+    Row("POST", "/admin/v1/agents/{name}/pause", Call::Admin(admin::Call::Pause(Scope::Agent))),
+    Row("POST", "/admin/v1/agents/{name}/resume", Call::Admin(admin::Call::Resume(Scope::Agent))),
+    Row("GET", "/admin/v1/teams", Call::Admin(admin::Call::Teams)),
+    Row("POST", "/admin/v1/teams/{name}/pause", Call::Admin(admin::Call::Pause(Scope::Team))),
+    Row("POST", "/admin/v1/teams/{name}/resume", Call::Admin(admin::Call::Resume(Scope::Team))),
+    Row("GET", "/admin/v1/budgets", Call::Admin(admin::Call::Budgets)),
+    Row("POST", "/admin/v1/budgets", Call::Admin(admin::Call::NewBudget)),
+    Row("GET", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::Budget)),
+    Row("PATCH", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::ChangeBudget)),
+    Row("DELETE", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::RemoveBudget)),
+    Row("GET", "/admin/v1/pauses", Call::Admin(admin::Call::Pauses)),
+    Row("GET", "/admin/v1/runs", Call::Runs),
+    Row("POST", "/admin/v1/runs", Call::NewRun),
+    Row("GET", "/admin/v1/runs/{id}", Call::Run),
+    Row("GET", "/admin/v1/runs/{id}/events", Call::RunEvents),
+    Row("POST", "/admin/v1/runs/{id}/extend", Call::RunAction(Action::Extend)),
+    Row("POST", "/admin/v1/runs/{id}/cancel", Call::RunAction(Action::Cancel)),
+    Row("POST", "/admin/v1/runs/{id}/pause", Call::Admin(admin::Call::Pause(Scope::Run))),
+    Row("POST", "/admin/v1/runs/{id}/resume", Call::Admin(admin::Call::Resume(Scope::Run))),
+    Row("GET", "/admin/v1/spend", Call::Admin(admin::Call::Spend)),
+    Row("GET", "/admin/v1/backends", Call::Admin(admin::Call::Backends)),
+    Row("POST", "/admin/v1/reload", Call::Admin(admin::Call::Reload)),
+    Row("GET", "/admin/v1/models", Call::Admin(admin::Call::LocalModels)),
+    Row("POST", "/admin/v1/models/{name*}/load", Call::Admin(admin::Call::LocalModel(LocalAction::Load))),
+    Row("POST", "/admin/v1/models/{name*}/unload", Call::Admin(admin::Call::LocalModel(LocalAction::Unload))),
+    Row("POST", "/admin/v1/models/{name*}/pin", Call::Admin(admin::Call::LocalModel(LocalAction::Pin))),
+    Row("POST", "/admin/v1/models/{name*}/unpin", Call::Admin(admin::Call::LocalModel(LocalAction::Unpin))),
+    Row("GET", "/admin/v1/openapi.json", Call::Document),
+];
 
-    /// The methods it knows, as the `Allow` header says them.
-    fn allow(&self) -> &'static str {
-        match self {
-            Self::Infer(_) | Self::LocalModel(..) | Self::RunAction(..) => "POST",
-            Self::Runs => "GET, HEAD, POST",
-            _ => "GET, HEAD",
-        }
+/// What only the operator may ask for.
+const ADMIN: &str = "/admin/";
+
+/// The parts of a path that a row's placeholders stand for, decoded; `None` when the row is for other paths.
+fn fit<'p>(pattern: &str, path: &'p str) -> Option<Vec<Cow<'p, str>>> {
+    let Some((before, rest)) = pattern.split_once('{') else { return (pattern == path).then(Vec::new) };
+    let path = path.strip_prefix(before)?;
+    let (name, after) = rest.split_once('}')?;
+    let (value, mut more) = if name.ends_with('*') {
+        (path.strip_suffix(after)?, Vec::new())
+    } else {
+        let (value, rest) = path.split_at(path.find('/').unwrap_or(path.len()));
+        (value, fit(after, rest)?)
+    };
+    if value.is_empty() {
+        return None;
     }
+    more.insert(0, percent_encoding::percent_decode_str(value).decode_utf8().ok()?);
+    Some(more)
+}
+
+/// Whether a door leads there.
+fn is_open(door: Door, apart: bool, path: &str) -> bool {
+    match door {
+        Door::Main => !apart || !path.starts_with(ADMIN),
+        Door::Admin => !path.starts_with("/v1/") && path != "/rerank",
+    }
+}
+
+/// What a method and a path ask for, and the names in the path.
+fn find<'p>(door: Door, apart: bool, method: &str, path: &'p str) -> Result<(Call, Vec<Cow<'p, str>>), ApiError> {
+    let method = if method == "HEAD" { "GET" } else { method };
+    let open = is_open(door, apart, path);
+    let mut allow: Vec<&str> = Vec::new();
+    for Row(known, pattern, call) in TABLE.iter().filter(|_| open) {
+        let Some(names) = fit(pattern, path) else { continue };
+        if *known == method {
+            return Ok((*call, names));
+        }
+        allow.push(known);
+    }
+    if allow.is_empty() {
+        return Err(ApiError::NotFound(shown(path)));
+    }
+    if let Some(get) = allow.iter().position(|known| *known == "GET") {
+        allow.insert(get + 1, "HEAD");
+    }
+    Err(ApiError::MethodNotAllowed { path: shown(path), allow: allow.join(", ") })
 }
 
 /// Serves one request.
@@ -85,31 +162,33 @@ impl Route<'_> {
 /// Whatever stops it; the caller of this makes a response of it.
 pub(crate) async fn serve(
     app: &Arc<App>,
+    door: Door,
     arrival: Arrival,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let path = request.uri().path();
-    let route = Route::of(path).ok_or_else(|| ApiError::NotFound(shown(path)))?;
-    if !route.allow().split(", ").any(|method| method == request.method().as_str()) {
-        return Err(ApiError::MethodNotAllowed { path: shown(path), allow: route.allow() });
+    // A handle on the path of its own, since the request goes on.
+    let uri = request.uri().clone();
+    let (call, names) = find(door, app.admin_apart, request.method().as_str(), uri.path())?;
+    if uri.path().starts_with(ADMIN) {
+        auth::operator(app, request.headers())?;
     }
-    match route {
-        Route::Infer(operation) => infer::serve(app, operation, arrival, request).await,
-        Route::Models => models::list(app, request.headers()),
-        Route::Model(id) => models::one(app, request.headers(), &id),
-        Route::Live => Ok(health::live()),
-        Route::Ready => health::ready(app),
-        Route::Metrics => metrics(app, &request),
-        Route::LocalModels => admin::models(app, request.headers()),
-        Route::Runs if request.method() == Method::POST => runs::create(app, request).await,
-        Route::Runs => runs::list(app, request.headers()),
-        Route::Run(id) => runs::one(app, request.headers(), id),
-        Route::RunEvents(id) => runs::watch(app, request.headers(), id),
-        Route::RunAction(id, action) => {
-            let id = id.to_owned();
-            runs::act(app, request, &id, action).await
-        }
-        Route::LocalModel(name, action) => admin::act(app, request.headers(), &name, action),
+    let name = names.first().map_or("", |name| &**name);
+    let head = request.headers();
+    match call {
+        Call::Infer(operation) => infer::serve(app, operation, arrival, request).await,
+        Call::Models => models::list(app, head),
+        Call::Model => models::one(app, head, name),
+        Call::Live => Ok(health::live()),
+        Call::Ready => health::ready(app),
+        Call::Metrics => metrics(app, &request),
+        Call::Document => Ok(openapi::serve()),
+        Call::Runs => runs::list(app, head),
+        Call::NewRun => runs::create(app, request).await,
+        Call::Run => runs::one(app, head, name),
+        Call::RunEvents => runs::watch(app, head, name),
+        Call::RunAction(action) => runs::act(app, request, name, action).await,
+        // In a box, so that asking a model does not take the memory of administration.
+        Call::Admin(call) => Box::pin(admin::serve(app, call, &names, request)).await,
     }
 }
 
@@ -122,10 +201,6 @@ fn metrics(app: &App, request: &Request<Incoming>) -> Result<Response<Body>, Api
     Ok(response)
 }
 
-fn decoded(segment: &str) -> Option<Cow<'_, str>> {
-    percent_encoding::percent_decode_str(segment).decode_utf8().ok()
-}
-
 /// A path as it may stand in an error: not longer than a line.
 fn shown(path: &str) -> String {
     path.chars().take(200).collect()
@@ -135,13 +210,48 @@ fn shown(path: &str) -> String {
 mod tests {
     use super::*;
 
+    fn call(method: &str, path: &str) -> Option<(Call, Vec<String>)> {
+        let found = find(Door::Main, false, method, path).ok()?;
+        Some((found.0, found.1.into_iter().map(Cow::into_owned).collect()))
+    }
+
     #[test]
     fn model_ids_come_with_plain_and_with_escaped_slashes() {
         for path in ["/v1/models/local/fast", "/v1/models/local%2Ffast", "/v1/models/local%2ffast"] {
-            assert_eq!(Route::of(path), Some(Route::Model("local/fast".into())));
+            assert_eq!(call("GET", path), Some((Call::Model, vec!["local/fast".to_owned()])));
         }
-        for path in ["/", "/v1", "/v1/models/", "/v1/chat", "/v1/models/%ff", "/metrics/"] {
-            assert_eq!(Route::of(path), None, "{path}");
+        for path in ["/", "/v1", "/v1/models/", "/v1/chat", "/v1/models/%ff", "/metrics/", "/v1/runs/", "/v1/runs/a/b"]
+        {
+            assert_eq!(call("GET", path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn placeholders_stand_for_one_part_or_for_several() {
+        let rotate = Call::Admin(admin::Call::RotateKey);
+        let found = call("POST", "/admin/v1/agents/scout/keys/key_1/rotate");
+        assert_eq!(found, Some((rotate, vec!["scout".to_owned(), "key_1".to_owned()])));
+        let pin = Call::Admin(admin::Call::LocalModel(LocalAction::Pin));
+        assert_eq!(call("POST", "/admin/v1/models/a/b/pin"), Some((pin, vec!["a/b".to_owned()])));
+        assert_eq!(call("POST", "/admin/v1/agents//pause"), None);
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_ones() {
+        let error = find(Door::Main, false, "PUT", "/admin/v1/agents/scout").unwrap_err();
+        assert!(error.to_string().ends_with("use GET, HEAD, PATCH, DELETE"), "{error}");
+        assert!(find(Door::Main, false, "HEAD", "/v1/models").is_ok());
+    }
+
+    #[test]
+    fn the_operators_paths_are_behind_one_door() {
+        let open = |door, apart, path| find(door, apart, "GET", path).is_ok();
+        assert!(open(Door::Main, false, "/admin/v1/agents"));
+        assert!(!open(Door::Main, true, "/admin/v1/agents"));
+        assert!(open(Door::Admin, true, "/admin/v1/agents"));
+        assert!(!open(Door::Admin, true, "/v1/models"));
+        for door in [Door::Main, Door::Admin] {
+            assert!(open(door, true, "/health/live") && open(door, true, "/metrics"));
         }
     }
 }

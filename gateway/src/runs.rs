@@ -9,16 +9,16 @@ use crate::app::App;
 use crate::auth::{self, Who};
 use crate::body::Body;
 use crate::error::{ApiError, created_json, ok_json};
-use crate::request_body;
+use crate::json::{List, Money, bad, read};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use tollkeeper_config::{OnLimit, Usd};
+use tollkeeper_config::OnLimit;
 use tollkeeper_policies::{NewRun, Run, RunError, RunLimits, RunPolicy, RunView};
-use tollkeeper_protocol::DecodeError;
 
 /// Longer labels are refused.
 const LONGEST_LABEL: usize = 256;
@@ -32,42 +32,46 @@ pub(crate) enum Action {
     Cancel,
 }
 
-/// The actions and their names.
-pub(crate) const ACTIONS: [(&str, Action); 2] = [("extend", Action::Extend), ("cancel", Action::Cancel)];
-
-#[derive(Debug, Default, Deserialize)]
+/// A run as it is asked for.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Create {
+pub(crate) struct RunBody {
+    /// Whose it is; the operator must say so.
     agent: Option<String>,
+    /// The run above it; without it that whose key is used, if it is a run's.
     parent: Option<String>,
+    /// For people.
     label: Option<String>,
+    /// What it may spend.
     limits: Limits,
+    /// How it behaves.
     policy: Policy,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What a run may spend; what is missing is bounded by the runs above it and the agent's budgets alone.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Limits {
-    usd: Option<Decimal>,
+pub(crate) struct Limits {
+    /// Money.
+    usd: Option<Money>,
+    /// Tokens of prompts and answers together.
     tokens: Option<u64>,
+    /// Attempts.
     calls: Option<u64>,
+    /// Seconds from its creation; then what is in flight is cut.
     wall_s: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// How a run behaves.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Policy {
+    /// What happens to a request that it cannot pay: `deny`, `degrade` or `ask`.
     on_limit: Option<String>,
+    /// Only local models may answer.
     local_only: bool,
+    /// Percentage of the limits, at most 50, that only a final answer without tools may use.
     wrap_up_pct: u8,
-}
-
-/// An amount in USD: a text, or a number as it is written.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Decimal {
-    Text(String),
-    Number(serde_json::Number),
 }
 
 /// Makes a run. The answer shows its key, this once.
@@ -76,7 +80,7 @@ enum Decimal {
 /// The body is not right, the caller may not make this run, or it cannot be paid.
 pub(crate) async fn create(app: &App, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
     let who = auth::who(app, request.headers())?;
-    let body: Create = read(app, request).await?;
+    let body: RunBody = read(app, request.into_body()).await?;
     let agent = match (&who, body.agent) {
         (Who::Operator, agent) => {
             agent.ok_or_else(|| bad("agent", "the operator must say whose run it is: `agent` is missing"))?
@@ -99,11 +103,10 @@ pub(crate) async fn create(app: &App, request: Request<Incoming>) -> Result<Resp
     if body.label.as_ref().is_some_and(|label| label.len() > LONGEST_LABEL) {
         return Err(bad("label", format!("the label is longer than {LONGEST_LABEL} bytes")));
     }
-    let new = NewRun { parent, label: body.label, limits: limits(body.limits)?, policy: policy(body.policy)? };
+    let new = NewRun { parent, label: body.label, limits: limits(body.limits), policy: policy(body.policy)? };
     let (view, key) = app.policies.create_run(who.name(), &agent, new).await?;
-    let mut shown = show(&view);
-    shown["key"] = key.into();
-    Ok(created_json(shown.to_string()))
+    let shown = RunShown { key: Some(key), ..show(&view) };
+    Ok(created_json(json!(shown).to_string()))
 }
 
 /// All runs that the caller may see and that are open or ended within a day, the newest first.
@@ -112,8 +115,8 @@ pub(crate) async fn create(app: &App, request: Request<Incoming>) -> Result<Resp
 /// Nobody has this key.
 pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let who = auth::who(app, head)?;
-    let runs: Vec<Value> = app.policies.runs().iter().filter(|view| may_see(&who, &view.run)).map(show).collect();
-    Ok(ok_json(json!({"object": "list", "data": runs}).to_string()))
+    let runs = app.policies.runs().iter().filter(|view| may_see(&who, &view.run)).map(show).collect();
+    Ok(ok_json(json!(List::of(runs)).to_string()))
 }
 
 /// One of them.
@@ -122,7 +125,7 @@ pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiErr
 /// There is none that this caller may see.
 pub(crate) fn one(app: &App, head: &HeaderMap, id: &str) -> Result<Response<Body>, ApiError> {
     let who = auth::who(app, head)?;
-    Ok(ok_json(show(&find(app, &who, id)?).to_string()))
+    Ok(ok_json(json!(show(&find(app, &who, id)?)).to_string()))
 }
 
 /// What happens in it and below it, as it happens.
@@ -152,20 +155,19 @@ pub(crate) async fn act(
             if who.run().is_some_and(|own| own.id == run.id) {
                 return Err(ApiError::OwnRun);
             }
-            let more = limits(read(app, request).await?)?;
+            let more = limits(read(app, request.into_body()).await?);
             app.policies.extend_run(who.name(), &run, &more).await?
         }
     };
-    Ok(ok_json(show(&view).to_string()))
+    Ok(ok_json(json!(show(&view)).to_string()))
 }
 
-async fn read<T: Default + for<'a> Deserialize<'a>>(app: &App, request: Request<Incoming>) -> Result<T, ApiError> {
-    let config = app.config.load_full();
-    let body = request_body::read(request.into_body(), &config.server).await?;
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(&body).map_err(|cause| ApiError::BadRequest(DecodeError::new(cause.to_string())))
+/// One of them for the operator.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn known(app: &App, id: &str) -> Result<RunView, ApiError> {
+    find(app, &Who::Operator, id)
 }
 
 fn find(app: &App, who: &Who, id: &str) -> Result<RunView, ApiError> {
@@ -184,25 +186,13 @@ fn may_see(who: &Who, run: &Arc<Run>) -> bool {
     }
 }
 
-fn bad(param: &str, message: impl Into<String>) -> ApiError {
-    ApiError::BadRequest(DecodeError::at(param, message))
-}
-
-fn limits(raw: Limits) -> Result<RunLimits, ApiError> {
-    let usd = raw.usd.map(|usd| {
-        let text = match usd {
-            Decimal::Text(text) => text,
-            Decimal::Number(number) => number.to_string(),
-        };
-        let parsed = Usd::parse_decimal(&text).ok().filter(|usd| *usd >= Usd::ZERO);
-        parsed.ok_or_else(|| bad("limits.usd", "`usd` must be an amount such as \"0.50\", with at most 9 decimals"))
-    });
-    Ok(RunLimits {
-        usd: usd.transpose()?,
+fn limits(raw: Limits) -> RunLimits {
+    RunLimits {
+        usd: raw.usd.map(|Money(usd)| usd),
         tokens: raw.tokens,
         calls: raw.calls,
         wall: raw.wall_s.map(Duration::from_secs),
-    })
+    }
 }
 
 fn policy(raw: Policy) -> Result<RunPolicy, ApiError> {
@@ -220,48 +210,82 @@ fn policy(raw: Policy) -> Result<RunPolicy, ApiError> {
     })
 }
 
-/// A run as its API shows it. Amounts in USD are texts, exact.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: &'a str,
+/// A run. Amounts in USD are texts, exact.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RunShown {
+    id: String,
     object: &'static str,
-    agent: &'a str,
-    parent: Option<&'a str>,
-    label: Option<&'a str>,
+    agent: String,
+    parent: Option<String>,
+    label: Option<String>,
+    /// `active`, `cancelled` or `over`.
     status: &'static str,
-    limits: Value,
-    spent: Value,
+    limits: LimitsShown,
+    /// By it and by the runs below it.
+    spent: SpentShown,
+    /// Set aside for requests in flight and for the runs below it.
     reserved_usd: String,
-    policy: Value,
+    policy: PolicyShown,
+    /// RFC 3339.
     created_at: String,
     ends_at: Option<String>,
     ended_at: Option<String>,
+    /// The key, shown once: in the answer that made the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
-fn show(view: &RunView) -> Value {
+/// What a run may spend; null is bounded by the runs above it and the agent's budgets alone.
+#[derive(Debug, Serialize, JsonSchema)]
+struct LimitsShown {
+    usd: Option<String>,
+    tokens: Option<u64>,
+    calls: Option<u64>,
+    wall_s: Option<u64>,
+}
+
+/// What a run has spent.
+#[derive(Debug, Serialize, JsonSchema)]
+struct SpentShown {
+    usd: String,
+    tokens: u64,
+    calls: u64,
+}
+
+/// How a run behaves.
+#[derive(Debug, Serialize, JsonSchema)]
+struct PolicyShown {
+    /// `deny`, `degrade` or `ask`.
+    on_limit: &'static str,
+    local_only: bool,
+    wrap_up_pct: u8,
+}
+
+fn show(view: &RunView) -> RunShown {
     let RunView { run, limits, .. } = view;
-    json!(Shown {
-        id: &run.id,
+    RunShown {
+        id: run.id.to_string(),
         object: "run",
-        agent: &run.agent,
-        parent: run.parent.as_ref().map(|parent| &*parent.id),
-        label: run.label.as_deref(),
+        agent: run.agent.to_string(),
+        parent: run.parent.as_ref().map(|parent| parent.id.to_string()),
+        label: run.label.clone(),
         status: view.ended.map_or("active", |(end, _)| end.name()),
-        limits: json!({
-            "usd": limits.usd.map(|usd| usd.to_string()),
-            "tokens": limits.tokens,
-            "calls": limits.calls,
-            "wall_s": limits.wall.map(|wall| wall.as_secs()),
-        }),
-        spent: json!({"usd": view.spent.to_string(), "tokens": view.tokens, "calls": view.calls}),
+        limits: LimitsShown {
+            usd: limits.usd.map(|usd| usd.to_string()),
+            tokens: limits.tokens,
+            calls: limits.calls,
+            wall_s: limits.wall.map(|wall| wall.as_secs()),
+        },
+        spent: SpentShown { usd: view.spent.to_string(), tokens: view.tokens, calls: view.calls },
         reserved_usd: view.reserved.to_string(),
-        policy: json!({
-            "on_limit": run.policy.on_limit.name(),
-            "local_only": run.policy.local_only,
-            "wrap_up_pct": run.policy.wrap_up_pct,
-        }),
+        policy: PolicyShown {
+            on_limit: run.policy.on_limit.name(),
+            local_only: run.policy.local_only,
+            wrap_up_pct: run.policy.wrap_up_pct,
+        },
         created_at: view.created.to_string(),
         ends_at: view.ends.map(|at| at.to_string()),
         ended_at: view.ended.map(|(_, at)| at.to_string()),
-    })
+        key: None,
+    }
 }

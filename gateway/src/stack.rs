@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::body::Body;
 use crate::error::ApiError;
-use crate::routes;
+use crate::routes::{self, Door};
 use futures_util::FutureExt;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
@@ -44,9 +44,9 @@ pub(crate) struct Arrival {
 pub(crate) type Stack = Either<Cors<Edge>, Edge>;
 
 /// Builds it for one connection, which learns by the handles on `alive` whether it is in use.
-pub(crate) fn stack(app: &Arc<App>, alive: Arc<()>) -> Stack {
+pub(crate) fn stack(app: &Arc<App>, door: Door, alive: Arc<()>) -> Stack {
     let cors = cors(&app.config.load().server.cors_origins);
-    ServiceBuilder::new().option_layer(cors).service(Edge { app: app.clone(), alive })
+    ServiceBuilder::new().option_layer(cors).service(Edge { app: app.clone(), door, alive })
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {
@@ -65,6 +65,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 #[derive(Clone)]
 pub(crate) struct Edge {
     app: Arc<App>,
+    door: Door,
     alive: Arc<()>,
 }
 
@@ -78,12 +79,12 @@ impl tower::Service<Request<Incoming>> for Edge {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let (app, alive) = (self.app.clone(), self.alive.clone());
+        let (app, door, alive) = (self.app.clone(), self.door, self.alive.clone());
         Box::pin(async move {
             let (id, seed) = app.next_id();
             let arrival = Arrival { id: id.clone(), seed, at: Instant::now(), alive };
             let (at, echo) = (arrival.at, client_id(request.headers()));
-            let served = guarded(routes::serve(&app, arrival, request)).await;
+            let served = guarded(routes::serve(&app, door, arrival, request)).await;
             let mut response = served.unwrap_or_else(|error| error.into_response());
             let headers = response.headers_mut();
             if let Ok(ours) = HeaderValue::from_str(&id) {

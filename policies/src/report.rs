@@ -77,8 +77,123 @@ pub enum ReportError {
     },
 }
 
-/// Adds up charges, grouped by agent, ordered by agent, day and backend. Attempts in flight are not in it.
-pub fn spend(path: &Path, filter: &SpendFilter) -> Result<Vec<SpendRow>, ReportError> {
+/// What charges can be grouped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpendGroup {
+    /// Who paid.
+    Agent,
+    /// The agent's team at that time.
+    Team,
+    /// What answered, `provider/model` or a local model.
+    Model,
+    /// What the client had named.
+    Alias,
+    /// The run.
+    Run,
+    /// The day of admission in UTC.
+    Day,
+}
+
+impl SpendGroup {
+    /// All of them, with their names.
+    pub const NAMES: [(&'static str, Self); 6] = [
+        ("agent", Self::Agent),
+        ("team", Self::Team),
+        ("model", Self::Model),
+        ("alias", Self::Alias),
+        ("run", Self::Run),
+        ("day", Self::Day),
+    ];
+
+    /// The name in queries and answers.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
+    }
+
+    /// Reads names with commas between them.
+    ///
+    /// # Errors
+    /// One is unknown or comes twice, or there is none.
+    pub fn list(names: &str) -> Result<Vec<Self>, String> {
+        let mut groups = Vec::new();
+        for name in names.split(',') {
+            let found = Self::NAMES.into_iter().find(|(known, _)| *known == name.trim()).map(|(_, group)| group);
+            match found.filter(|group| !groups.contains(group)) {
+                Some(group) => groups.push(group),
+                None => {
+                    return Err("group by one or more of agent, team, model, alias, run and day, each once".to_owned());
+                }
+            }
+        }
+        Ok(groups)
+    }
+}
+
+/// Which charges to add up, and by what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpendQuery {
+    /// One sum for each combination of these; at least one.
+    pub groups: Vec<SpendGroup>,
+    /// Only this agent.
+    pub agent: Option<String>,
+    /// Admitted at or after.
+    pub since: Option<Timestamp>,
+    /// Admitted before.
+    pub until: Option<Timestamp>,
+}
+
+/// The spend of one group; the figures are those of [`SpendRow`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the figures are those of `SpendRow`")]
+pub struct SpendSum {
+    /// Names in the order of the query's groups; `None` where there is none, such as an agent without a team.
+    pub group: Vec<Option<String>>,
+    pub attempts: u64,
+    pub unknown: u64,
+    pub input: u64,
+    pub cached_input: u64,
+    pub cache_write: u64,
+    pub output: u64,
+    pub reasoning: u64,
+    pub cost: Usd,
+    pub overrun: Usd,
+}
+
+/// Adds up charges by any groups, ordered by them. Attempts in flight are not in it.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn spend_by(path: &Path, query: &SpendQuery) -> Result<Vec<SpendSum>, ReportError> {
     let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
-    Reader::open(path).and_then(|ledger| ledger.spend(filter)).map_err(unreadable)
+    Reader::open(path).and_then(|ledger| ledger.spend(query)).map_err(unreadable)
+}
+
+/// Adds up charges, grouped by agent, ordered by agent, day and backend. Attempts in flight are not in it.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub fn spend(path: &Path, filter: &SpendFilter) -> Result<Vec<SpendRow>, ReportError> {
+    let mut groups = vec![SpendGroup::Agent];
+    groups.extend(filter.by_day.then_some(SpendGroup::Day));
+    groups.extend(filter.by_backend.then_some(SpendGroup::Model));
+    let SpendFilter { agent, since, until, .. } = filter.clone();
+    let sums = spend_by(path, &SpendQuery { groups, agent, since, until })?;
+    let row = |sum: SpendSum| {
+        let mut names = sum.group.into_iter();
+        SpendRow {
+            agent: names.next().flatten().unwrap_or_default(),
+            day: filter.by_day.then(|| names.next().flatten()).flatten().and_then(|day| day.parse().ok()),
+            backend: filter.by_backend.then(|| names.next().flatten()).flatten(),
+            attempts: sum.attempts,
+            unknown: sum.unknown,
+            input: sum.input,
+            cached_input: sum.cached_input,
+            cache_write: sum.cache_write,
+            output: sum.output,
+            reasoning: sum.reasoning,
+            cost: sum.cost,
+            overrun: sum.overrun,
+        }
+    };
+    Ok(sums.into_iter().map(row).collect())
 }

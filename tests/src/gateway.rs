@@ -28,7 +28,8 @@ impl Gateway {
     pub async fn start_by(setup: Setup, clock: Clock) -> Self {
         let path = setup.write();
         let config = tollkeeper_config::load(&path).unwrap_or_else(|problems| panic!("{problems}\n{}", setup.toml()));
-        let options = tollkeeper_gateway::Options { clock, ..tollkeeper_gateway::Options::default() };
+        let reloader = Some(tollkeeper_config::Reloader::new(&path));
+        let options = tollkeeper_gateway::Options { clock, reloader, ..tollkeeper_gateway::Options::default() };
         let started = tollkeeper_gateway::Gateway::start(Arc::new(config), options);
         let running = within("the start of the gateway", started).await.unwrap();
         Self { running, setup }
@@ -48,6 +49,11 @@ impl Gateway {
     pub fn reload(&self, setup: &Setup) {
         let config = tollkeeper_config::load(&setup.write()).unwrap_or_else(|problems| panic!("{problems}"));
         self.running.reload(&Arc::new(config));
+    }
+
+    /// Where it listens for the operator, when that is a place of its own.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.running.admin_addr
     }
 
     /// Its set-up.

@@ -11,11 +11,21 @@ impl Check<'_> {
             let message = "`metrics_need_key` needs `admin_key`: without one nobody could read /metrics";
             self.problems.add(&raw.metrics_need_key.span, message);
         }
+        if let Some(at) = raw.admin_listen.at.as_ref() {
+            if !raw.admin_key.written {
+                self.problems.add(&at.span, "`admin_listen` needs `admin_key`: without one nobody could use it");
+            }
+            if at.value == raw.listen.value && at.value.port() != 0 {
+                self.problems
+                    .add(&at.span, "`admin_listen` is the address of `listen`; leave it out or choose another");
+            }
+        }
         let tls = raw.tls.at.and_then(|tls| {
             Some(Tls { cert: self.path(&tls.value.cert?.value), key: self.path(&tls.value.key?.value) })
         });
         Server {
             listen: raw.listen.value,
+            admin_listen: raw.admin_listen.at.map(|at| at.value),
             tls,
             admin_key,
             // At most 1 GiB: it fits.

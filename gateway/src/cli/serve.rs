@@ -46,11 +46,18 @@ async fn serve(config: Arc<Config>, reloader: Reloader) -> Result<(), String> {
         interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
     };
     // Whatever becomes of its file meanwhile: this very program.
-    let options = Options { engine_program: Some(Path::new("/proc/self/exe").into()), ..Options::default() };
+    let options = Options {
+        engine_program: Some(Path::new("/proc/self/exe").into()),
+        reloader: Some(reloader.clone()),
+        ..Options::default()
+    };
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let mut running = Gateway::start(config, options).await.map_err(|error| error.to_string())?;
     let watch = watch(&running, &reloader);
     say(&format!("tollkeeper {} listening on {scheme}://{}", env!("CARGO_PKG_VERSION"), running.addr));
+    if let Some(addr) = running.admin_addr {
+        say(&format!("/admin is served on {scheme}://{addr}"));
+    }
     loop {
         tokio::select! {
             () = ends.next() => break,

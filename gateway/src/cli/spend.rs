@@ -88,7 +88,7 @@ fn json(row: &SpendRow) -> serde_json::Value {
 }
 
 /// A moment as people write it.
-pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }

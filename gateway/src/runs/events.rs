@@ -41,7 +41,7 @@ pub(super) fn respond(app: &Arc<App>, view: RunView) -> Result<Response<Body>, A
     // Listening begins before the state is read again, so that nothing falls between the two.
     let events = app.policies.listen();
     let view = app.policies.run(&view.run.id).unwrap_or(view);
-    let first = frame("run", &show(&view));
+    let first = frame("run", &json!(show(&view)));
     let watcher = Watcher {
         app: app.clone(),
         id: view.run.id.clone(),
@@ -99,7 +99,7 @@ impl Watcher {
     fn state(&mut self) {
         if let Some(view) = self.app.policies.run(&self.id) {
             self.over |= view.ended.is_some();
-            self.due.push_back(frame("run", &show(&view)));
+            self.due.push_back(frame("run", &json!(show(&view))));
         }
     }
 }

@@ -5,7 +5,7 @@ use super::sums::{halves, settled, whole};
 use super::{connect, known_version, version};
 use crate::ledger::compaction::Scan;
 use crate::ledger::row::{COLUMNS, Counts, HASH, Kind, Row, backend};
-use crate::report::{SpendFilter, SpendRow};
+use crate::report::{SpendGroup, SpendQuery, SpendSum};
 use crate::store::StoreError;
 use crate::store::settled::Settled;
 use jiff::tz::TimeZone;
@@ -84,8 +84,8 @@ impl Reader {
         settled(&self.0, now)
     }
 
-    /// Sums of closed attempts, ordered by agent, day and backend.
-    pub(crate) fn spend(&self, filter: &SpendFilter) -> Result<Vec<SpendRow>, StoreError> {
+    /// Sums of closed attempts by groups, ordered by them.
+    pub(crate) fn spend(&self, query: &SpendQuery) -> Result<Vec<SpendSum>, StoreError> {
         let sums = [
             "input_tokens",
             "cached_input_tokens",
@@ -97,24 +97,39 @@ impl Reader {
         ]
         .map(|column| halves(column, ""))
         .join(", ");
-        let mut query = self.0.prepare(&format!(
-            "SELECT agent, CASE WHEN ?1 THEN admitted_us / 86400000000 END AS day, CASE WHEN ?2 THEN backend END AS target,
-                    SUM(COALESCE(attempts, 1)), SUM(COALESCE(unknowns, kind = 'unknown')), {sums}
-             FROM ledger WHERE outcome IS NOT NULL AND admitted_us >= ?3 AND admitted_us < ?4 AND agent = COALESCE(?5, agent)
-             GROUP BY agent, day, target ORDER BY agent, day, target"
+        let columns: Vec<&str> = query.groups.iter().map(|group| column(*group)).collect();
+        let places: Vec<String> = (1..=columns.len()).map(|place| place.to_string()).collect();
+        let (columns, places) = (columns.join(", "), places.join(", "));
+        let mut sql = self.0.prepare(&format!(
+            "SELECT {columns}, SUM(COALESCE(attempts, 1)), SUM(COALESCE(unknowns, kind = 'unknown')), {sums}
+             FROM ledger WHERE outcome IS NOT NULL AND admitted_us >= ?1 AND admitted_us < ?2 AND agent = COALESCE(?3, agent)
+             GROUP BY {places} ORDER BY {places}"
         ))?;
-        let since = filter.since.map_or(i64::MIN, Timestamp::as_microsecond);
-        let until = filter.until.map_or(i64::MAX, Timestamp::as_microsecond);
-        let mut found = query.query(params![filter.by_day, filter.by_backend, since, until, filter.agent])?;
+        let since = query.since.map_or(i64::MIN, Timestamp::as_microsecond);
+        let until = query.until.map_or(i64::MAX, Timestamp::as_microsecond);
+        let mut found = sql.query(params![since, until, query.agent])?;
         let mut rows = Vec::new();
         while let Some(row) = found.next()? {
-            rows.push(spend_row(row)?);
+            rows.push(spend_sum(row, &query.groups)?);
         }
         Ok(rows)
     }
 }
 
-fn spend_row(row: &rusqlite::Row<'_>) -> Result<SpendRow, StoreError> {
+/// What a group is selected as.
+fn column(group: SpendGroup) -> &'static str {
+    match group {
+        SpendGroup::Agent => "agent",
+        SpendGroup::Team => "team",
+        SpendGroup::Model => "backend",
+        SpendGroup::Alias => "alias",
+        SpendGroup::Run => "run",
+        SpendGroup::Day => "admitted_us / 86400000000",
+    }
+}
+
+fn spend_sum(row: &rusqlite::Row<'_>, groups: &[SpendGroup]) -> Result<SpendSum, StoreError> {
+    let first = groups.len();
     let tokens = |column| {
         u64::try_from(whole(row, column)?).map_err(|_| StoreError("a sum of tokens does not fit 64 bits".into()))
     };
@@ -125,21 +140,26 @@ fn spend_row(row: &rusqlite::Row<'_>) -> Result<SpendRow, StoreError> {
     };
     let date = |day: i64| {
         let midnight = Timestamp::UNIX_EPOCH.checked_add((day.saturating_mul(24)).hours());
-        midnight.map(|midnight| TimeZone::UTC.to_datetime(midnight).date()).ok()
+        midnight.map(|midnight| TimeZone::UTC.to_datetime(midnight).date().to_string()).ok()
     };
-    Ok(SpendRow {
-        agent: row.get(0)?,
-        day: row.get::<_, Option<i64>>(1)?.and_then(date),
-        backend: row.get(2)?,
-        attempts: row.get(3)?,
-        unknown: row.get(4)?,
-        input: tokens(5)?,
-        cached_input: tokens(7)?,
-        cache_write: tokens(9)?,
-        output: tokens(11)?,
-        reasoning: tokens(13)?,
-        cost: usd(15)?,
-        overrun: usd(17)?,
+    let mut group = Vec::with_capacity(first);
+    for (place, by) in groups.iter().enumerate() {
+        group.push(match by {
+            SpendGroup::Day => row.get::<_, Option<i64>>(place)?.and_then(date),
+            _ => row.get(place)?,
+        });
+    }
+    Ok(SpendSum {
+        group,
+        attempts: row.get(first)?,
+        unknown: row.get(first + 1)?,
+        input: tokens(first + 2)?,
+        cached_input: tokens(first + 4)?,
+        cache_write: tokens(first + 6)?,
+        output: tokens(first + 8)?,
+        reasoning: tokens(first + 10)?,
+        cost: usd(first + 12)?,
+        overrun: usd(first + 14)?,
     })
 }
 

@@ -1,0 +1,238 @@
+//! The OpenAPI document: made of the table of routes and of the types that requests are read into and answers written from.
+
+use crate::admin::agents::{AgentBody, AgentShown, KeyBody, KeyChangeBody, KeyMade, KeyShown, RotateBody, TeamShown};
+use crate::admin::budgets::{BudgetBody, BudgetShown};
+use crate::admin::models::{ModelShown, ModelsShown};
+use crate::admin::operate::{BackendShown, PauseBody, PauseShown, Reloaded, Resumed, SpendShown};
+use crate::admin::{self, Done};
+use crate::body::Body;
+use crate::error::ok_json;
+use crate::json::List;
+use crate::routes::{Call, Row, TABLE};
+use crate::runs::{Action, Limits, RunBody, RunShown};
+use bytes::Bytes;
+use http::Response;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
+use tollkeeper_protocol::Operation;
+
+/// Made when it is first asked for.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+
+/// Answers with it.
+pub(crate) fn serve() -> Response<Body> {
+    ok_json(DOCUMENT.clone())
+}
+
+/// What there is to know of a call.
+struct Doc {
+    tag: &'static str,
+    summary: &'static str,
+    body: Option<Form>,
+    answer: Answer,
+}
+
+/// The schema of a type.
+type Form = fn(&mut SchemaGenerator) -> Schema;
+
+/// What a good answer is.
+enum Answer {
+    /// JSON, with this status.
+    Json(&'static str, Form),
+    /// Something else, with its content type.
+    Other(&'static str, &'static str),
+}
+
+fn form<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
+    schemas.subschema_for::<T>()
+}
+
+/// JSON whose fields are OpenAI's, or too many to name; `docs/` tells.
+fn open_form(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({"type": "object"})
+}
+
+fn get<T: JsonSchema>(tag: &'static str, summary: &'static str) -> Doc {
+    Doc { tag, summary, body: None, answer: Answer::Json("200", form::<T>) }
+}
+
+fn order<B: JsonSchema, T: JsonSchema>(tag: &'static str, summary: &'static str) -> Doc {
+    Doc { tag, summary, body: Some(form::<B>), answer: Answer::Json("200", form::<T>) }
+}
+
+fn make<B: JsonSchema, T: JsonSchema>(tag: &'static str, summary: &'static str) -> Doc {
+    Doc { tag, summary, body: Some(form::<B>), answer: Answer::Json("201", form::<T>) }
+}
+
+fn open(tag: &'static str, summary: &'static str, body: Option<Form>) -> Doc {
+    Doc { tag, summary, body, answer: Answer::Json("200", open_form) }
+}
+
+fn doc(call: Call) -> Doc {
+    match call {
+        Call::Infer(operation) => {
+            let summary = match operation {
+                Operation::Chat => "Chat completion, unary or streamed (server-sent events), in OpenAI's form",
+                Operation::TextCompletion => "Text completion, unary or streamed, in OpenAI's form",
+                Operation::Embeddings => "Embeddings in OpenAI's form",
+                Operation::Rerank => "Documents by relevance to a query, in Cohere's form",
+            };
+            open("models", summary, Some(open_form))
+        }
+        Call::Models => open("models", "What the key's agent may name, in OpenAI's form", None),
+        Call::Model => open("models", "One of them", None),
+        Call::Live => open("health", "The process answers", None),
+        Call::Ready => open("health", "It can serve requests", None),
+        Call::Metrics => {
+            let answer = Answer::Other("200", "text/plain");
+            Doc { tag: "health", summary: "Metrics for Prometheus", body: None, answer }
+        }
+        Call::Document => open("health", "This document", None),
+        Call::Runs => get::<List<RunShown>>("runs", "Runs that are open or ended within a day, the newest first"),
+        Call::NewRun => make::<RunBody, RunShown>("runs", "Make a run; its key is shown this once"),
+        Call::Run => get::<RunShown>("runs", "A run"),
+        Call::RunEvents => {
+            let answer = Answer::Other("200", "text/event-stream");
+            Doc { tag: "runs", summary: "What happens in a run and below it, as it happens", body: None, answer }
+        }
+        Call::RunAction(Action::Extend) => order::<Limits, RunShown>("runs", "Add to the limits of a run"),
+        Call::RunAction(Action::Cancel) => get::<RunShown>("runs", "End a run and all below it at once"),
+        Call::Admin(call) => admin_doc(call),
+    }
+}
+
+fn admin_doc(call: admin::Call) -> Doc {
+    use admin::Call as Admin;
+    match call {
+        Admin::Agents => get::<List<AgentShown>>("agents", "All agents, of the file and made through the API"),
+        Admin::NewAgent => make::<AgentBody, AgentShown>("agents", "Make an agent, which has no keys yet"),
+        Admin::Agent => get::<AgentShown>("agents", "The agent of that name that counts"),
+        Admin::ChangeAgent => order::<AgentBody, AgentShown>("agents", "Change an agent that was made through the API"),
+        Admin::RemoveAgent => get::<Done>("agents", "Take such an agent away, with its keys, budgets and pause"),
+        Admin::Keys => get::<List<KeyShown>>("keys", "The keys of an agent that was made through the API"),
+        Admin::NewKey => make::<KeyBody, KeyMade>("keys", "Make a key; its secret is shown this once"),
+        Admin::ChangeKey => {
+            order::<KeyChangeBody, KeyShown>("keys", "Disable or enable a key, change its end or scopes")
+        }
+        Admin::RemoveKey => get::<Done>("keys", "Take a key away"),
+        Admin::RotateKey => make::<RotateBody, KeyMade>("keys", "Replace a key; for a while both work"),
+        Admin::Teams => get::<List<TeamShown>>("agents", "The teams that agents belong to"),
+        Admin::Budgets => get::<List<BudgetShown>>("budgets", "All budgets as they stand"),
+        Admin::NewBudget => make::<BudgetBody, BudgetShown>("budgets", "Make a budget; what was spent counts"),
+        Admin::Budget => get::<BudgetShown>("budgets", "A budget that was made through the API"),
+        Admin::ChangeBudget => order::<BudgetBody, BudgetShown>("budgets", "Change such a budget"),
+        Admin::RemoveBudget => get::<Done>("budgets", "Take such a budget away"),
+        Admin::Pauses => get::<List<PauseShown>>("pauses", "Who is paused, and why"),
+        Admin::Pause(_) => order::<PauseBody, PauseShown>("pauses", "Refuse everything from now on"),
+        Admin::Resume(_) => get::<Resumed>("pauses", "Let it go on"),
+        Admin::Spend => get::<SpendShown>("spend", "What was charged, by groups, from the ledger"),
+        Admin::Backends => {
+            get::<List<BackendShown>>("backends", "Local models, providers and their models as they are")
+        }
+        Admin::Reload => get::<Reloaded>("backends", "Read the configuration file again"),
+        Admin::LocalModels => get::<ModelsShown>("backends", "Local models, the memory they share, and the last swaps"),
+        Admin::LocalModel(_) => {
+            let answer = Answer::Json("202", form::<ModelShown>);
+            Doc { tag: "backends", summary: "Move a local model; the order is carried out later", body: None, answer }
+        }
+    }
+}
+
+/// The query parameters of a call: names and descriptions.
+fn query(call: Call) -> &'static [(&'static str, &'static str)] {
+    match call {
+        Call::Admin(admin::Call::Spend) => &[
+            ("group", "One or more of agent, team, model, alias, run and day, with commas; without it agent."),
+            ("agent", "Only this agent."),
+            ("since", "Only what was admitted since then: a date, a time, or an age such as 24h."),
+            ("until", "Only what was admitted before then."),
+        ],
+        _ => &[],
+    }
+}
+
+fn document() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut schemas = settings.into_generator();
+    let mut paths: Map<String, Value> = Map::new();
+    for Row(method, pattern, call) in &TABLE {
+        let path = pattern.replace("*}", "}");
+        let item = paths.entry(path).or_insert_with(|| json!({}));
+        item[method.to_ascii_lowercase()] = operation(pattern, *call, &mut schemas);
+    }
+    let mut components = json!({
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        "responses": {"Error": {
+            "description": "What went wrong, whose fault it is, and what to do.",
+            "content": {"application/json": {"schema": error_schema()}},
+        }},
+    });
+    components["schemas"] = schemas.take_definitions(true).into();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tollkeeper",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Agents' keys ask models and make runs; the operator's key (`server.admin_key`) opens `/admin`.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": components,
+    })
+}
+
+fn operation(pattern: &str, call: Call, schemas: &mut SchemaGenerator) -> Value {
+    let Doc { tag, summary, body, answer } = doc(call);
+    let parts = pattern.split('{').skip(1).filter_map(|part| part.split_once('}'));
+    let in_path = parts.map(|(name, _)| {
+        let name = name.trim_end_matches('*');
+        json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+    });
+    let in_query = query(call)
+        .iter()
+        .map(|(name, text)| json!({"name": name, "in": "query", "description": text, "schema": {"type": "string"}}));
+    let parameters: Vec<Value> = in_path.chain(in_query).collect();
+    let (status, content, schema) = match answer {
+        Answer::Json(status, form) => (status, "application/json", json!({"schema": form(schemas)})),
+        Answer::Other(status, content) => (status, content, json!({"schema": {"type": "string"}})),
+    };
+    let mut operation = json!({
+        "tags": [tag],
+        "summary": summary,
+        "responses": {
+            status: {"description": summary, "content": {content: schema}},
+            "default": {"$ref": "#/components/responses/Error"},
+        },
+    });
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    if let Some(form) = body {
+        operation["requestBody"] = json!({"content": {"application/json": {"schema": form(schemas)}}});
+    }
+    operation
+}
+
+fn error_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+                "budget": {"type": "object"},
+            },
+        }},
+    })
+}
