@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::float_cmp, reason = "counts in metrics are whole numbers")]
 
+mod admin;
 #[cfg(feature = "candle")]
 mod candle;
 mod cluster;
