@@ -31,6 +31,11 @@ impl Clock {
         }
     }
 
+    /// The time that a test has set, microseconds since 1970; `None` on the system's clock.
+    pub(crate) fn by_hand(&self) -> Option<i64> {
+        self.0.as_ref().map(|ms| ms.load(Ordering::Relaxed).saturating_mul(1000))
+    }
+
     /// The time since some moment, for measuring how much has passed: on the system's clock no step of wall time shows in it.
     pub fn monotonic(&self) -> Duration {
         match &self.0 {

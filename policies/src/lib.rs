@@ -24,6 +24,7 @@ mod pauses;
 mod rate;
 pub mod report;
 mod run;
+pub mod shared;
 mod store;
 pub mod velocity;
 mod watches;

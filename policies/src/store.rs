@@ -3,6 +3,7 @@
 mod lock;
 pub(crate) mod memory;
 mod mover;
+pub(crate) mod redis;
 pub(crate) mod settled;
 pub(crate) mod sqlite;
 
