@@ -9,6 +9,7 @@ mod created;
 mod events;
 mod exports;
 mod fit;
+mod fleet;
 mod invariant;
 mod leases;
 mod ledger;

@@ -1,0 +1,75 @@
+//! A wire to the server that can be made slow, or be cut after a request has passed.
+
+use super::server::RedisServer;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+
+/// Forwards TCP to the server's socket.
+#[derive(Clone)]
+pub(super) struct Proxy {
+    addr: SocketAddr,
+    /// How long answers take, in milliseconds.
+    delay: Arc<AtomicU64>,
+    /// Whether the next answer is swallowed and its connection cut.
+    cut: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    pub(super) async fn start(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self { addr: listener.local_addr().unwrap(), delay: Arc::default(), cut: Arc::default() };
+        let (shared, socket) = (proxy.clone(), server.socket());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(shared.clone().forward(client, socket.clone()));
+            }
+        });
+        proxy
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://{}", self.addr)
+    }
+
+    pub(super) fn delay(&self, by: Duration) {
+        self.delay.store(u64::try_from(by.as_millis()).unwrap(), Relaxed);
+    }
+
+    /// The next answer is lost with its connection.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Relaxed);
+    }
+
+    /// Whether that has happened.
+    pub(super) fn has_cut(&self) -> bool {
+        !self.cut.load(Relaxed)
+    }
+
+    async fn forward(self, client: tokio::net::TcpStream, socket: PathBuf) -> Option<()> {
+        let server = UnixStream::connect(socket).await.ok()?;
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let up = async move { tokio::io::copy(&mut from_client, &mut to_server).await.ok() };
+        let down = async move {
+            let mut bytes = vec![0; 65_536];
+            loop {
+                let count = from_server.read(&mut bytes).await.ok().filter(|count| *count > 0)?;
+                let delay = self.delay.load(Relaxed);
+                if delay > 0 {
+                    tokio::time::sleep(Duration::from_millis(delay)).await;
+                }
+                if self.cut.swap(false, Relaxed) {
+                    return None::<()>;
+                }
+                to_client.write_all(&bytes[..count]).await.ok()?;
+            }
+        };
+        // Either way ends both.
+        tokio::select! { _ = up => None, _ = down => None }
+    }
+}
