@@ -141,16 +141,25 @@ impl Ids {
     }
 }
 
-/// Ends what has used up its time, and tells what has gone down or come back.
+/// Ends what has used up its time.
 async fn tick(app: Arc<App>) {
-    let mut health = told::Health::default();
     loop {
         tokio::select! {
             () = app.stop.cancelled() => return,
             () = tokio::time::sleep(TICK) => {
                 app.policies.tick().await;
-                health.look(&app);
             }
+        }
+    }
+}
+
+/// Tells what has gone down or come back.
+async fn watch_health(app: Arc<App>) {
+    let mut health = told::Health::default();
+    loop {
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => health.look(&app),
         }
     }
 }
@@ -266,6 +275,7 @@ impl Gateway {
             reloading: Mutex::new(()),
         });
         tokio::spawn(tick(app.clone()));
+        tokio::spawn(watch_health(app.clone()));
         tokio::spawn(told::events(app.clone()));
         let serve = |door, listener| {
             // When one has drained it cuts what is left of its own connections, not of the other's.

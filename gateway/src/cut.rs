@@ -4,7 +4,6 @@ use crate::app::App;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::time::Instant;
 use tollkeeper_config::{Owner, Scope};
 use tollkeeper_policies::{Caller, Denied, Run, Stop};
 
@@ -15,16 +14,17 @@ pub(crate) type Cut = Pin<Box<dyn Future<Output = Denied> + Send>>;
 pub(crate) fn cut(app: &App, caller: &Caller) -> Cut {
     let killed = app.policies.killed(caller);
     let Some(run) = caller.run.clone() else { return Box::pin(killed) };
-    let over = run.ends().map(|ends| {
-        let left = Duration::try_from(ends.duration_since(app.clock.now())).unwrap_or_default();
-        Instant::now() + left
-    });
+    let clock = app.clock.clone();
     Box::pin(async move {
         let over = async {
-            match over {
-                Some(over) => tokio::time::sleep_until(over).await,
-                None => std::future::pending().await,
+            // Its time may be extended meanwhile.
+            while let Some(ends) = run.ends() {
+                match Duration::try_from(ends.duration_since(clock.now())) {
+                    Ok(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                    _ => return,
+                }
             }
+            std::future::pending().await
         };
         tokio::select! {
             denied = run.ended() => denied,

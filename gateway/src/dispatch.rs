@@ -246,8 +246,17 @@ pub(crate) async fn answer(job: &Job<'_>, resolved: Resolved, meter: &mut Meter)
         }
         other => return other,
     };
-    let Some((ask, plan)) = job.last_resort().and_then(|resolved| job.plan(resolved).ok()) else { return Err(refused) };
-    walk.through(job, &ask, &plan, meter).await.map_err(|_| refused)
+    let resolved = job.last_resort().and_then(|resolved| job.permitted(resolved).ok());
+    let answered = match resolved.and_then(|resolved| job.plan(resolved).ok()) {
+        Some((ask, plan)) => walk.through(job, &ask, &plan, meter).await.ok(),
+        None => None,
+    };
+    answered.ok_or_else(|| {
+        if let ApiError::Denied(Denied::Budget(blocked), _) = &refused {
+            job.app.policies.tell(job.caller, What::Denied(blocked.clone()));
+        }
+        refused
+    })
 }
 
 /// The attempts of one request so far.
@@ -258,6 +267,8 @@ struct Walk {
     /// A budget refused a target that would have cost so much and wants a cheaper one.
     dearest: Option<Usd>,
     refused: Option<ApiError>,
+    /// What is told if a cheaper one answers.
+    degraded: Option<What>,
     /// What the caller should hear if nothing else: the last fault that is not the operator's, if any.
     fault: Option<(FaultKind, ApiError)>,
 }
@@ -271,20 +282,26 @@ impl Walk {
                 continue;
             }
             self.tried.push(attempt.id.clone());
-            self.number += 1;
-            match one(job, self.number, ask, attempt, meter).await {
+            // What a budget refused was no attempt.
+            let number = self.number + 1;
+            let tried = one(job, number, ask, attempt, meter).await;
+            self.number += u32::from(tried.is_ok());
+            match tried {
                 Ok(Ok(mut answer)) => {
                     answer.degraded = match (self.dearest, job.slowed) {
                         (Some(_), _) => Some("budget"),
                         (None, true) => Some("velocity"),
                         (None, false) => None,
                     };
+                    if let Some(degraded) = self.degraded.take() {
+                        job.app.policies.tell(job.caller, degraded);
+                    }
                     return Ok(answer);
                 }
                 Ok(Err(fault)) => self.failed(job, attempt, fault, meter)?,
                 Err(ApiError::Denied(Denied::Budget(blocked), status)) if blocked.on_limit == OnLimit::Degrade => {
-                    let what = What::Degraded { from: attempt.id.clone(), reason: blocked.to_string().into() };
-                    job.app.policies.tell(job.caller, what);
+                    let reason = blocked.to_string().into();
+                    self.degraded.get_or_insert(What::Degraded { from: attempt.id.clone(), reason });
                     self.dearest = Some(attempt.cost.expected);
                     self.refused.get_or_insert(ApiError::Denied(Denied::Budget(blocked), status));
                 }

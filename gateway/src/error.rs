@@ -180,6 +180,11 @@ impl ApiError {
         Self::Denied(denied, BudgetStatus::default())
     }
 
+    /// Whether it ends what is in flight.
+    pub(crate) fn is_stop(&self) -> bool {
+        matches!(self, Self::Denied(Denied::Stopped { .. }, _))
+    }
+
     /// What an answer says that ended because of this.
     pub(crate) fn stopped(&self) -> Stopped {
         Stopped { code: self.shape().code.unwrap_or("error").to_owned(), message: self.to_string() }

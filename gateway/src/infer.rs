@@ -141,7 +141,7 @@ pub(crate) async fn serve(
 /// The error, with what its failed attempts cost.
 fn refuse(app: &App, caller: &Caller, error: ApiError, mut meter: Meter) -> Response<Body> {
     let why = error.outcome();
-    meter.refused(why);
+    meter.refused(why, error.is_stop());
     let mut response = error.into_response();
     let (backend, cost) = (meter.backend(), Some(meter.cost(true)));
     Head { backend, why, degraded: None, cost, remaining: app.policies.remaining(caller) }

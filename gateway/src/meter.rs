@@ -159,9 +159,9 @@ impl Meter {
     }
 
     /// The request ends with an error instead of an answer.
-    /// An attempt that is still running then has run out of time.
-    pub(crate) fn refused(&mut self, outcome: &'static str) {
-        self.close(Outcome::Fault(FaultKind::Timeout));
+    /// An attempt that is still running then was cut by its run's end, or has run out of time.
+    pub(crate) fn refused(&mut self, outcome: &'static str, is_cut: bool) {
+        self.close(if is_cut { Outcome::Stopped } else { Outcome::Fault(FaultKind::Timeout) });
         self.count_tokens();
         self.outcome = Some(outcome);
     }

@@ -59,7 +59,11 @@ pub(crate) async fn respond(
                     ApiError::denied(denied)
                 }
             })?;
-            let outcome = if stopped.is_some() { Outcome::BudgetStop } else { Outcome::Done };
+            let outcome = match &stopped {
+                None => Outcome::Done,
+                Some(Denied::Stopped { .. }) => Outcome::Stopped,
+                Some(_) => Outcome::BudgetStop,
+            };
             let extension = stopped.map(|denied| Extension {
                 cost_usd: meter.cost(false).to_string(),
                 backend: backend.to_string(),

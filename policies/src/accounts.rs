@@ -137,7 +137,8 @@ impl Accounts {
                     BackendId::Local(_) => None,
                     BackendId::Remote { provider, .. } => self.lazily(|| Owner::new(Scope::Provider, provider.clone())),
                 };
-                if model.is_some() {
+                let is_local = matches!(backend, BackendId::Local(_));
+                if model.is_some() && (is_local || provider.is_some()) {
                     self.by_backend.insert(backend.clone(), (model, provider));
                 }
                 (model, provider)
@@ -285,13 +286,19 @@ impl Accounts {
     /// What the tightest budget in USD can still lease at `now`, never below zero; `None` without one.
     pub(crate) fn remaining(&mut self, covers: &[Cover], now: i64) -> Option<Usd> {
         self.roll(covers, now);
-        self.money_left(covers, now).map(|left| amount(left.max(0)))
+        self.money_left(covers, now, true).map(|left| amount(left.max(0)))
     }
 
-    fn money_left(&self, covers: &[Cover], now: i64) -> Option<i128> {
+    /// The same of one account, without what is kept for a final answer.
+    pub(crate) fn unkept(&mut self, cover: Cover, now: i64) -> Option<Usd> {
+        self.roll(&[cover], now);
+        self.money_left(&[cover], now, false).map(|left| amount(left.max(0)))
+    }
+
+    fn money_left(&self, covers: &[Cover], now: i64, wrapping_up: bool) -> Option<i128> {
         let budgets = covers.iter().filter(|cover| cover.money).flat_map(|cover| &self.list[cover.account].budgets);
         let in_usd = budgets.filter(|budget| matches!(budget.rule.limit, Limit::Usd(_)));
-        in_usd.map(|budget| budget.room(&budget.period(now), true)).min()
+        in_usd.map(|budget| budget.room(&budget.period(now), wrapping_up)).min()
     }
 
     /// The budgets of these accounts as they stand at `now`.

@@ -42,6 +42,17 @@ pub(crate) fn restore(
     Ok(())
 }
 
+/// A run that has ended, how, and who ended it, while that is not on record.
+pub(crate) type Unrecorded = (Arc<Run>, RunEnd, Arc<str>);
+
+/// Carries a change out to its end, also when whoever asked for it has gone: what is on record and what holds must not differ.
+async fn carried_out<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(change).await {
+        Ok(done) => done,
+        Err(broken) => std::panic::resume_unwind(broken.into_panic()),
+    }
+}
+
 /// Takes over what was learned of agents.
 pub(crate) fn restore_baselines(store: &mut dyn Store, roster: &Roster, watches: &Watches) -> Result<(), StoreError> {
     for (name, body) in store.state(VELOCITY)? {
@@ -74,12 +85,18 @@ impl Policies {
     /// # Errors
     /// The ledger cannot record it; then nothing has changed.
     pub async fn pause(&self, actor: &str, owner: &Owner, reason: &str) -> Result<(), Denied> {
-        let note = json!({"paused": owner_id(owner), "reason": reason});
-        self.0.record(actor, &owner_id(owner), note, PAUSE, owner_id(owner).into(), Some(reason.into())).await?;
-        if self.0.pauses.pause(owner, reason.into()) {
-            self.0.tell_of(owner, What::Stopped(owner.clone(), Stop::Paused { reason: reason.into() }));
-        }
-        Ok(())
+        let (this, actor, owner, reason): (Self, Arc<str>, Owner, Arc<str>) =
+            (self.clone(), actor.into(), owner.clone(), reason.into());
+        carried_out(async move {
+            let note = json!({"paused": owner_id(&owner), "reason": &*reason});
+            let id: Arc<str> = owner_id(&owner).into();
+            this.0.record(&actor, &id, note, PAUSE, id.clone(), Some(reason.clone())).await?;
+            if this.0.pauses.pause(&owner, reason.clone()) {
+                this.0.tell_of(&owner, What::Stopped(owner.clone(), Stop::Paused { reason }));
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Ends a pause. Returns whether there was one.
@@ -87,15 +104,18 @@ impl Policies {
     /// # Errors
     /// The ledger cannot record it; then nothing has changed.
     pub async fn resume(&self, actor: &str, owner: &Owner) -> Result<bool, Denied> {
-        let note = json!({"resumed": owner_id(owner)});
-        self.0.record(actor, &owner_id(owner), note, PAUSE, owner_id(owner).into(), None).await?;
-        let resumed = self.0.watches.resume(owner, self.0.now());
-        let was = self.0.pauses.resume(owner) || resumed.is_some();
-        self.0.tell_velocity(resumed.into_iter().collect());
-        if was {
-            self.0.tell_of(owner, What::Resumed(owner.clone()));
-        }
-        Ok(was)
+        let (this, actor, owner): (Self, Arc<str>, Owner) = (self.clone(), actor.into(), owner.clone());
+        carried_out(async move {
+            let id: Arc<str> = owner_id(&owner).into();
+            this.0.record(&actor, &id, json!({"resumed": &*id}), PAUSE, id.clone(), None).await?;
+            let resumed = this.0.watches.resume(&owner, this.0.now());
+            let was = this.0.pauses.resume(&owner) || resumed.is_some();
+            if was {
+                this.0.tell_of(&owner, What::Resumed(owner.clone()));
+            }
+            Ok(was)
+        })
+        .await
     }
 
     /// Sets a velocity stage by hand, until [`resume`](Self::resume) or another is set: [`Level::Normal`] lets everything
@@ -163,17 +183,22 @@ impl Policies {
     pub async fn create_run(&self, actor: &str, agent: &str, new: NewRun) -> Result<(RunView, String), RunError> {
         let known = self.0.roster.load().named(agent).cloned();
         let agent = known.ok_or_else(|| RunError::NoAgent(agent.to_owned()))?;
-        let (run, key) = {
-            let mut runs = self.0.runs_mut();
-            let mut accounts = self.0.accounts();
-            let now = accounts.now(&self.0.clock);
-            runs.create(&mut accounts, agent.name.clone(), new, now)?
-        };
-        if let Err(denied) = self.0.record_run(actor, "created", &run).await {
-            let mut runs = self.0.runs_mut();
-            runs.forget(&mut self.0.accounts(), &run);
-            return Err(denied.into());
-        }
+        let (this, actor): (Self, Arc<str>) = (self.clone(), actor.into());
+        let made = carried_out(async move {
+            let (run, key) = {
+                let mut runs = this.0.runs_mut();
+                let mut accounts = this.0.accounts();
+                let now = accounts.now(&this.0.clock);
+                runs.create(&mut accounts, agent.name.clone(), new, now)?
+            };
+            if let Err(denied) = this.0.record_runs(&actor, "created", std::slice::from_ref(&run)).await {
+                let mut runs = this.0.runs_mut();
+                runs.forget(&mut this.0.accounts(), &run);
+                return Err(RunError::from(denied));
+            }
+            Ok((run, key))
+        });
+        let (run, key) = made.await?;
         Ok((self.view(&run), key))
     }
 
@@ -183,9 +208,9 @@ impl Policies {
         run.map(|run| self.view(&run))
     }
 
-    /// All runs that are open or ended within the last day, the newest first.
-    pub fn runs(&self) -> Vec<RunView> {
-        let all: Vec<Arc<Run>> = self.0.runs().all().cloned().collect();
+    /// The wanted ones of all runs that are open or ended within the last day, the newest first.
+    pub fn runs(&self, wanted: impl Fn(&Arc<Run>) -> bool) -> Vec<RunView> {
+        let all: Vec<Arc<Run>> = self.0.runs().all().filter(|run| wanted(run)).cloned().collect();
         let mut views: Vec<RunView> = all.iter().map(|run| self.view(run)).collect();
         views.sort_by_key(|view| (std::cmp::Reverse(view.created), view.run.id.clone()));
         views
@@ -206,13 +231,24 @@ impl Policies {
     /// # Errors
     /// It has ended, the run above it cannot pay, or the ledger cannot record it.
     pub async fn extend_run(&self, actor: &str, run: &Arc<Run>, more: &RunLimits) -> Result<RunView, RunError> {
-        {
-            let runs = self.0.runs();
-            let mut accounts = self.0.accounts();
-            let now = accounts.now(&self.0.clock);
-            runs.extend(&mut accounts, run, more, now)?;
-        }
-        self.0.record_run(actor, "extended", run).await?;
+        let (this, actor, extended, more): (Self, Arc<str>, _, _) = (self.clone(), actor.into(), run.clone(), *more);
+        let done = carried_out(async move {
+            let before = {
+                let runs = this.0.runs();
+                let mut accounts = this.0.accounts();
+                let now = accounts.now(&this.0.clock);
+                runs.extend(&mut accounts, &extended, &more, now)?
+            };
+            if let Err(denied) = this.0.record_runs(&actor, "extended", std::slice::from_ref(&extended)).await {
+                let runs = this.0.runs();
+                let mut accounts = this.0.accounts();
+                let now = accounts.now(&this.0.clock);
+                runs.shorten(&mut accounts, &extended, &before, now);
+                return Err(RunError::from(denied));
+            }
+            Ok(())
+        });
+        done.await?;
         Ok(self.view(run))
     }
 
@@ -220,18 +256,17 @@ impl Policies {
     /// ended does nothing.
     ///
     /// # Errors
-    /// The ledger cannot record it; the run has ended all the same.
+    /// The ledger cannot record it now; the run has ended all the same, and it is tried again.
     pub async fn cancel_run(&self, actor: &str, run: &Arc<Run>) -> Result<RunView, RunError> {
         let ended = {
             let runs = self.0.runs();
             let mut accounts = self.0.accounts();
             let now = accounts.now(&self.0.clock);
-            runs.end(&mut accounts, run, RunEnd::Cancelled, now)
+            runs.end(&mut accounts, &[run.id.clone()].into(), RunEnd::Cancelled, now)
         };
-        self.0.tell_ended(&ended, RunEnd::Cancelled);
-        for run in &ended {
-            self.0.record_run(actor, "cancelled", run).await?;
-        }
+        self.0.ended(&ended, RunEnd::Cancelled, actor);
+        let this = self.clone();
+        carried_out(async move { this.0.record_ends().await }).await?;
         Ok(self.view(run))
     }
 
@@ -244,26 +279,34 @@ impl Policies {
             runs.tick(&mut accounts, now)
         };
         self.0.tell_velocity(self.0.watches.tick(self.0.now()));
-        ended.iter().for_each(|run| self.0.watches.forget(&run.owner));
+        self.0.ended(&ended, RunEnd::Over, "tollkeeper");
         self.keep_kills().await;
-        self.0.tell_ended(&ended, RunEnd::Over);
-        for run in &ended {
-            if let Err(denied) = self.0.record_run("tollkeeper", "over", run).await {
-                tracing::warn!(run = &*run.id, %denied, "the end of a run could not be recorded; its time is up all the same");
-            }
+        if let Err(denied) = self.0.record_ends().await {
+            tracing::warn!(%denied, "the end of runs cannot be recorded now; they have ended all the same");
         }
-        for run in &forgotten {
-            let subject = format!("run/{}", run.id);
-            // What cannot be removed now is found over at the next start.
-            _ = self.0.record("tollkeeper", &subject, json!({"forgotten": true}), RUN, run.id.clone(), None).await;
+        if !forgotten.is_empty() {
+            let gone = |kind, id: Arc<str>| StateChange { kind, id, body: None, changed: 0 };
+            let state =
+                forgotten.iter().flat_map(|run| [gone(RUN, run.id.clone()), gone(PAUSE, owner_id(&run.owner).into())]);
+            // What cannot be removed now is found ended at the next start, and forgotten then.
+            _ = self.0.ledger.keep(state.collect()).await;
+            for run in &forgotten {
+                self.0.watches.forget(&run.owner);
+                self.0.pauses.resume(&run.owner);
+            }
         }
     }
 
     /// What follows from a refusal: it is told, and a budget that asks pauses whose it is.
     pub(crate) async fn refused(&self, caller: &Caller, denied: &Denied) {
         let Denied::Budget(blocked) = denied else { return };
-        self.0.tell(caller, What::Denied(blocked.clone()));
-        if blocked.on_limit != OnLimit::Ask || blocked.kept_pct.is_some() {
+        // One that degrades is told of by whoever finds another target, or none.
+        if blocked.on_limit != OnLimit::Degrade {
+            self.0.tell(caller, What::Denied(blocked.clone()));
+        }
+        // What only others' leases keep it from, it may get when they have ended.
+        let is_spent = blocked.spent.saturating_add(blocked.estimate) > blocked.limit.units();
+        if blocked.on_limit != OnLimit::Ask || blocked.kept_pct.is_some() || !is_spent {
             return;
         }
         let whose = match blocked.owner.scope {
@@ -303,15 +346,52 @@ impl Shared {
         self.ledger.change(now, (actor, subject), note.to_string().into(), state).await
     }
 
-    async fn record_run(&self, actor: &str, what: &'static str, run: &Arc<Run>) -> Result<(), Denied> {
-        let saved = run.saved();
-        let mut note = json!(saved);
-        if let Some(note) = note.as_object_mut() {
-            note.remove("key");
-            note.insert("change".into(), what.into());
+    /// Records what became of runs, all in one row.
+    async fn record_runs(&self, actor: &str, what: &'static str, runs: &[Arc<Run>]) -> Result<(), Denied> {
+        let Some(first) = runs.first() else { return Ok(()) };
+        let now = self.now();
+        let saved: Vec<_> = runs.iter().map(|run| (run.id.clone(), json!(run.saved()))).collect();
+        let shown = saved.iter().map(|(id, saved)| {
+            let mut shown = saved.clone();
+            if let Some(shown) = shown.as_object_mut() {
+                shown.remove("key");
+                shown.insert("id".into(), (**id).into());
+            }
+            shown
+        });
+        let note = json!({"change": what, "runs": shown.collect::<Vec<_>>()});
+        let put = |(id, saved): (Arc<str>, serde_json::Value)| StateChange {
+            kind: RUN,
+            id,
+            body: Some(saved.to_string().into()),
+            changed: now,
+        };
+        let state = saved.into_iter().map(put).collect();
+        self.ledger.change(now, (actor, &format!("run/{}", first.id)), note.to_string().into(), state).await
+    }
+
+    /// Runs have ended: tells of it, and has it recorded with the next [`record_ends`](Self::record_ends).
+    fn ended(&self, runs: &[Arc<Run>], end: RunEnd, actor: &str) {
+        self.tell_ended(runs, end);
+        let mut unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+        unrecorded.extend(runs.iter().map(|run| (run.clone(), end, Arc::from(actor))));
+    }
+
+    /// Records the ends of runs; those that cannot be recorded now are kept for the next time.
+    async fn record_ends(&self) -> Result<(), Denied> {
+        loop {
+            let due: Vec<Unrecorded> = {
+                let unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some((_, end, actor)) = unrecorded.first() else { return Ok(()) };
+                let same = |(_, other, by): &&Unrecorded| other == end && by == actor;
+                unrecorded.iter().take_while(same).cloned().collect()
+            };
+            let runs: Vec<Arc<Run>> = due.iter().map(|(run, ..)| run.clone()).collect();
+            let (_, end, actor) = &due[0];
+            self.record_runs(actor, end.name(), &runs).await?;
+            let recorded = |(run, ..): &Unrecorded| runs.iter().any(|done| done.id == run.id);
+            self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| !recorded(one));
         }
-        self.record(actor, &format!("run/{}", run.id), note, RUN, run.id.clone(), Some(json!(saved).to_string().into()))
-            .await
     }
 
     fn tell_ended(&self, ended: &[Arc<Run>], end: RunEnd) {

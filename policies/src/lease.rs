@@ -182,8 +182,6 @@ impl Lease {
     /// back.
     pub(crate) async fn admit(shared: &Arc<Shared>, caller: &Caller, mut spend: Spend) -> Result<Self, Denied> {
         spend.input_tokens = spend.input_tokens.min(MOST_TOKENS);
-        let place = Some(shared.ledger.place().await?);
-        shared.pauses.check(caller.owners())?;
         // Later attempts of a request are the same call.
         let is_call = spend.attempt <= 1;
         let mut counted = !is_call;
@@ -193,8 +191,11 @@ impl Lease {
             if let Turn::After(delay) = turn? {
                 counted = true;
                 tokio::time::sleep(delay).await;
+                shared.watches.is_stopped(caller, shared.now())?;
             }
         }
+        let place = Some(shared.ledger.place().await?);
+        shared.pauses.check(caller.owners())?;
         let (now, covers, grant) = {
             let mut accounts = shared.accounts();
             let now = accounts.now(&shared.clock);

@@ -211,6 +211,11 @@ impl Ledger {
         self.status.is_up()
     }
 
+    /// Whether the store has not answered for longer than anybody waits.
+    pub(crate) fn hangs(&self) -> bool {
+        self.status.hangs(PATIENCE).is_some()
+    }
+
     pub(crate) fn down(&self) -> Denied {
         Denied::StoreDown { reason: self.status.reason() }
     }
@@ -269,6 +274,7 @@ mod tests {
     use crate::store::memory::Memory;
     use crate::store::settled::Settled;
     use crate::store::{Kept, StateChange, Store, StoreError, Tail};
+    use crate::{NewRun, RunLimits};
     use std::future::Future;
     use std::pin::pin;
     use std::sync::{Arc, Condvar, Mutex};
@@ -496,6 +502,28 @@ mod tests {
         stream.settle(used(10, 4));
         assert_eq!(state(&policies), (14, 0));
         policies.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_ends_also_while_that_cannot_be_recorded_and_grows_only_on_record() {
+        let (policies, store) = open(false);
+        let limits = RunLimits { usd: Some(Usd(100)), ..RunLimits::default() };
+        let new = |parent| NewRun { parent, limits, ..NewRun::default() };
+        let (parent, _) = policies.create_run("ops", "scout", new(None)).await.unwrap();
+        let more = RunLimits { usd: Some(Usd(50)), ..RunLimits::default() };
+        store.set(|mood| mood.fails = true);
+        for _ in 0..2 {
+            assert!(policies.extend_run("ops", &parent.run, &more).await.is_err());
+            assert!(policies.create_run("ops", "scout", new(Some(parent.run.clone()))).await.is_err());
+        }
+        let view = policies.run(&parent.run.id).unwrap();
+        assert_eq!((view.limits.usd, view.reserved, policies.open_runs()), (Some(Usd(100)), Usd::ZERO, 1));
+        assert!(policies.cancel_run("ops", &parent.run).await.is_err());
+        assert!(policies.run(&parent.run.id).unwrap().ended.is_some(), "it has ended all the same");
+        store.set(|mood| mood.fails = false);
+        policies.tick().await;
+        let kept = store.0.0.lock().unwrap().memory.state("run").unwrap();
+        assert!(kept.len() == 1 && kept[0].1.contains("\"cancelled\":true"), "{kept:?}");
     }
 
     #[tokio::test]

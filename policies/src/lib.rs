@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) overruns: Overruns,
     pub(crate) pauses: Pauses,
     pub(crate) watches: Watches,
+    /// Ends of runs that are not on record yet.
+    unrecorded: Mutex<Vec<control::Unrecorded>>,
     /// Locked before [`Shared::accounts`] by who needs both.
     runs: RwLock<Runs>,
     accounts: Mutex<Accounts>,
@@ -204,6 +206,7 @@ impl Policies {
             overruns: Overruns::default(),
             pauses,
             watches,
+            unrecorded: Mutex::default(),
             runs: RwLock::new(runs),
             accounts: Mutex::new(accounts),
             roster,
@@ -327,7 +330,7 @@ impl Policies {
 
     /// Whether the ledger could record the last rows it was given.
     pub fn store_up(&self) -> bool {
-        self.0.ledger.is_up()
+        self.0.ledger.is_up() && !self.0.ledger.hangs()
     }
 
     /// Charges above what was leased since the start: how many, and their sum.

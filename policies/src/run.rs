@@ -13,7 +13,7 @@ use crate::agent::{KeyHash, random_hex};
 use crate::denied::{Denied, Stop};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -233,6 +233,11 @@ impl Run {
         stop.unwrap_or(Denied::Stopped { who: self.owner.clone(), stop: Stop::Cancelled })
     }
 
+    /// Whether it has ended, as far as that was noticed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().ended.is_some()
+    }
+
     fn ends_at(&self, limits: &RunLimits) -> Option<i64> {
         let micros = i64::try_from(limits.wall?.as_micros()).unwrap_or(i64::MAX);
         Some(self.created.saturating_add(micros))
@@ -251,6 +256,8 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    /// An agent may have so many runs that have not ended.
+    const MOST_OPEN: usize = 1000;
     /// More than these, ended ones included, are refused.
     const MOST: usize = 100_000;
 
@@ -268,7 +275,7 @@ impl Runs {
 
     /// How many have not ended.
     pub(crate) fn open(&self) -> usize {
-        self.by_id.values().filter(|run| run.state().ended.is_none()).count()
+        self.by_id.values().filter(|run| !run.has_ended()).count()
     }
 
     /// Makes a run and its key.
@@ -281,6 +288,10 @@ impl Runs {
     ) -> Result<(Arc<Run>, String), RunError> {
         if self.by_id.len() >= Self::MOST {
             return Err(RunError::TooMany(Self::MOST));
+        }
+        let open = self.by_id.values().filter(|run| run.agent == agent && !run.has_ended()).count();
+        if open >= Self::MOST_OPEN {
+            return Err(RunError::TooMany(Self::MOST_OPEN));
         }
         if let Some(parent) = &new.parent {
             if parent.stopped(now).is_some() {
@@ -331,10 +342,12 @@ impl Runs {
 
     /// Takes back a run that could not be recorded.
     pub(crate) fn forget(&mut self, accounts: &mut Accounts, run: &Arc<Run>) {
-        accounts.end_carved(run.account);
-        run.cancelled.cancel();
-        self.by_id.remove(&run.id);
-        self.by_key.remove(&run.key);
+        let now = run.created;
+        for run in self.end(accounts, &[run.id.clone()].into(), RunEnd::Cancelled, now) {
+            self.by_id.remove(&run.id);
+            self.by_key.remove(&run.key);
+            accounts.forget(&run.owner);
+        }
     }
 
     fn make(
@@ -381,18 +394,19 @@ impl Runs {
         self.by_id.insert(run.id.clone(), run);
     }
 
-    /// Adds to the limits of a run that has not ended.
+    /// Adds to the limits of a run that has not ended. Returns what they were.
     pub(crate) fn extend(
         &self,
         accounts: &mut Accounts,
         run: &Run,
         more: &RunLimits,
         now: i64,
-    ) -> Result<(), RunError> {
+    ) -> Result<RunLimits, RunError> {
         if run.stopped(now).is_some() {
             return Err(RunError::Ended(run.id.clone()));
         }
-        let mut limits = run.state().limits;
+        let before = run.state().limits;
+        let mut limits = before;
         if let (Some(wanted), Some(_), Some(payer)) = (more.usd, limits.usd, run.parent.as_deref().and_then(payer)) {
             payer.can_give(accounts, wanted, now)?;
             accounts.carve_more(run.account, wanted);
@@ -404,20 +418,37 @@ impl Runs {
         limits.wall = limits.wall.map(|wall| wall.saturating_add(more.wall.unwrap_or_default()));
         run.state().limits = limits;
         accounts.limit_one(run.account, &run.rules(&limits), now);
-        Ok(())
+        Ok(before)
     }
 
-    /// Ends a run and all below it: cuts what is in flight, and gives back what is left. Returns those that ended now.
-    pub(crate) fn end(&self, accounts: &mut Accounts, run: &Run, end: RunEnd, now: i64) -> Vec<Arc<Run>> {
-        let below = self.by_id.values().filter(|other| other.chain().any(|above| above.id == run.id));
-        let mut ended: Vec<Arc<Run>> = below.filter(|run| run.state().ended.is_none()).cloned().collect();
+    /// Takes back an extension that could not be recorded.
+    pub(crate) fn shorten(&self, accounts: &mut Accounts, run: &Run, before: &RunLimits, now: i64) {
+        let mut state = run.state();
+        if let (Some(had), Some(has)) = (before.usd, state.limits.usd) {
+            accounts.carve_more(run.account, had.saturating_sub(has));
+        }
+        state.limits = *before;
+        drop(state);
+        accounts.limit_one(run.account, &run.rules(before), now);
+    }
+
+    /// Ends runs and all below them: cuts what is in flight, and gives back what is left. Returns those that ended now.
+    pub(crate) fn end(
+        &self,
+        accounts: &mut Accounts,
+        roots: &HashSet<Arc<str>>,
+        end: RunEnd,
+        now: i64,
+    ) -> Vec<Arc<Run>> {
+        let below = self.by_id.values().filter(|other| other.chain().any(|above| roots.contains(&above.id)));
+        let mut ended: Vec<Arc<Run>> = below.filter(|run| !run.has_ended()).cloned().collect();
         // The innermost first, so that each gives back to a run that still counts it.
         ended.sort_by_key(|run| std::cmp::Reverse(run.chain().count()));
         for run in &ended {
             run.state().ended = Some((end, now));
             accounts.end_carved(run.account);
+            run.cancelled.cancel();
         }
-        run.cancelled.cancel();
         ended
     }
 
@@ -427,9 +458,11 @@ impl Runs {
             let state = *run.state();
             state.ended.is_none() && run.ends_at(&state.limits).is_some_and(|ends| ends <= now)
         };
-        let over: Vec<Arc<Run>> = self.by_id.values().filter(is_over).cloned().collect();
-        let ended = over.iter().flat_map(|run| self.end(accounts, run, RunEnd::Over, now)).collect();
-        let is_old = |run: &&Arc<Run>| run.state().ended.is_some_and(|(_, at)| at <= now - REMEMBERED);
+        let over: HashSet<Arc<str>> = self.by_id.values().filter(is_over).map(|run| run.id.clone()).collect();
+        let ended = if over.is_empty() { Vec::new() } else { self.end(accounts, &over, RunEnd::Over, now) };
+        // What a run spent counts in those above it as long as they are known: rows of the ledger name the innermost alone.
+        let is_past = |run: &Run| run.state().ended.is_some_and(|(_, at)| at <= now - REMEMBERED);
+        let is_old = |run: &&Arc<Run>| run.chain().all(is_past);
         let old: Vec<Arc<Run>> = self.by_id.values().filter(is_old).cloned().collect();
         for run in &old {
             self.by_id.remove(&run.id);
@@ -476,7 +509,7 @@ impl Run {
     }
 
     fn can_give(&self, accounts: &mut Accounts, wanted: Usd, now: i64) -> Result<(), RunError> {
-        let left = accounts.remaining(&[Cover { account: self.account, money: true }], now);
+        let left = accounts.unkept(Cover { account: self.account, money: true }, now);
         match left {
             Some(left) if left < wanted => Err(RunError::Unaffordable { parent: self.id.clone(), left, wanted }),
             _ => Ok(()),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tollkeeper_config::{Owner, Scope, Usd};
+use tollkeeper_config::{Owner, Scope, Usd, VelocityConfig};
 
 /// A throttled request waits so long for its turn; one whose turn is later is refused until then.
 const LONGEST_TURN: Duration = Duration::from_secs(10);
@@ -20,6 +20,9 @@ pub(crate) struct Watches(Mutex<HashMap<Owner, Watched>>);
 #[derive(Debug)]
 struct Watched {
     watch: Watch,
+    /// What it was made with.
+    rules: VelocityConfig,
+    cap: Option<Usd>,
     /// Cancelled when it is killed; what is in flight ends then.
     alive: CancellationToken,
 }
@@ -69,6 +72,21 @@ impl Watches {
         (Ok(Turn::After(longest)), count(&mut all, caller, |watch| watch.admitted(now, signature)))
     }
 
+    /// Refuses callers that are paused or killed.
+    pub(crate) fn is_stopped(&self, caller: &Caller, now: i64) -> Result<(), Denied> {
+        let all = self.lock();
+        for owner in watched(caller) {
+            let until = match all.get(owner).map(|watched| watched.watch.stage(now)) {
+                Some(Stage::Paused { until }) => until,
+                Some(Stage::Killed) => None,
+                _ => continue,
+            };
+            let until = until.and_then(|at| Timestamp::from_microsecond(at).ok());
+            return Err(Denied::Stopped { who: owner.clone(), stop: Stop::Velocity { until } });
+        }
+        Ok(())
+    }
+
     /// Counts a call that did not have to wait for its turn.
     pub(crate) fn admitted(&self, caller: &Caller, now: i64, signature: Option<u64>) -> Vec<Changed> {
         count(&mut self.lock(), caller, |watch| watch.admitted(now, signature))
@@ -111,7 +129,11 @@ impl Watches {
     /// Sets a stage by hand.
     pub(crate) fn hold(&self, owner: &Owner, agent: &Agent, now: i64, level: Level) -> Option<Changed> {
         let mut all = self.lock();
-        let changed = entry(&mut all, owner, agent).watch.hold(now, level);
+        let watched = entry(&mut all, owner, agent);
+        if level != Level::Killed && watched.alive.is_cancelled() {
+            watched.alive = CancellationToken::new();
+        }
+        let changed = watched.watch.hold(now, level);
         changed.map(|transition| {
             act(&mut all, owner, &transition);
             (owner.clone(), transition)
@@ -122,15 +144,17 @@ impl Watches {
     pub(crate) fn configure(&self, agent: &Agent) {
         let mut all = self.lock();
         if let Some(watched) = agent.owners.first().and_then(|owner| all.get_mut(owner)) {
-            watched.watch.configure(&agent.velocity, agent.daily_cap);
+            if (&watched.rules, watched.cap) != (&agent.velocity, agent.daily_cap) {
+                watched.watch.configure(&agent.velocity, agent.daily_cap);
+                (watched.rules, watched.cap) = (agent.velocity.clone(), agent.daily_cap);
+            }
         }
     }
 
     /// What was learned of an agent before a restart.
     pub(crate) fn restore(&self, agent: &Agent, baseline: &Baseline) {
         if let Some(owner) = agent.owners.first() {
-            let watch = Watch::new(&agent.velocity, agent.daily_cap, baseline);
-            self.lock().insert(owner.clone(), Watched { watch, alive: CancellationToken::new() });
+            self.lock().insert(owner.clone(), Watched::new(agent, baseline));
         }
     }
 
@@ -171,9 +195,21 @@ impl Watches {
     }
 }
 
-/// The agent, and the run whose key was used.
+/// The agent, the run whose key was used, and the runs above it, as far as they have not ended.
 fn watched(caller: &Caller) -> impl Iterator<Item = &Owner> {
-    caller.agent.owners.iter().take(1).chain(caller.run.iter().map(|run| &run.owner))
+    let runs = caller.run.iter().flat_map(|run| run.chain()).filter(|run| !run.has_ended());
+    caller.agent.owners.iter().take(1).chain(runs.map(|run| &run.owner))
+}
+
+impl Watched {
+    fn new(agent: &Agent, baseline: &Baseline) -> Self {
+        Self {
+            watch: Watch::new(&agent.velocity, agent.daily_cap, baseline),
+            rules: agent.velocity.clone(),
+            cap: agent.daily_cap,
+            alive: CancellationToken::new(),
+        }
+    }
 }
 
 fn count(
@@ -199,9 +235,5 @@ fn act(all: &mut HashMap<Owner, Watched>, owner: &Owner, transition: &Transition
 }
 
 fn entry<'a>(all: &'a mut HashMap<Owner, Watched>, owner: &Owner, agent: &Agent) -> &'a mut Watched {
-    let new = || Watched {
-        watch: Watch::new(&agent.velocity, agent.daily_cap, &Baseline::default()),
-        alive: CancellationToken::new(),
-    };
-    all.entry(owner.clone()).or_insert_with(new)
+    all.entry(owner.clone()).or_insert_with(|| Watched::new(agent, &Baseline::default()))
 }

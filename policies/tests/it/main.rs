@@ -16,5 +16,6 @@ mod ledger;
 mod rates;
 mod setup;
 mod shared;
+mod tasks;
 mod traffic;
 mod velocity;
