@@ -1,5 +1,7 @@
-//! What of this process's environment the processes of engines get: what C++, CUDA and the loader read, and no secret.
+//! What is read from this process's environment besides secrets of the configuration: what processes of engines get, and which gateway the
+//! command line talks to.
 
+use crate::units::Secret;
 use std::ffi::OsString;
 
 /// Variables that are passed on.
@@ -21,6 +23,22 @@ const FAMILIES: [&str; 13] =
     ["LC_", "CUDA_", "NVIDIA_", "CUBLAS_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "VK_", "MESA_", "HIP_", "ROCR_"];
 /// What names of secrets end in; no family makes up for that.
 const SECRET: [&str; 5] = ["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS"];
+
+/// Which gateway an operator's command line talks to, and what opens it.
+#[derive(Debug, Clone, Default)]
+pub struct Operators {
+    /// `TOLLKEEPER_URL`.
+    pub url: Option<String>,
+    /// `TOLLKEEPER_ADMIN_KEY`.
+    pub admin_key: Option<Secret>,
+}
+
+/// What this process's environment says of that; empty variables say nothing.
+#[expect(clippy::disallowed_methods, reason = "this crate reads the environment for all")]
+pub fn of_operators() -> Operators {
+    let read = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    Operators { url: read("TOLLKEEPER_URL"), admin_key: read("TOLLKEEPER_ADMIN_KEY").map(Secret::new) }
+}
 
 /// The part of this process's environment that an engine in a process of its own may see. API keys of providers and agents are no part
 /// of it, whatever the configuration calls their variables: only names of a fixed list are passed on.

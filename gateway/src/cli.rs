@@ -1,11 +1,15 @@
 //! The command line: what can be asked of the binary, and with which exit code it answers.
 
+mod agents;
 mod engine;
 mod ledger;
 mod models;
+mod operate;
 mod reconcile;
 mod serve;
 mod spend;
+mod table;
+mod talk;
 
 pub(crate) use spend::moment;
 
@@ -33,6 +37,18 @@ enum Command {
     Spend(spend::Spend),
     /// The local models of the running gateway: where they are, load, unload, pin
     Models(models::Models),
+    /// The agents of the running gateway: who may use it
+    Agents(agents::Agents),
+    /// The keys of an agent that was made at run time
+    Keys(agents::Keys),
+    /// The budgets of the running gateway, and how they stand
+    Budgets(operate::Budgets),
+    /// The runs of the running gateway
+    Runs(operate::Runs),
+    /// Refuse everything that an agent, a team or a run asks for; without one, who is paused
+    Pause(operate::Pause),
+    /// Let it go on
+    Resume(operate::Resume),
     /// The ledger
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -47,7 +63,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct FileArg {
     /// The configuration file
-    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "config/tollkeeper.toml")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "config/tollkeeper.toml", global = true)]
     file: PathBuf,
 }
 
@@ -64,6 +80,12 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check(&file),
         Command::Spend(command) => command.run(),
         Command::Models(command) => command.run(),
+        Command::Agents(command) => command.run(),
+        Command::Keys(command) => command.run(),
+        Command::Budgets(command) => command.run(),
+        Command::Runs(command) => command.run(),
+        Command::Pause(command) => command.run(),
+        Command::Resume(command) => command.run(),
         Command::Engine(command) => command.run(),
         Command::Ledger(command) => command.run(),
         Command::Reconcile(command) => command.run(),

@@ -1,12 +1,14 @@
 //! `tollkeeper spend`: sums of the ledger, to the nano-dollar, also while a gateway runs.
 
+use super::table::{Column, shown, table};
 use super::{FileArg, say};
 use clap::Args;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
 use tollkeeper_config::Usd;
-use tollkeeper_policies::report::{SpendFilter, SpendRow, spend};
+use tollkeeper_policies::report::{SpendGroup, SpendQuery, SpendSum, spend_by};
 
 /// Its arguments.
 #[derive(Debug, Args)]
@@ -22,7 +24,10 @@ pub(super) struct Spend {
     /// Only charges before then
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
-    /// One line for each day (UTC)
+    /// One line for each combination of these: agent, team, model, alias, run, day (UTC)
+    #[arg(long, value_name = "GROUPS", default_value = "agent,model", value_parser = groups)]
+    group: Groups,
+    /// One line for each day as well
     #[arg(long)]
     by_day: bool,
     /// As JSON
@@ -30,61 +35,88 @@ pub(super) struct Spend {
     json: bool,
 }
 
+/// What is grouped by.
+#[derive(Debug, Clone)]
+struct Groups(Vec<SpendGroup>);
+
+fn groups(text: &str) -> Result<Groups, String> {
+    SpendGroup::list(text).map(Groups)
+}
+
 impl Spend {
     pub(super) fn run(self) -> Result<(), String> {
         let config = self.file.load()?;
-        let filter = SpendFilter {
-            agent: self.agent,
-            since: self.since,
-            until: self.until,
-            by_backend: true,
-            by_day: self.by_day,
-        };
-        let rows = spend(&config.store.path, &filter).map_err(|error| error.to_string())?;
-        let total = rows.iter().fold(Usd::ZERO, |sum, row| sum.saturating_add(row.cost));
+        let Groups(mut groups) = self.group;
+        if self.by_day && !groups.contains(&SpendGroup::Day) {
+            groups.insert(1.min(groups.len()), SpendGroup::Day);
+        }
+        let query = SpendQuery { groups, agent: self.agent, since: self.since, until: self.until };
+        let sums = spend_by(&config.store.path, &query).map_err(|error| error.to_string())?;
+        let total = sums.iter().fold(Usd::ZERO, |sum, row| sum.saturating_add(row.cost));
+        let rows: Vec<Value> = sums.iter().map(|sum| json(&query, sum)).collect();
         if self.json {
-            let rows: Vec<_> = rows.iter().map(json).collect();
-            say(&serde_json::json!({"rows": rows, "total_usd": total.to_string()}).to_string());
+            say(&json!({"rows": rows, "total_usd": total.to_string()}).to_string());
         } else {
-            table(&rows, total, self.by_day);
+            people(&query, rows, total);
         }
         Ok(())
     }
 }
 
-fn table(rows: &[SpendRow], total: Usd, by_day: bool) {
-    let day =
-        |row: &SpendRow| if by_day { row.day.map_or(String::new(), |day| day.to_string()) } else { String::new() };
-    let line = |day: &str, agent: &str, backend: &str, figures: [&str; 5]| {
-        let [attempts, unknown, input, output, cost] = figures;
-        let day = if by_day { format!("{day:<11}") } else { String::new() };
-        say(&format!("{day}{agent:<16} {backend:<36} {attempts:>9} {unknown:>8} {input:>12} {output:>12} {cost:>16}"));
-    };
-    line("day", "agent", "backend", ["attempts", "unknown", "input", "output", "usd"]);
-    for row in rows {
-        let figures = [row.attempts, row.unknown, row.input, row.output].map(|figure| figure.to_string());
-        let [attempts, unknown, input, output] = figures.each_ref().map(String::as_str);
-        let backend = row.backend.as_deref().unwrap_or("");
-        line(&day(row), &row.agent, backend, [attempts, unknown, input, output, &row.cost.to_string()]);
+/// A table with a last line for the total.
+fn people(query: &SpendQuery, mut rows: Vec<Value>, total: Usd) {
+    let mut columns: Vec<Column> = query.groups.iter().map(|group| column(*group)).collect();
+    columns.extend([
+        Column("attempts", |row| shown(&row["attempts"])),
+        Column("unknown", |row| shown(&row["unknown"])),
+        Column("input", |row| shown(&row["input_tokens"])),
+        Column("output", |row| shown(&row["output_tokens"])),
+        Column("usd", |row| shown(&row["cost_usd"])),
+    ]);
+    let mut last = json!({"cost_usd": total.to_string()});
+    if let Some(first) = query.groups.first() {
+        last[key(*first)] = "total".into();
     }
-    line("", "total", "", ["", "", "", "", &total.to_string()]);
+    rows.push(last);
+    table(&columns, &rows);
 }
 
-fn json(row: &SpendRow) -> serde_json::Value {
-    serde_json::json!({
-        "agent": row.agent,
-        "backend": row.backend,
-        "day": row.day.map(|day| day.to_string()),
-        "attempts": row.attempts,
-        "unknown": row.unknown,
-        "input_tokens": row.input,
-        "cached_input_tokens": row.cached_input,
-        "cache_write_tokens": row.cache_write,
-        "output_tokens": row.output,
-        "reasoning_tokens": row.reasoning,
-        "cost_usd": row.cost.to_string(),
-        "overrun_usd": row.overrun.to_string(),
-    })
+fn column(group: SpendGroup) -> Column {
+    match group {
+        SpendGroup::Agent => Column("agent", |row| shown(&row["agent"])),
+        SpendGroup::Team => Column("team", |row| shown(&row["team"])),
+        SpendGroup::Model => Column("backend", |row| shown(&row["backend"])),
+        SpendGroup::Alias => Column("alias", |row| shown(&row["alias"])),
+        SpendGroup::Run => Column("run", |row| shown(&row["run"])),
+        SpendGroup::Day => Column("day", |row| shown(&row["day"])),
+    }
+}
+
+/// The name of a group in the JSON.
+fn key(group: SpendGroup) -> &'static str {
+    if group == SpendGroup::Model { "backend" } else { group.name() }
+}
+
+fn json(query: &SpendQuery, sum: &SpendSum) -> Value {
+    let mut row = Map::new();
+    for (group, name) in query.groups.iter().zip(&sum.group) {
+        row.insert(key(*group).to_owned(), name.as_deref().into());
+    }
+    let figures = json!({
+        "attempts": sum.attempts,
+        "unknown": sum.unknown,
+        "input_tokens": sum.input,
+        "cached_input_tokens": sum.cached_input,
+        "cache_write_tokens": sum.cache_write,
+        "output_tokens": sum.output,
+        "reasoning_tokens": sum.reasoning,
+        "cost_usd": sum.cost.to_string(),
+        "overrun_usd": sum.overrun.to_string(),
+    });
+    if let Value::Object(figures) = figures {
+        row.extend(figures);
+    }
+    row.into()
 }
 
 /// A moment as people write it.
