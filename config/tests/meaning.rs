@@ -471,3 +471,13 @@ proptest! {
         let _ = read("").resolve(&model);
     }
 }
+
+#[test]
+fn a_listener_for_the_operator_needs_the_operators_key_and_an_address_of_its_own() {
+    let errors = |server: &str| try_read(&format!("[server]\n{server}")).unwrap_err().to_string();
+    assert!(errors("admin_listen = \"127.0.0.1:4001\"").contains("needs `admin_key`"));
+    let same = errors("listen = \"127.0.0.1:4001\"\nadmin_listen = \"127.0.0.1:4001\"\nadmin_key = \"k\"");
+    assert!(same.contains("is the address of `listen`"), "{same}");
+    let good = try_read("[server]\nadmin_listen = \"127.0.0.1:4001\"\nadmin_key = \"k\"").unwrap();
+    assert_eq!(good.server.admin_listen, Some(([127, 0, 0, 1], 4001).into()));
+}
