@@ -364,3 +364,25 @@ async fn a_dead_server_costs_one_short_wait() {
     assert!(start.elapsed() < SHORT, "{:?} for 10,000 refusals", start.elapsed());
     server.signal(Signal::SIGCONT);
 }
+
+#[tokio::test]
+async fn a_request_that_was_given_up_is_not_done_later() {
+    let server = RedisServer::start(false);
+    let proxy = Proxy::start(&server).await;
+    let gate = gateway(&settings(proxy.url(), "t", "left"));
+    gate.beat().await.unwrap();
+    gate.restore(&nothing()).await.unwrap();
+    proxy.hold();
+    assert!(matches!(gate.take(&take("a", &total("c"), 10, 1)).await, Err(SharedError::Unreachable(_))));
+    eventually("the next connection", async || match gate.release("a", 1_000_000).await {
+        Err(SharedError::Gone) => Some(()),
+        Err(SharedError::Unreachable(_)) => None,
+        other => panic!("{other:?}"),
+    })
+    .await;
+    let before = server.calls("evalsha");
+    proxy.let_go();
+    eventually("the late request", async || (server.calls("evalsha") > before).then_some(())).await;
+    let standing = gate.standing(&[total("c")], 0).await.unwrap();
+    assert_eq!(standing, [Tally { held: 0, settled: 0, leased: 0 }]);
+}

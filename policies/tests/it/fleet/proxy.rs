@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::Notify;
 
 /// Forwards TCP to the server's socket.
 #[derive(Clone)]
@@ -17,12 +18,17 @@ pub(super) struct Proxy {
     delay: Arc<AtomicU64>,
     /// Whether the next answer is swallowed and its connection cut.
     cut: Arc<AtomicBool>,
+    /// Whether the next request is kept back, with all that follow on its connection, until it is let go.
+    hold: Arc<AtomicBool>,
+    let_go: Arc<Notify>,
 }
 
 impl Proxy {
     pub(super) async fn start(server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self { addr: listener.local_addr().unwrap(), delay: Arc::default(), cut: Arc::default() };
+        let addr = listener.local_addr().unwrap();
+        let (hold, let_go) = (Arc::default(), Arc::default());
+        let proxy = Self { addr, delay: Arc::default(), cut: Arc::default(), hold, let_go };
         let (shared, socket) = (proxy.clone(), server.socket());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -50,11 +56,30 @@ impl Proxy {
         !self.cut.load(Relaxed)
     }
 
+    /// The next request stays on its way until [`let_go`](Self::let_go), even if its connection is closed behind it.
+    pub(super) fn hold(&self) {
+        self.hold.store(true, Relaxed);
+    }
+
+    pub(super) fn let_go(&self) {
+        self.let_go.notify_one();
+    }
+
     async fn forward(self, client: tokio::net::TcpStream, socket: PathBuf) -> Option<()> {
         let server = UnixStream::connect(socket).await.ok()?;
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
-        let up = async move { tokio::io::copy(&mut from_client, &mut to_server).await.ok() };
+        let (hold, let_go) = (self.hold.clone(), self.let_go.clone());
+        let up = async move {
+            let mut bytes = vec![0; 65_536];
+            loop {
+                let count = from_client.read(&mut bytes).await.ok().filter(|count| *count > 0)?;
+                if hold.swap(false, Relaxed) {
+                    let_go.notified().await;
+                }
+                to_server.write_all(&bytes[..count]).await.ok()?;
+            }
+        };
         let down = async move {
             let mut bytes = vec![0; 65_536];
             loop {
@@ -64,12 +89,12 @@ impl Proxy {
                     tokio::time::sleep(Duration::from_millis(delay)).await;
                 }
                 if self.cut.swap(false, Relaxed) {
-                    return None::<()>;
+                    return None;
                 }
                 to_client.write_all(&bytes[..count]).await.ok()?;
             }
         };
         // Either way ends both.
-        tokio::select! { _ = up => None, _ = down => None }
+        tokio::select! { end = up => end, end = down => end }
     }
 }

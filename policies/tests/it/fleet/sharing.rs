@@ -1,6 +1,7 @@
 //! Several gateways on one server that is well.
 
 use super::*;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use tollkeeper_policies::shared::{Ended, Tally};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,6 +65,33 @@ async fn what_a_dead_gateway_held_is_charged_once_and_put_right_when_it_comes_ba
     assert_eq!(left.extend(&extend(&take("b", &counter, 1000, 300), 1, 400)).await, Err(SharedError::Gone));
     assert_eq!(spent().await, Tally { held: 0, settled: 420, leased: 0 });
     left.take(&take("c", &counter, 1000, 580)).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_late_is_asked_twice_before_it_is_dead() {
+    let server = RedisServer::start(false);
+    let clock = Arc::new(AtomicI64::new(1_772_582_400_000));
+    let pass = |ms: i64| _ = clock.fetch_add(ms, Relaxed);
+    let [left, right] = ["left", "right"]
+        .map(|name| SharedAccounts::new(&settings(server.url(), "t", name), Clock::fixed(clock.clone())).unwrap());
+    for gate in [&left, &right] {
+        gate.restore(&nothing()).await.unwrap();
+    }
+    right.take(&take("a", &total("c"), 10, 3)).await.unwrap();
+    // Nobody could say anything for longer than the lease age of two seconds: the server stood still.
+    pass(60_000);
+    left.beat().await.unwrap();
+    assert_eq!(left.reap().await, Ok(0), "suspected only");
+    right.beat().await.unwrap();
+    pass(1_000);
+    assert_eq!(left.reap().await, Ok(0), "it has said that it lives");
+    pass(1_001);
+    assert_eq!(left.reap().await, Ok(0), "late, and suspected anew");
+    pass(499);
+    assert_eq!(left.reap().await, Ok(0), "not yet");
+    pass(1);
+    assert_eq!(left.reap().await, Ok(1));
+    assert_eq!(left.reap().await, Ok(0));
 }
 
 #[tokio::test]
