@@ -43,9 +43,13 @@ impl<'a> Check<'a> {
         let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
         let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
         let velocity = self.velocity(&raw.velocity.value, None);
+        let written = &raw.agents.value;
+        let names = written.iter().filter_map(|agent| Some(agent.name.as_ref()?.value.value.0.clone())).collect();
+        let teams = written.iter().filter_map(|agent| Some(agent.team.at.as_ref()?.value.0.clone())).collect();
         let (agents, own) = self.agents(raw.agents.value, server.admin_key.as_ref(), &aliases, &raw.velocity.value);
         let known = budgets::Known {
-            agents: &agents,
+            agents: names,
+            teams,
             aliases: &aliases,
             providers: &providers,
             local: &models,

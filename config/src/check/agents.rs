@@ -56,6 +56,10 @@ impl Check<'_> {
             queue: raw.queue,
         });
         let velocity = self.velocity(velocity, Some(raw.velocity.value));
+        if let Some(limit) = raw.max_request_usd.at.as_ref().filter(|limit| limit.value <= Usd::ZERO) {
+            self.problems.add(&limit.span, "`max_request_usd` must be more than 0");
+        }
+        let degrade_to = self.degrade_to(raw.degrade_to.at, aliases);
         let name = raw.name.map(|name| name.value);
         let whose = name.as_ref().map_or("an agent".to_owned(), |name| format!("the agent `{}`", name.value.0));
         let key = raw.key.and_then(|key| Some((self.key(&whose, &key)?, key.span)));
@@ -67,9 +71,6 @@ impl Check<'_> {
             _ => drop(keys.insert(key.expose().to_owned(), whose)),
         }
         let models = raw.models.value.into_iter().map(|pattern| pattern.value).collect();
-        if let Some(limit) = raw.max_request_usd.at.as_ref().filter(|limit| limit.value <= Usd::ZERO) {
-            self.problems.add(&limit.span, "`max_request_usd` must be more than 0");
-        }
         Some(AgentConfig {
             name: name.value.0,
             key: Some(key),
@@ -79,7 +80,7 @@ impl Check<'_> {
             velocity,
             team: raw.team.at.map(|team| team.value.0),
             max_request: raw.max_request_usd.at.map(|limit| limit.value),
-            degrade_to: self.degrade_to(raw.degrade_to.at, aliases),
+            degrade_to,
         })
     }
 

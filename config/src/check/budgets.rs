@@ -6,14 +6,16 @@ use crate::catalog::Catalog;
 use crate::file::RawBudget;
 use crate::problem::{Span, did_you_mean};
 use crate::read::Maybe;
-use crate::settings::{AgentConfig, Alias, LocalModel, Provider};
+use crate::settings::{Alias, LocalModel, Provider};
 use crate::units::Usd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a budget may name.
 pub(super) struct Known<'a> {
-    pub(super) agents: &'a BTreeMap<String, Arc<AgentConfig>>,
+    /// Of all agents that are written, also of those that have a problem of their own.
+    pub(super) agents: BTreeSet<String>,
+    pub(super) teams: BTreeSet<String>,
     pub(super) aliases: &'a BTreeMap<String, Arc<Alias>>,
     pub(super) providers: &'a BTreeMap<String, Arc<Provider>>,
     pub(super) local: &'a [Arc<LocalModel>],
@@ -24,8 +26,8 @@ impl Known<'_> {
     /// The names that a scope's owners can have; any model of a provider may be named besides those of the catalogue.
     fn of(&self, scope: Scope) -> BTreeSet<&str> {
         match scope {
-            Scope::Agent => self.agents.keys().map(String::as_str).collect(),
-            Scope::Team => self.agents.values().filter_map(|agent| agent.team.as_deref()).collect(),
+            Scope::Agent => self.agents.iter().map(String::as_str).collect(),
+            Scope::Team => self.teams.iter().map(String::as_str).collect(),
             Scope::Alias => self.aliases.keys().map(String::as_str).collect(),
             Scope::Provider => self.providers.keys().map(String::as_str).collect(),
             Scope::Model => {
