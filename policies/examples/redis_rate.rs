@@ -56,8 +56,8 @@ impl Drop for Redis {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir_in(".")?;
-    let redis = Redis::start(folder.path())?;
-    let settings = SharedSettings::new(format!("redis+unix://{}", redis.socket.display()), "bench");
+    let server = Redis::start(folder.path())?;
+    let settings = SharedSettings::new(format!("redis+unix://{}", server.socket.display()), "bench");
     let gateway = SharedAccounts::new(&settings, Clock::system())?;
     while gateway.beat().await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
          tasks   requests/s   take p50     p99   extend p50     p99   settle p50     p99 (µs)   calls each   µs in Redis"
     );
     for tasks in TASKS {
-        let (before, start) = (redis.scripts()?, Instant::now());
+        let (before, start) = (server.scripts()?, Instant::now());
         let running: Vec<_> =
             (0..tasks).map(|task| tokio::spawn(one_client(gateway.clone(), tasks, task, start))).collect();
         let mut times: [Vec<Duration>; 3] = Default::default();
@@ -79,7 +79,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         let count = u64::try_from(times[0].len())?.max(1);
         let rate = u128::from(count) * 1000 / start.elapsed().as_millis();
-        let after = redis.scripts()?;
+        let after = server.scripts()?;
         let calls = (after.0 - before.0) * 100 / count;
         let inside = (after.1 - before.1) / (after.0 - before.0).max(1);
         let [take, extend, settle] = times.map(|mut times| {
