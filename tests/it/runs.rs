@@ -164,8 +164,8 @@ async fn nonsense_is_refused_by_name() {
     let (gateway, _upstream) = flat().await;
     for (body, hint) in [
         (json!({"limit": {}}), "unknown field `limit`"),
-        (json!({"limits": {"usd": "1.2.3"}}), "limits.usd"),
-        (json!({"limits": {"usd": -1}}), "limits.usd"),
+        (json!({"limits": {"usd": "1.2.3"}}), "1.2.3 is no amount in USD"),
+        (json!({"limits": {"usd": -1}}), "-1 is no amount in USD"),
         (json!({"limits": {"tokens": -5}}), "invalid value"),
         (json!({"policy": {"on_limit": "explode"}}), "on_limit"),
         (json!({"policy": {"wrap_up_pct": 80}}), "wrap_up_pct"),
