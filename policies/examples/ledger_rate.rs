@@ -7,7 +7,6 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tollkeeper_config::{BackendId, Config, Durability, PicoUsd, Price, PriceSource, Rates};
 use tollkeeper_policies::{Clock, Outcome, OutputBound, Policies, Settlement, Spend};
