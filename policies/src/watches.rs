@@ -143,11 +143,11 @@ impl Watches {
     /// Takes over an agent's rules.
     pub(crate) fn configure(&self, agent: &Agent) {
         let mut all = self.lock();
-        if let Some(watched) = agent.owners.first().and_then(|owner| all.get_mut(owner)) {
-            if (&watched.rules, watched.cap) != (&agent.velocity, agent.daily_cap) {
-                watched.watch.configure(&agent.velocity, agent.daily_cap);
-                (watched.rules, watched.cap) = (agent.velocity.clone(), agent.daily_cap);
-            }
+        if let Some(watched) = agent.owners.first().and_then(|owner| all.get_mut(owner))
+            && (&watched.rules, watched.cap) != (&agent.velocity, agent.daily_cap)
+        {
+            watched.watch.configure(&agent.velocity, agent.daily_cap);
+            (watched.rules, watched.cap) = (agent.velocity.clone(), agent.daily_cap);
         }
     }
 
