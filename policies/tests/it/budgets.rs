@@ -18,7 +18,7 @@ async fn lease(policies: &Policies, agent: &Caller, tokens: u64) -> Result<Lease
 
 /// (spent, reserved, remaining) of each budget.
 fn state(policies: &Policies, agent: &Caller) -> Vec<(i64, i64, i64)> {
-    own(&policies, agent).iter().map(|b| (b.spent.0, b.reserved.0, b.remaining.0)).collect()
+    own(policies, agent).iter().map(|b| (b.spent.0, b.reserved.0, b.remaining.0)).collect()
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ fn open(limit: i64) -> (Policies, Caller) {
 
 /// Spent and reserved of the first budget.
 fn state(policies: &Policies, agent: &Caller) -> (i64, i64) {
-    let budget = own(&policies, agent)[0];
+    let budget = own(policies, agent)[0];
     (budget.spent.0, budget.reserved.0)
 }
 
