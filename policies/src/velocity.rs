@@ -15,7 +15,7 @@
 //! stage's multiple of normal: it is the one-sided CUSUM of Page (1954; NIST handbook §6.3.2.3) with that multiple as its
 //! reference value. How deep it is decides how often chance alone fills it: for amounts that come at random as lumps
 //! of size q that chance is below e^(−θh/q) at each of them, where e^θ = 1 + kθ for the multiple k (Lundberg's bound), and
-//! so h is the evidence asked for, divided by θ, in lumps. The lump is E[x³]/E[x²] of what comes within a second: dear
+//! so h is the evidence asked for, divided by θ, in lumps. The lump is `E[x³]/E[x²]` of what comes within a second: dear
 //! calls and parallel ones make it larger. An excess of fewer than five calls or eight seconds is never enough. Stages are
 //! climbed one by one, two seconds apart at least. A slow CUSUM over half hours tells of drifts.
 //!

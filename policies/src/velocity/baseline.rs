@@ -120,7 +120,7 @@ impl Learner {
         (weighed / (self.horizon.assumed + work)).max(self.assumed / FLOOR_SHARE)
     }
 
-    /// The lump to reckon with, always more than 0: E[x³]/E[x²], nearer the large ones than the typical, for those are
+    /// The lump to reckon with, always more than 0: `E[x³]/E[x²]`, nearer the large ones than the typical, for those are
     /// what fills a bucket by chance.
     pub(super) fn lump(&self) -> f64 {
         let assumed = self.assumed * self.horizon.assumed_lump;
