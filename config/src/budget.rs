@@ -22,6 +22,8 @@ pub struct BudgetConfig {
     pub on_limit: OnLimit,
     /// Percentage of the limit that only a final answer without tools may use.
     pub wrap_up_pct: u8,
+    /// What happens while the store that it is shared through cannot be reached.
+    pub on_shared_down: OnSharedDown,
 }
 
 /// Whose spending a budget caps.
@@ -92,6 +94,16 @@ pub enum OnLimit {
     Degrade,
     /// It is refused, and its agent is paused until somebody resumes it.
     Ask,
+}
+
+/// What happens to a request while the store that its budget is shared through cannot be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum OnSharedDown {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// What this gateway alone has spent decides; together, gateways can then spend the limit once each.
+    Local,
 }
 
 impl Owner {
@@ -175,6 +187,29 @@ impl std::fmt::Display for Window {
 impl OnLimit {
     /// All of them, with their names.
     pub const NAMES: [(&'static str, Self); 3] = [("deny", Self::Deny), ("degrade", Self::Degrade), ("ask", Self::Ask)];
+
+    /// The name in configuration files and in the API.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+}
+
+impl BudgetConfig {
+    /// The limit, or the part of it that requests other than final answers may use; in the limit's measure.
+    pub fn usable(&self, wrapping_up: bool) -> i128 {
+        let limit = self.limit.units();
+        if wrapping_up { limit } else { limit - limit * i128::from(self.wrap_up_pct) / 100 }
+    }
+}
+
+impl OnSharedDown {
+    /// All of them, with their names.
+    pub const NAMES: [(&'static str, Self); 2] = [("deny", Self::Deny), ("local", Self::Local)];
 
     /// The name in configuration files and in the API.
     pub fn name(self) -> &'static str {

@@ -201,6 +201,12 @@ pub struct Rates {
 }
 
 impl Rates {
+    fn are_zero(&self) -> bool {
+        let Self { input, cached_input, cache_write, output, cache_write_1h, audio_input, audio_output } = self;
+        let optional = [cache_write_1h, audio_input, audio_output].into_iter().flatten();
+        [input, cached_input, cache_write, output].into_iter().chain(optional).all(|rate| rate.0 == 0)
+    }
+
     /// The parts of a usage that have rates of their own, and these. Cached, written and sound tokens beyond the input
     /// are counted as far as the input goes, in this order: no token is counted twice.
     pub fn parts(&self, usage: &Usage) -> [(u64, PicoUsd); 7] {
@@ -225,6 +231,14 @@ impl Price {
     /// A price of nothing, said on purpose.
     pub fn free() -> Self {
         Self { base: Rates::default(), above: Vec::new(), tiers: Vec::new(), source: PriceSource::Free }
+    }
+
+    /// Whether nothing that it prices costs anything.
+    pub fn is_free(&self) -> bool {
+        let of_tiers =
+            self.tiers.iter().flat_map(|tier| tier.base.iter().chain(tier.above.iter().map(|(_, rates)| rates)));
+        let all = std::iter::once(&self.base).chain(self.above.iter().map(|(_, rates)| rates)).chain(of_tiers);
+        all.into_iter().all(Rates::are_zero)
     }
 
     /// The ordinary rates for a request with so many input tokens.

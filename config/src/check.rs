@@ -9,6 +9,7 @@ mod providers;
 mod rates;
 mod secrets;
 mod server;
+mod shared;
 mod velocity;
 mod webhooks;
 
@@ -58,6 +59,7 @@ impl<'a> Check<'a> {
         let budgets = self.budgets(raw.budgets.value, own, &known);
         let store = raw.store.value;
         let notify = self.notify(raw.notify.value, raw.webhooks.value, &store.path.value);
+        let shared = raw.shared.at.and_then(|shared| self.shared(shared.value));
         let log = raw.log.value;
         let mut config = Config {
             server,
@@ -66,6 +68,7 @@ impl<'a> Check<'a> {
                 durability: store.durability.value,
                 keep: store.keep.value.0,
             },
+            shared,
             log: Log { format: log.format.value, filter: log.filter.value },
             local,
             providers,

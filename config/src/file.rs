@@ -5,7 +5,7 @@ mod velocity;
 
 pub(crate) use velocity::{RawOwnVelocity, RawVelocity};
 
-use crate::budget::{OnLimit, Window};
+use crate::budget::{OnLimit, OnSharedDown, Window};
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
@@ -32,6 +32,8 @@ table! {
         server: RawServer = default({}),
         /// Where money and requests are recorded.
         store: RawStore = default({}),
+        /// Makes budgets and pauses those of all gateways that name the same store; runs and rates stay each gateway's own.
+        shared: RawShared = optional,
         /// Logging.
         log: RawLog = default({}),
         /// The embedded engines.
@@ -108,6 +110,24 @@ table! {
         durability: Durability = default("process"),
         /// How long single attempts stay in the ledger: at each start, what ended before is replaced by sums of each day that count the same.
         keep: Keep = default("forever"),
+    }
+}
+
+table! {
+    /// What several gateways share (`docs/redis.md`).
+    RawShared "[shared]" {
+        /// The Redis server, such as `"env:REDIS_URL"`: `redis://host:6379/0`, `rediss://…` for TLS, or `redis+unix:///path`.
+        url: SecretRef = required,
+        /// This gateway's own name there; it keeps it over restarts, and no other has it.
+        gateway: Slug = required,
+        /// What all keys begin with; gateways with the same prefix share their budgets.
+        prefix: Slug = default("tollkeeper"),
+        /// A gateway that has not been heard of for so long, and a quarter more, is dead: what it held is charged.
+        lease_age: Duration = default("10s"),
+        /// Longest wait for a connection.
+        connect_timeout: Duration = default("500ms"),
+        /// Longest wait for an answer.
+        answer_timeout: Duration = default("500ms"),
     }
 }
 
@@ -410,6 +430,9 @@ table! {
         on_limit: OnLimit = default("deny"),
         /// Percentage of the cap that only a final answer without tools may use.
         wrap_up_pct: Whole<0, 50> = default(0),
+        /// With `[shared]`, what happens to a request while that store cannot be reached: it is refused (`"deny"`), or what this gateway alone
+        /// has spent decides (`"local"`), so that several gateways can spend the cap once each.
+        on_shared_down: OnSharedDown = default("deny"),
     }
 }
 

@@ -25,7 +25,7 @@ pub mod units;
 mod value;
 mod velocity;
 
-pub use budget::{BudgetConfig, Limit, OnLimit, Owner, Scope, Window};
+pub use budget::{BudgetConfig, Limit, OnLimit, OnSharedDown, Owner, Scope, Window};
 pub use catalog::{Abilities, Billable, Catalog, ModelFacts, Price, PriceSource, Rates, TierRates};
 pub use daily::{DailyTime, zone_named};
 pub use formats::{ReasoningFormat, ToolFormat};
@@ -37,8 +37,8 @@ pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType, Local, LocalModel,
-    Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, Speculate, Store,
-    Strategy, SwapRules, Tls,
+    Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, SharedStore, Speculate,
+    Store, Strategy, SwapRules, Tls,
 };
 pub use units::{PicoUsd, Secret, Usd};
 pub use value::is_slug;

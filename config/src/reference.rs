@@ -10,6 +10,7 @@ pub fn reference() -> String {
     let sections = [
         ("server", "`[server]`"),
         ("store", "`[store]`"),
+        ("shared", "`[shared]`"),
         ("log", "`[log]`"),
         ("local", "`[local]`"),
         ("providers", "`[[providers]]`"),

@@ -1,6 +1,6 @@
 //! The values that keys can have: what each looks like in the file, and how it is read.
 
-use crate::budget::{OnLimit, Window};
+use crate::budget::{OnLimit, OnSharedDown, Window};
 use crate::catalog::Ability;
 use crate::daily::{DailyTime, time_of_day, zone_named};
 use crate::formats::{ReasoningFormat, ToolFormat};
@@ -291,6 +291,7 @@ read_choice! {
     WebhookFormat: "generic" => Self::Generic, "slack" => Self::Slack;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
     OnLimit: "deny" => Self::Deny, "degrade" => Self::Degrade, "ask" => Self::Ask;
+    OnSharedDown: "deny" => Self::Deny, "local" => Self::Local;
     ServiceTier: "flex" => Self::Flex, "priority" => Self::Priority, "batch" => Self::Batch;
 }
 

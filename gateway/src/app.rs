@@ -276,6 +276,9 @@ impl Gateway {
         });
         tokio::spawn(tick(app.clone()));
         tokio::spawn(watch_health(app.clone()));
+        // Until the policies are closed: also what the drain ends is told to who shares the budgets.
+        let policies = app.policies.clone();
+        tokio::spawn(async move { policies.keep_shared().await });
         tokio::spawn(told::events(app.clone()));
         let serve = |door, listener| {
             // When one has drained it cuts what is left of its own connections, not of the other's.

@@ -165,6 +165,9 @@ impl ApiError {
             Self::Denied(Denied::StoreDown { .. }, _) => {
                 shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None)
             }
+            Self::Denied(Denied::SharedDown { .. }, _) => {
+                shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("shared_budgets_unavailable"), None)
+            }
             Self::RateLimited(RateDenied::Rate { .. }) => fault_shape(FaultKind::RateLimited),
             Self::RateLimited(RateDenied::Busy { .. }) => fault_shape(FaultKind::Overloaded),
             Self::NotReady(_) => shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("not_ready"), None),
@@ -211,7 +214,8 @@ impl ApiError {
             }
             Self::Shed { after, .. } => Some(*after),
             Self::RateLimited(denied) => Some(denied.retry_after()),
-            Self::Denied(Denied::StoreDown { .. }, _) | Self::NotReady(_) => Some(Duration::from_secs(1)),
+            Self::Denied(denied, _) if denied.is_outage() => Some(Duration::from_secs(1)),
+            Self::NotReady(_) => Some(Duration::from_secs(1)),
             Self::Provider { fault, .. } => match fault.kind {
                 FaultKind::RateLimited | FaultKind::Overloaded => {
                     Some(fault.retry_after.unwrap_or(Duration::from_secs(1)))
@@ -351,6 +355,9 @@ fn denied(denied: &Denied) -> String {
     match denied {
         Denied::StoreDown { .. } => {
             "the gateway's ledger cannot record spending now, so nothing may be spent; its operator must act; try again later".to_owned()
+        }
+        Denied::SharedDown { .. } => {
+            "the store in which gateways share budgets cannot be asked now, so nothing may be spent from them; try again soon".to_owned()
         }
         _ => denied.to_string(),
     }

@@ -11,7 +11,8 @@ pub(crate) fn live() -> Response<Body> {
     ok_json(&br#"{"status":"live"}"#[..])
 }
 
-/// It should get traffic: it is not draining, its ledger can be written, and no local model of those that are loaded at
+/// It should get traffic: it is not draining, its ledger can be written, the budgets that it shares
+/// with other gateways can be asked, and no local model of those that are loaded at
 /// the start is still loading. A model that failed to load does not count, nor one that comes later: everything else is served.
 pub(crate) fn ready(app: &App) -> Result<Response<Body>, ApiError> {
     let mut reasons = Vec::new();
@@ -20,6 +21,9 @@ pub(crate) fn ready(app: &App) -> Result<Response<Body>, ApiError> {
     }
     if !app.policies.store_up() {
         reasons.push("its ledger cannot be written".to_owned());
+    }
+    if let Some(why) = app.policies.shared().and_then(|shared| shared.trouble) {
+        reasons.push(format!("the store that it shares budgets in cannot be used: {why}"));
     }
     if app.fleet.preloading() {
         let loading = app.fleet.local_models().into_iter().filter(|model| model.state == "loading");

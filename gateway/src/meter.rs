@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::stack::Arrival;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -214,32 +215,26 @@ impl Meter {
         self.usage = Some((usage, self.output.tokens()));
     }
 
-    /// Tokens and text of a local engine's event.
-    pub(crate) fn event(&mut self, event: &ChatEvent) -> Result<(), Denied> {
+    /// Tokens and text of a local engine's event. Before it is delivered, [`poll_paid`](Self::poll_paid).
+    pub(crate) fn event(&mut self, event: &ChatEvent) {
         let tokens = match event {
             ChatEvent::Text { tokens, .. }
             | ChatEvent::Reasoning { tokens, .. }
             | ChatEvent::ToolCall { tokens, .. } => *tokens,
-            ChatEvent::Usage(usage) => {
-                self.reported(*usage);
-                return Ok(());
-            }
-            ChatEvent::Finish { .. } => return Ok(()),
+            ChatEvent::Usage(usage) => return self.reported(*usage),
+            ChatEvent::Finish { .. } => return,
         };
         self.first_content();
         self.output.tokens += u64::from(tokens);
-        self.cover()
     }
 
-    /// Text of a remote frame.
-    pub(crate) fn text(&mut self, bytes: usize) -> Result<(), Denied> {
-        if bytes == 0 {
-            return Ok(());
+    /// Text of a remote frame. Before it is delivered, [`poll_paid`](Self::poll_paid).
+    pub(crate) fn text(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.first_content();
+            self.output.bytes += bytes as u64;
+            self.output.frames += 1;
         }
-        self.first_content();
-        self.output.bytes += bytes as u64;
-        self.output.frames += 1;
-        self.cover()
     }
 
     /// Text of a whole answer whose tokens nobody counted.
@@ -250,13 +245,17 @@ impl Meter {
         self.output.bytes += bytes as u64;
     }
 
-    fn cover(&mut self) -> Result<(), Denied> {
+    /// Ready when all that was seen is paid for, or cannot be. Pending only while other gateways are asked, which share a
+    /// budget.
+    pub(crate) fn poll_paid(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denied>> {
         let tokens = self.output.tokens();
-        let Some(running) = self.running.as_mut() else { return Ok(()) };
-        running.lease.cover(tokens).inspect_err(|_| {
+        let Some(running) = self.running.as_mut() else { return Poll::Ready(Ok(())) };
+        let paid = ready!(running.lease.poll_cover(cx, tokens));
+        if paid.is_err() {
             // What is not paid for is not delivered, and so not charged.
             self.output = Seen { tokens: running.lease.covered(), ..Seen::default() };
-        })
+        }
+        Poll::Ready(paid)
     }
 
     /// What the answer has used: as reported, else as estimated. A report that an answer has outgrown before it broke off is not the last word.

@@ -28,6 +28,8 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// A stream in progress. Pulled by the connection, so a slow reader slows the backend. Dropping it stops the backend and settles.
 pub(crate) struct Relay {
     source: Source,
+    /// What has come and is not paid for yet.
+    piece: Option<Piece>,
     meter: Meter,
     encoder: StreamEncoder,
     backend: Arc<str>,
@@ -47,6 +49,12 @@ enum Source {
     Spent(FrameStream),
     /// Nothing more to come.
     Ended,
+}
+
+/// A piece of an answer.
+enum Piece {
+    Frame(Frame),
+    Event(ChatEvent),
 }
 
 /// The response that carries a stream.
@@ -69,6 +77,7 @@ pub(crate) fn respond(
     };
     let relay = Relay {
         source,
+        piece: None,
         meter,
         encoder: StreamEncoder::new(request.operation(), meta, include_usage),
         backend: answer.backend,
@@ -98,7 +107,20 @@ impl Relay {
                     ProviderFault::new(FaultKind::Timeout, "the stream took longer than `server.request_timeout`");
                 return Poll::Ready(Some(self.broken(fault)));
             }
-            let bytes = match &mut self.source {
+            if self.piece.is_some() {
+                if let Err(denied) = ready!(self.meter.poll_paid(cx)) {
+                    return Poll::Ready(Some(self.stop(denied)));
+                }
+                let bytes = self.piece.take().and_then(|piece| match piece {
+                    Piece::Frame(frame) => self.frame(frame),
+                    Piece::Event(event) => self.event(&event),
+                });
+                if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
+                    return Poll::Ready(Some(bytes));
+                }
+                continue;
+            }
+            match &mut self.source {
                 Source::Ended => return Poll::Ready(None),
                 Source::Spent(frames) => {
                     if ready!(frames.as_mut().poll_next(cx)).is_none() {
@@ -107,24 +129,24 @@ impl Relay {
                     continue;
                 }
                 Source::Frames(frames) => match ready!(frames.as_mut().poll_next(cx)) {
-                    Some(Ok(frame)) => self.frame(frame),
-                    Some(Err(fault)) => Some(self.broken(fault)),
-                    None => Some(self.ended_without_done()),
+                    Some(Ok(frame)) => self.see_frame(frame),
+                    Some(Err(fault)) => return Poll::Ready(Some(self.broken(fault))),
+                    None => return Poll::Ready(Some(self.ended_without_done())),
                 },
                 Source::Events(events) => match ready!(events.as_mut().poll_next(cx)) {
-                    Some(Ok(event)) => self.event(&event),
-                    Some(Err(fault)) => Some(self.broken(fault)),
-                    None => Some(self.ended_without_done()),
+                    Some(Ok(event)) => {
+                        self.meter.event(&event);
+                        self.piece = Some(Piece::Event(event));
+                    }
+                    Some(Err(fault)) => return Poll::Ready(Some(self.broken(fault))),
+                    None => return Poll::Ready(Some(self.ended_without_done())),
                 },
-            };
-            if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
-                return Poll::Ready(Some(bytes));
             }
         }
     }
 
-    /// A provider's frame: its own bytes, but for the usage chunk, which is completed or kept from clients that did not ask for it.
-    fn frame(&mut self, frame: Frame) -> Option<Bytes> {
+    /// A provider's frame has come.
+    fn see_frame(&mut self, frame: Frame) {
         let peek = &frame.peek;
         if let Some(usage) = peek.usage {
             self.meter.reported(usage);
@@ -132,9 +154,13 @@ impl Relay {
         if peek.finished && self.open.len() == 1 {
             self.open.clear();
         }
-        if let Err(denied) = self.meter.text(peek.text_bytes) {
-            return Some(self.stop(denied));
-        }
+        self.meter.text(peek.text_bytes);
+        self.piece = Some(Piece::Frame(frame));
+    }
+
+    /// A provider's frame: its own bytes, but for the usage chunk, which is completed or kept from clients that did not ask for it.
+    fn frame(&mut self, frame: Frame) -> Option<Bytes> {
+        let peek = &frame.peek;
         if frame.done {
             let source = std::mem::replace(&mut self.source, Source::Ended);
             let last = if self.include_usage && !self.meter.is_reported() { self.finish() } else { frame.raw };
@@ -156,9 +182,6 @@ impl Relay {
     }
 
     fn event(&mut self, event: &ChatEvent) -> Option<Bytes> {
-        if let Err(denied) = self.meter.event(event) {
-            return Some(self.stop(denied));
-        }
         if let ChatEvent::Finish { choice, .. } = event {
             self.open.retain(|open| open != choice);
         }
@@ -176,8 +199,9 @@ impl Relay {
     /// No further token may be spent. Where the budget affords none, or the run has ended: a well-formed end, as at a token limit, that says
     /// why. Where the ledger cannot record it: an error.
     fn stop(&mut self, denied: Denied) -> Bytes {
+        self.piece = None;
         let mut out = BytesMut::new();
-        if matches!(denied, Denied::StoreDown { .. }) {
+        if denied.is_outage() {
             self.meter.close(Outcome::Fault(FaultKind::Unavailable));
             self.source = Source::Ended;
             self.encoder.error(&ApiError::denied(denied).body(), &mut out);
@@ -197,6 +221,7 @@ impl Relay {
 
     /// The answer broke off: an error event, and no `[DONE]`.
     fn broken(&mut self, fault: ProviderFault) -> Bytes {
+        self.piece = None;
         self.meter.close(Outcome::Fault(fault.kind));
         self.source = Source::Ended;
         let mut out = BytesMut::new();

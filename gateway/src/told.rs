@@ -93,6 +93,7 @@ fn velocity(at: Timestamp, who: &str, transition: &Transition) -> Option<Notice>
 pub(crate) struct Health {
     down: HashSet<Arc<str>>,
     store_down: bool,
+    shared_down: bool,
 }
 
 impl Health {
@@ -125,6 +126,14 @@ impl Health {
                 (NoticeKind::StoreUp, "the ledger can be written again")
             };
             app.notifier.send(Notice::new(kind, at, "ledger", text));
+        }
+        let trouble = app.policies.shared().and_then(|shared| shared.trouble);
+        if trouble.is_some() != std::mem::replace(&mut self.shared_down, trouble.is_some()) {
+            let (kind, text) = match trouble {
+                Some(why) => (NoticeKind::StoreDown, format!("budgets cannot be shared with other gateways: {why}")),
+                None => (NoticeKind::StoreUp, "budgets are shared with other gateways again".to_owned()),
+            };
+            app.notifier.send(Notice::new(kind, at, "shared store", text));
         }
     }
 }

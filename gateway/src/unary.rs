@@ -7,6 +7,7 @@ use crate::meter::Meter;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Response;
+use std::future::poll_fn;
 use tollkeeper_inference::{EventStream, ReplyBody};
 use tollkeeper_policies::{Charge, Denied, Outcome};
 use tollkeeper_protocol::Request;
@@ -54,7 +55,7 @@ pub(crate) async fn respond(
                     meter.close(Outcome::Fault(fault.kind));
                     ApiError::Provider { backend: backend.to_string(), fault }
                 }
-                Broken::Ledger(denied) => {
+                Broken::Store(denied) => {
                     meter.close(Outcome::Fault(FaultKind::Unavailable));
                     ApiError::denied(denied)
                 }
@@ -83,7 +84,7 @@ pub(crate) async fn respond(
 /// What can end an answer before its end.
 enum Broken {
     Backend(ProviderFault),
-    Ledger(Denied),
+    Store(Denied),
 }
 
 /// Gathers a local answer. When the budget is exhausted it ends there, as at a token limit, and the refusal is returned with it.
@@ -96,9 +97,10 @@ async fn fold(
     let mut stopped = None;
     while let Some(event) = events.next().await {
         let event = event.map_err(Broken::Backend)?;
-        match meter.event(&event) {
+        meter.event(&event);
+        match poll_fn(|cx| meter.poll_paid(cx)).await {
             Ok(()) => {}
-            Err(down @ Denied::StoreDown { .. }) => return Err(Broken::Ledger(down)),
+            Err(denied) if denied.is_outage() => return Err(Broken::Store(denied)),
             Err(denied) => {
                 stopped = Some(denied);
                 break;

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tollkeeper_config::SharedStore;
 use tollkeeper_policies::Clock;
-use tollkeeper_policies::shared::{
-    Counter, Extend, Restore, Rolls, SharedAccounts, SharedError, SharedSettings, Take, Want,
-};
+use tollkeeper_policies::shared::{Counter, Extend, Restore, Rolls, SharedAccounts, SharedError, Take, Want};
 
 const LENGTH: Duration = Duration::from_secs(3);
 const TASKS: [u32; 3] = [1, 16, 64];
@@ -57,7 +56,7 @@ impl Drop for Redis {
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir_in(".")?;
     let server = Redis::start(folder.path())?;
-    let settings = SharedSettings::new(format!("redis+unix://{}", server.socket.display()), "bench");
+    let settings = SharedStore::new(format!("redis+unix://{}", server.socket.display()), "bench");
     let gateway = SharedAccounts::new(&settings, Clock::system())?;
     while gateway.beat().await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -14,6 +14,8 @@ use crate::clock::Clock;
 use crate::denied::{Blocked, Denied};
 use crate::history::History;
 use crate::lease::{OutputBound, Spend};
+use crate::shared::Share;
+use crate::sharing::Line;
 use crate::window::reset_time;
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -173,6 +175,32 @@ impl Accounts {
     /// Sets the budgets of one account.
     pub(crate) fn limit_one(&mut self, account: usize, rules: &[BudgetConfig], now: i64) {
         self.list[account].limit(rules.iter().collect(), now);
+    }
+
+    /// The budgets over these accounts that other gateways share: all but those of runs, which live on one gateway.
+    pub(crate) fn lines(&self, covers: &[Cover], now: i64, spend: &Spend) -> Vec<Line> {
+        let accounts = covers.iter().map(|cover| &self.list[cover.account]);
+        let shared = accounts.filter(|account| account.owner.scope != Scope::Run);
+        let rules = shared.flat_map(|account| &account.budgets).map(|budget| &budget.rule);
+        // What is free is in nobody's money.
+        let counts = |rule: &&BudgetConfig| !(matches!(rule.limit, Limit::Usd(_)) && spend.price.is_free());
+        rules.filter(counts).map(|rule| Line::of(rule, now)).collect()
+    }
+
+    /// The budgets over these accounts.
+    pub(crate) fn rules(&self, covers: &[Cover]) -> impl Iterator<Item = &BudgetConfig> {
+        covers.iter().flat_map(|cover| &self.list[cover.account].budgets).map(|budget| &budget.rule)
+    }
+
+    /// What is settled in each of those that other gateways share.
+    pub(crate) fn shares(&mut self, now: i64) -> Vec<Share> {
+        let shared = self.list.iter_mut().filter(|account| account.owner.scope != Scope::Run);
+        let mut shares = Vec::new();
+        for account in shared {
+            account.roll(now);
+            shares.extend(account.budgets.iter().flat_map(|budget| budget.shares(now)));
+        }
+        shares
     }
 
     /// Opens a lease at `now`, in every account or in none.

@@ -8,6 +8,7 @@
 
 use crate::amounts::Amounts;
 use crate::history::History;
+use crate::shared::{Counter, Share};
 use crate::window::bounds;
 use std::collections::VecDeque;
 use tollkeeper_config::{BudgetConfig, Window};
@@ -164,13 +165,26 @@ impl Budget {
 
     /// What can still be leased, negative after an overrun or under a lowered limit; `wrapping_up` may use the last share.
     pub(crate) fn room(&self, period: &Period, wrapping_up: bool) -> i128 {
-        self.usable(wrapping_up) - period.settled.of(self.rule.limit) - period.leased.of(self.rule.limit)
+        self.rule.usable(wrapping_up) - period.settled.of(self.rule.limit) - period.leased.of(self.rule.limit)
     }
 
-    /// The limit, or the part of it that requests other than final answers may use.
-    fn usable(&self, wrapping_up: bool) -> i128 {
-        let limit = self.rule.limit.units();
-        if wrapping_up { limit } else { limit - limit * i128::from(self.rule.wrap_up_pct) / 100 }
+    /// What is settled in every window that counts, for a store that other gateways share; nothing is a share too.
+    pub(crate) fn shares(&self, now: i64) -> Vec<Share> {
+        let counter = |admitted| Counter::of(&self.rule, admitted);
+        let share = |counter, settled: Amounts, admitted| {
+            let settled = settled.of(self.rule.limit);
+            Share { counter, settled: i64::try_from(settled).unwrap_or(i64::MAX), admitted }
+        };
+        match &self.count {
+            Count::Calendar(periods) => {
+                periods.iter().map(|period| share(counter(period.start.max(0)), period.settled, now)).collect()
+            }
+            Count::Rolling(rolling) => {
+                let none = rolling.slots.is_empty().then_some((now, Amounts::ZERO));
+                let slots = rolling.slots.iter().copied().chain(none);
+                slots.map(|(start, settled)| share(counter(now), settled, start)).collect()
+            }
+        }
     }
 
     /// The highest threshold that was crossed since this was asked before.

@@ -68,6 +68,16 @@ pub(crate) fn owner_id(owner: &Owner) -> String {
     format!("{}/{}", owner.scope.name(), owner.id)
 }
 
+/// What gateways that share their budgets know a pause by.
+pub(crate) fn mark_of(owner: &Owner) -> Arc<str> {
+    format!("{PAUSE}:{}", owner_id(owner)).into()
+}
+
+/// Whose pause that is.
+pub(crate) fn owner_of_mark(mark: &str) -> Option<Owner> {
+    parse_owner(mark.strip_prefix(PAUSE)?.strip_prefix(':')?)
+}
+
 fn parse_owner(text: &str) -> Option<Owner> {
     let (scope, id) = text.split_once('/')?;
     let scope = Scope::ALL.into_iter().find(|known| known.name() == scope)?;
@@ -91,7 +101,11 @@ impl Policies {
             let note = json!({"paused": owner_id(&owner), "reason": &*reason});
             let id: Arc<str> = owner_id(&owner).into();
             this.0.record(&actor, &id, note, PAUSE, id.clone(), Some(reason.clone())).await?;
-            if this.0.pauses.pause(&owner, reason.clone()) {
+            let is_new = this.0.pauses.pause(&owner, reason.clone());
+            if let Some(sharing) = this.0.sharing.as_ref().filter(|_| owner.scope != Scope::Run) {
+                sharing.paused(&owner);
+            }
+            if is_new {
                 this.0.tell_of(&owner, What::Stopped(owner.clone(), Stop::Paused { reason }));
             }
             Ok(())
@@ -110,6 +124,9 @@ impl Policies {
             this.0.record(&actor, &id, json!({"resumed": &*id}), PAUSE, id.clone(), None).await?;
             let resumed = this.0.watches.resume(&owner, this.0.now());
             let was = this.0.pauses.resume(&owner) || resumed.is_some();
+            if let Some(sharing) = &this.0.sharing {
+                sharing.resumed(&owner);
+            }
             if was {
                 this.0.tell_of(&owner, What::Resumed(owner.clone()));
             }
@@ -405,7 +422,19 @@ impl Shared {
         }
     }
 
-    fn tell_of(&self, owner: &Owner, what: What) {
+    /// Another gateway has ended a pause that was made here.
+    pub(crate) async fn resumed_elsewhere(&self, owner: &Owner) {
+        let id: Arc<str> = owner_id(owner).into();
+        let note = json!({"resumed": &*id, "by": "another gateway"});
+        if let Err(denied) = self.record("tollkeeper", &id, note, PAUSE, id.clone(), None).await {
+            tracing::warn!(%denied, %owner, "the end of a pause cannot be recorded; after a restart it holds again");
+        }
+        self.watches.resume(owner, self.now());
+        self.pauses.resume(owner);
+        self.tell_of(owner, What::Resumed(owner.clone()));
+    }
+
+    pub(crate) fn tell_of(&self, owner: &Owner, what: What) {
         let run = (owner.scope == Scope::Run).then(|| self.runs().get(&owner.id).cloned()).flatten();
         let agent = match (&run, owner.scope) {
             (Some(run), _) => Some(run.agent.clone()),

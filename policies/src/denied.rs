@@ -34,6 +34,21 @@ pub enum Denied {
         /// What the store said; no secrets, but paths may appear.
         reason: Arc<str>,
     },
+    /// Other gateways share a budget with this one, and the store that they do it in cannot be asked.
+    #[error(
+        "the store that gateways share budgets in cannot be asked now, so nothing may be spent from them: {reason}; try again soon"
+    )]
+    SharedDown {
+        /// What the store said, or did not; no secrets, but addresses may appear.
+        reason: Arc<str>,
+    },
+}
+
+impl Denied {
+    /// Whether nobody can say if it may be spent: not the fault of who asks, and no end of a budget.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::StoreDown { .. } | Self::SharedDown { .. })
+    }
 }
 
 /// A budget that cannot pay. Amounts are in the limit's measure: nano-dollars, tokens or requests.

@@ -14,11 +14,13 @@ use crate::event::What;
 use crate::ledger::attempt::{Attempt, Closing, Intent};
 use crate::ledger::row::Kind;
 use crate::metering::{Charge, Pieces, recordable, worst_case};
+use crate::sharing::{Line, Part, Sharing, tighter};
 use crate::watches::Turn;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use tollkeeper_config::{BackendId, Billable, Price, Usd};
+use tollkeeper_config::{BackendId, Billable, Price, Scope, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_protocol::usage::Usage;
@@ -166,15 +168,40 @@ pub struct Lease {
     attempt: Arc<Attempt>,
     /// Freed by the writer when the closing row is on record; gone once the lease is closed.
     place: Option<OwnedSemaphorePermit>,
-    /// Whether the attempt may have been dispatched.
-    admitted: bool,
-    /// What the budgets hold for it.
+    stage: Stage,
+    /// What the budgets of this gateway hold for it, and the tokens that this pays for.
     held: Amounts,
     covered: u64,
     /// What of `covered` the ledger was told; more costs nothing more.
     logged: u64,
     /// The most that [`Lease::cover`] was told.
     told: u64,
+    /// What it holds of budgets that other gateways share.
+    part: Option<Part>,
+    /// While those are asked for more.
+    growth: Option<Growth>,
+    /// They had no more when they were asked ahead of need.
+    is_full: bool,
+}
+
+/// How far a lease has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Other gateways are asked.
+    Asked,
+    /// The intent is being recorded.
+    Intended,
+    /// The attempt may have been dispatched.
+    Admitted,
+}
+
+/// What was taken from the budgets of this gateway, and is given back if others have no room.
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    /// Tokens that all pay for already.
+    paid: u64,
+    /// When, microseconds since 1970.
+    at: i64,
 }
 
 impl Lease {
@@ -196,7 +223,7 @@ impl Lease {
         }
         let place = Some(shared.ledger.place().await?);
         shared.pauses.check(caller.owners())?;
-        let (now, covers, grant) = {
+        let (now, covers, grant, lines) = {
             let mut accounts = shared.accounts();
             let now = accounts.now(&shared.clock);
             if let Some(stopped) = caller.run.as_ref().and_then(|run| run.stopped(now)) {
@@ -204,7 +231,8 @@ impl Lease {
             }
             let covers = accounts.covers(caller, &spend);
             let grant = accounts.take(&covers, now, &spend)?;
-            (now, covers, grant)
+            let lines = shared.sharing.as_ref().map(|_| accounts.lines(&covers, now, &spend));
+            (now, covers, grant, lines.unwrap_or_default())
         };
         shared.open_leases.begin();
         if !counted {
@@ -218,15 +246,48 @@ impl Lease {
             covers,
             attempt,
             place,
-            admitted: false,
+            stage: Stage::Asked,
             held: grant.amount,
             covered: grant.tokens,
             logged: grant.tokens,
             told: 0,
+            part: None,
+            growth: None,
+            is_full: false,
         };
+        if let Some(sharing) = shared.sharing.as_ref().filter(|_| !lines.is_empty()) {
+            lease.enter(sharing, lines).await?;
+        }
+        lease.stage = Stage::Intended;
         shared.ledger.intend(&lease.attempt).await?;
-        lease.admitted = true;
+        lease.stage = Stage::Admitted;
         Ok(lease)
+    }
+
+    /// Takes the lease from the budgets that other gateways share; where they have room for less, it covers less.
+    async fn enter(&mut self, sharing: &Arc<Sharing>, lines: Vec<Line>) -> Result<(), Denied> {
+        let spend = &self.attempt.spend;
+        let least = self.covered.min(spend.answers.max(1));
+        let bounds = (least, self.covered);
+        let (part, tokens) = sharing.enter(&self.caller, spend, self.attempt.admitted, lines, bounds).await?;
+        self.part = Some(part);
+        if tokens < self.covered {
+            self.shrink(tokens, self.attempt.admitted);
+            let payer = self.attempt.payer.clone();
+            self.attempt = Arc::new(Attempt::new(payer, self.attempt.spend.clone(), self.attempt.admitted, tokens));
+            self.logged = tokens;
+        }
+        Ok(())
+    }
+
+    /// Holds no more of this gateway's budgets than these tokens cost.
+    fn shrink(&mut self, tokens: u64, now: i64) {
+        let times = (self.attempt.admitted, now);
+        let mut accounts = self.shared.accounts();
+        // What needs less than is held always fits.
+        if let Ok(grant) = accounts.extend(&self.covers, times, &self.attempt.spend, self.held, (tokens, tokens)) {
+            (self.held, self.covered) = (grant.amount, grant.tokens);
+        }
     }
 
     /// `Some(n)`: the answer must be limited to `n` tokens because the budgets afford no more than that of an
@@ -244,25 +305,127 @@ impl Lease {
     /// The lease grows by whole slices while the budgets afford them, then by what they have left. Refused are exactly
     /// the tokens that they cannot pay; the lease then stays as it was. While the ledger cannot be written, and once its
     /// run has ended, no lease grows.
-    pub fn cover(&mut self, output_tokens: u64) -> Result<(), Denied> {
+    ///
+    /// Pending only with budgets that other gateways share: they are asked for the next slice while half of the last one
+    /// is left, so that no token waits for them unless they are slow.
+    pub fn poll_cover(&mut self, cx: &mut Context<'_>, output_tokens: u64) -> Poll<Result<(), Denied>> {
         let tokens = output_tokens.min(MOST_TOKENS);
-        if tokens > self.covered {
-            self.extend(tokens)?;
+        let asks = self.part.as_ref().is_some_and(|part| !part.is_alone());
+        let done = if asks { ready!(self.poll_part(cx, tokens)) } else { self.extend_to(tokens) };
+        if done.is_ok() {
+            self.told = self.told.max(tokens);
         }
-        self.told = self.told.max(tokens);
+        Poll::Ready(done)
+    }
+
+    /// The same for who cannot wait: what other gateways have not answered yet is refused.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn cover(&mut self, output_tokens: u64) -> Result<(), Denied> {
+        match self.poll_cover(&mut Context::from_waker(Waker::noop()), output_tokens) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Err(Denied::SharedDown { reason: "other gateways are still being asked".into() }),
+        }
+    }
+
+    fn extend_to(&mut self, tokens: u64) -> Result<(), Denied> {
+        if tokens <= self.covered {
+            return Ok(());
+        }
+        let want = self.want(tokens);
+        let now = self.extend((tokens, want))?;
+        self.log(now);
         Ok(())
     }
 
-    fn extend(&mut self, tokens: u64) -> Result<(), Denied> {
+    /// Asks the budgets that other gateways share ahead of need, and waits for them when there is nothing left.
+    fn poll_part(&mut self, cx: &mut Context<'_>, tokens: u64) -> Poll<Result<(), Denied>> {
+        loop {
+            let is_paid = tokens <= self.covered();
+            match self.poll_growth(cx) {
+                Poll::Pending if is_paid => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(denied)) if !is_paid => return Poll::Ready(Err(denied)),
+                // It is needed later, and asked for again then.
+                Poll::Ready(Err(_)) => self.is_full = true,
+                Poll::Ready(Ok(())) => {}
+            }
+            if tokens <= self.covered() && !self.runs_out(tokens) {
+                return Poll::Ready(Ok(()));
+            }
+            let is_paid = tokens <= self.covered();
+            let least = tokens.max(self.covered.saturating_add(1));
+            match self.grow(least) {
+                Ok(()) => {}
+                Err(denied) if !is_paid => return Poll::Ready(Err(denied)),
+                Err(_) => self.is_full = true,
+            }
+        }
+    }
+
+    /// Whether it is time to ask for the next slice.
+    fn runs_out(&self, tokens: u64) -> bool {
+        match self.attempt.spend.output {
+            OutputBound::Whole(_) => false,
+            OutputBound::Growing { slice, max } => {
+                let left = self.covered.saturating_sub(tokens);
+                !self.is_full
+                    && self.growth.is_none()
+                    && max.is_none_or(|max| self.covered < max)
+                    && left < slice.max(1).div_ceil(2)
+            }
+        }
+    }
+
+    /// Takes more of this gateway's budgets, for at least so many tokens in all, and asks the others'.
+    fn grow(&mut self, least: u64) -> Result<(), Denied> {
+        let paid = self.covered;
+        let at = self.extend((least, self.want(least)))?;
+        if let Some(part) = &mut self.part {
+            part.grow(&self.attempt.spend, at, (least, self.covered));
+            self.growth = Some(Growth { paid, at });
+        }
+        Ok(())
+    }
+
+    /// The others' answer: what they have no room for is given back here too.
+    fn poll_growth(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denied>> {
+        let (Some(part), Some(growth)) = (&mut self.part, self.growth) else { return Poll::Ready(Ok(())) };
+        let grown = ready!(part.poll_grown(cx, &self.attempt.spend));
+        self.growth = None;
+        let affords = grown.as_ref().map_or(growth.paid, |tokens| *tokens).max(growth.paid);
+        if affords < self.covered {
+            self.shrink(affords, growth.at);
+        }
+        self.log(growth.at);
+        Poll::Ready(grown.map(drop))
+    }
+
+    /// Has the ledger record what is covered, if that costs more than it knows of.
+    fn log(&mut self, now: i64) {
         let spend = &self.attempt.spend;
-        let want = match spend.output {
+        if self.covered > self.logged && spend.worst(self.covered) != spend.worst(self.logged) {
+            self.logged = self.covered;
+            self.shared.ledger.extend(&self.attempt, now, self.covered);
+        }
+    }
+
+    /// As many tokens as are to be covered, if they can be, so that at least `tokens` are.
+    fn want(&self, tokens: u64) -> u64 {
+        match self.attempt.spend.output {
             OutputBound::Whole(_) => tokens,
             OutputBound::Growing { slice, max } => {
-                let slices = (tokens - self.covered).div_ceil(slice.max(1));
+                let slices = tokens.saturating_sub(self.covered).div_ceil(slice.max(1));
                 let whole = self.covered.saturating_add(slices.saturating_mul(slice.max(1))).min(MOST_TOKENS);
                 whole.min(max.unwrap_or(MOST_TOKENS)).max(tokens)
             }
-        };
+        }
+    }
+
+    /// Takes more of this gateway's budgets; returns when.
+    fn extend(&mut self, (tokens, want): (u64, u64)) -> Result<i64, Denied> {
+        let spend = &self.attempt.spend;
         if spend.worst(want) != self.amount() && !self.shared.ledger.is_up() {
             return Err(self.shared.ledger.down());
         }
@@ -275,18 +438,13 @@ impl Lease {
             let times = (self.attempt.admitted, now);
             (now, accounts.extend(&self.covers, times, spend, self.held, (tokens, want))?)
         };
-        let grew = grant.amount.nano != self.held.nano;
         (self.held, self.covered) = (grant.amount, grant.tokens);
-        if grew {
-            self.logged = self.covered;
-            self.shared.ledger.extend(&self.attempt, now, self.covered);
-        }
-        Ok(())
+        Ok(now)
     }
 
     /// Output tokens that are paid for so far.
     pub fn covered(&self) -> u64 {
-        self.covered
+        self.growth.map_or(self.covered, |growth| growth.paid)
     }
 
     /// What the lease holds of every budget in USD.
@@ -331,8 +489,14 @@ impl Lease {
         let (at, remaining, crossed) = {
             let mut accounts = self.shared.accounts();
             let now = accounts.now(&self.shared.clock);
-            let crossed = accounts.close(&self.covers, (self.attempt.admitted, now), self.held, used);
-            (now, accounts.remaining(&self.covers, now), crossed)
+            let mut crossed = accounts.close(&self.covers, (self.attempt.admitted, now), self.held, used);
+            let mut left = accounts.remaining(&self.covers, now);
+            if let Some(part) = &mut self.part {
+                left = tighter(left, part.end(&self.caller, used));
+                // Of budgets that others share too, whoever ends the lease there tells.
+                crossed.retain(|(owner, _)| part.is_alone() || owner.scope == Scope::Run);
+            }
+            (now, left, crossed)
         };
         self.shared.open_leases.end();
         self.shared.overruns.count(overrun);
@@ -370,9 +534,15 @@ impl Drop for Lease {
             return;
         }
         let duration = self.age();
-        let (kind, usage, outcome) = match (self.admitted, self.attempt.intent()) {
+        if self.stage == Stage::Asked {
+            // The ledger knows nothing of it, and needs not.
+            self.attempt.set_refused();
+        }
+        let (kind, usage, outcome) = match (self.stage, self.attempt.intent()) {
             // Never dispatched: the admission was cancelled, or refused by the store.
-            (false, _) | (_, Intent::Refused) => (Kind::Release, Usage::default(), "cancelled"),
+            (Stage::Asked | Stage::Intended, _) | (_, Intent::Refused) => {
+                (Kind::Release, Usage::default(), "cancelled")
+            }
             _ => (Kind::Settlement, self.attempt.spend.worst_usage(self.told), "aborted"),
         };
         self.close(kind, usage, true, outcome, (None, duration));

@@ -25,6 +25,7 @@ mod rate;
 pub mod report;
 mod run;
 pub mod shared;
+mod sharing;
 mod store;
 pub mod velocity;
 mod watches;
@@ -49,6 +50,7 @@ pub use manage::{AgentView, BudgetEntry, KeyChange, KeyView, ManageError, NewKey
 pub use metering::{Charge, Pieces};
 pub use rate::{Left, RateAsk, RateDenied, RateGuard, RateLimit, RateScope, Rates, Standing};
 pub use run::{NewRun, Run, RunEnd, RunError, RunLimits, RunPolicy, RunView};
+pub use sharing::SharedView;
 
 use accounts::{Accounts, Cover};
 use agent::{KeyHash, Roster};
@@ -60,6 +62,7 @@ use event::Events;
 use ledger::{Ledger, Opened};
 use pauses::Pauses;
 use run::Runs;
+use sharing::{Sharing, tighter};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -95,6 +98,8 @@ pub(crate) struct Shared {
     /// Held by who changes the book, from what is looked at to what is on record.
     changing: tokio::sync::Mutex<()>,
     events: Events,
+    /// What other gateways share with this one.
+    pub(crate) sharing: Option<Arc<Sharing>>,
     pub(crate) answers: Answers,
 }
 
@@ -141,6 +146,9 @@ pub enum OpenError {
         /// The newest version known here.
         known: i64,
     },
+    /// The store that gateways share their budgets in cannot be used as configured.
+    #[error("{0}")]
+    Shared(#[from] shared::SharedError),
     /// It could not be opened or read.
     #[error("cannot open the ledger {path}: {reason}")]
     Store {
@@ -157,14 +165,15 @@ impl Policies {
     pub fn open(config: &Config, clock: Clock) -> Result<(Self, Recovered), OpenError> {
         report::keep(&config.store, clock.now());
         let store = Sqlite::open(&config.store.path, config.store.durability)?;
-        Self::start(config, clock, Box::new(store), true).map_err(|StoreError(reason)| OpenError::Store {
+        let sharing = Sharing::of(config, &clock)?;
+        Self::start_with(config, clock, Box::new(store), true, sharing).map_err(|StoreError(reason)| OpenError::Store {
             path: config.store.path.clone(),
             reason: reason.to_string(),
         })
     }
 
-    /// Keeps the ledger in memory, where it grows with every request and is forgotten at the end: for tests and
-    /// benches.
+    /// Keeps the ledger in memory, where it grows with every request and is forgotten at the end, and shares nothing: for
+    /// tests and benches.
     pub fn in_memory(config: &Config, clock: Clock) -> Self {
         let started = Self::start(config, clock, Box::new(Memory::default()), false);
         started.expect("rows in memory can be read and no thread is started").0
@@ -175,6 +184,16 @@ impl Policies {
         clock: Clock,
         store: Box<dyn Store>,
         own_thread: bool,
+    ) -> Result<(Self, Recovered), StoreError> {
+        Self::start_with(config, clock, store, own_thread, None)
+    }
+
+    fn start_with(
+        config: &Config,
+        clock: Clock,
+        store: Box<dyn Store>,
+        own_thread: bool,
+        sharing: Option<Arc<Sharing>>,
     ) -> Result<(Self, Recovered), StoreError> {
         let mut ledger = Opened::new(store)?;
         let mut accounts = Accounts::default();
@@ -213,6 +232,7 @@ impl Policies {
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::default(),
             events: Events::default(),
+            sharing,
             answers: Answers::default(),
         };
         Ok((Self(Arc::new(shared)), recovered))
@@ -296,7 +316,9 @@ impl Policies {
         let mut accounts = self.0.accounts();
         let now = accounts.now(&self.0.clock);
         let account = accounts.known(owner);
-        accounts.view(account, now)
+        let views = accounts.view(account, now);
+        drop(accounts);
+        self.as_shared(views, now)
     }
 
     /// All budgets as they stand, those of runs left out, ordered by owner and window.
@@ -304,8 +326,18 @@ impl Policies {
         let mut accounts = self.0.accounts();
         let now = accounts.now(&self.0.clock);
         let all = accounts.all(|owner| owner.scope != Scope::Run);
-        let mut views = accounts.view(all, now);
+        let views = accounts.view(all, now);
+        drop(accounts);
+        let mut views = self.as_shared(views, now);
         views.sort_by(|one, other| (&one.rule.owner, one.rule.window).cmp(&(&other.rule.owner, other.rule.window)));
+        views
+    }
+
+    /// The same with what other gateways have spent and lease, as far as this one has heard of it.
+    fn as_shared(&self, mut views: Vec<BudgetView>, now: i64) -> Vec<BudgetView> {
+        if let Some(sharing) = &self.0.sharing {
+            views.iter_mut().for_each(|view| sharing.complete(view, now));
+        }
         views
     }
 
@@ -315,7 +347,9 @@ impl Policies {
         let now = accounts.now(&self.0.clock);
         let runs = caller.run.iter().flat_map(|run| &run.covers);
         let covers: Vec<Cover> = runs.chain(&caller.agent.covers).copied().collect();
-        accounts.remaining(&covers, now)
+        let left = accounts.remaining(&covers, now);
+        let Some(sharing) = &self.0.sharing else { return left };
+        tighter(left, accounts.rules(&covers).filter_map(|rule| sharing.left(rule, now)).min())
     }
 
     /// Leases that are not settled.
@@ -346,6 +380,7 @@ impl Policies {
     /// Writes what is queued and closes the ledger; later admissions are refused. Leases that are still open then
     /// become unknown charges at the next start, so settle them first.
     pub async fn close(&self) {
+        self.part().await;
         self.save_baselines().await;
         self.0.ledger.stop().await;
     }
@@ -371,6 +406,10 @@ impl Shared {
         roster.agents().for_each(|agent| self.watches.configure(agent));
         book.give_keys(&mut roster);
         self.roster.store(Arc::new(roster));
+        // Budgets that are new count there what this gateway has spent before.
+        if let Some(sharing) = &self.sharing {
+            sharing.tell_again();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who has been stopped by hand, or by a budget that asks.
 
 use crate::denied::{Denied, Stop};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use tollkeeper_config::Owner;
@@ -9,26 +9,60 @@ use tollkeeper_config::Owner;
 /// Pauses by owner.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
-    paused: RwLock<HashMap<Owner, Arc<str>>>,
+    paused: RwLock<Paused>,
     /// How many there are: mostly none, and then nobody looks further.
     count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Paused {
+    /// Made here.
+    own: HashMap<Owner, Arc<str>>,
+    /// Made by other gateways that share their budgets with this one.
+    others: HashMap<Owner, Arc<str>>,
+}
+
+impl Paused {
+    fn reason(&self, owner: &Owner) -> Option<&Arc<str>> {
+        self.own.get(owner).or_else(|| self.others.get(owner))
+    }
 }
 
 impl Pauses {
     /// Pauses an owner until [`resume`](Self::resume). Returns whether it was not paused before.
     pub(crate) fn pause(&self, owner: &Owner, reason: Arc<str>) -> bool {
-        let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
-        let new = paused.insert(owner.clone(), reason).is_none();
-        self.count.store(paused.len(), Relaxed);
-        new
+        self.change(|paused| {
+            let new = paused.reason(owner).is_none();
+            paused.own.insert(owner.clone(), reason);
+            new
+        })
     }
 
     /// Returns whether it was paused.
     pub(crate) fn resume(&self, owner: &Owner) -> bool {
+        self.change(|paused| {
+            let was = paused.own.remove(owner).is_some();
+            paused.others.remove(owner).is_some() || was
+        })
+    }
+
+    /// Whom other gateways pause. Returns who is paused by that, and whose pause is over.
+    pub(crate) fn others(&self, all: Vec<(Owner, Arc<str>)>) -> (Vec<(Owner, Arc<str>)>, Vec<Owner>) {
+        self.change(|paused| {
+            let of_others = all.into_iter().filter(|(owner, _)| !paused.own.contains_key(owner));
+            let before = std::mem::replace(&mut paused.others, of_others.collect());
+            let begun = paused.others.iter().filter(|(owner, _)| !before.contains_key(*owner));
+            let begun = begun.map(|(owner, reason)| (owner.clone(), reason.clone())).collect();
+            let over = before.into_keys().filter(|owner| paused.reason(owner).is_none()).collect();
+            (begun, over)
+        })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Paused) -> T) -> T {
         let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
-        let was = paused.remove(owner).is_some();
-        self.count.store(paused.len(), Relaxed);
-        was
+        let done = change(&mut paused);
+        self.count.store(paused.own.len() + paused.others.len(), Relaxed);
+        done
     }
 
     /// Refuses the first of these owners that is paused.
@@ -38,7 +72,7 @@ impl Pauses {
         }
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
         for owner in owners {
-            if let Some(reason) = paused.get(owner) {
+            if let Some(reason) = paused.reason(owner) {
                 return Err(Denied::Stopped { who: owner.clone(), stop: Stop::Paused { reason: reason.clone() } });
             }
         }
@@ -48,8 +82,13 @@ impl Pauses {
     /// All pauses, by owner.
     pub(crate) fn all(&self) -> Vec<(Owner, Arc<str>)> {
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = paused.iter().map(|(owner, reason)| (owner.clone(), reason.clone())).collect();
-        all.sort();
-        all
+        let all: BTreeMap<_, _> = paused.others.iter().chain(&paused.own).collect();
+        all.into_iter().map(|(owner, reason)| (owner.clone(), reason.clone())).collect()
+    }
+
+    /// Those that were made here.
+    pub(crate) fn own(&self) -> Vec<(Owner, Arc<str>)> {
+        let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
+        paused.own.iter().map(|(owner, reason)| (owner.clone(), reason.clone())).collect()
     }
 }

@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tollkeeper_config::{BudgetConfig, Limit, OnLimit, Owner, Scope, Usd, Window};
+use tollkeeper_config::{BudgetConfig, Limit, OnLimit, OnSharedDown, Owner, Scope, Usd, Window};
 
 /// What keys of runs begin with.
 const KEY_PREFIX: &str = "tk-run-";
@@ -194,6 +194,7 @@ impl Run {
             notify_at: NOTIFY_AT.to_vec(),
             on_limit: self.policy.on_limit,
             wrap_up_pct: self.policy.wrap_up_pct,
+            on_shared_down: OnSharedDown::default(),
         };
         limits.into_iter().flatten().map(rule).collect()
     }

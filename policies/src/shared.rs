@@ -4,14 +4,7 @@
 //! counters at once, may a lease grow, what did it cost. Each question is one round trip and one atomic script.
 //! `docs/redis.md` says what is kept there and what happens when something fails.
 //!
-//! How a gateway uses it: its own ledger stays the record of what it spent, and its own memory says what a lease may
-//! still deliver without asking. [`take`](SharedAccounts::take) is the one round trip of an admission. Streams ask for
-//! the next slice with [`extend`](SharedAccounts::extend) when half of the last one is used, so that no token waits for
-//! an answer; one that outruns the answer stops at the token that is not paid for. What a lease cost is handed to a
-//! bounded queue when it ends, which repeats [`settle`](SharedAccounts::settle) until it is answered; so is
-//! [`release`](SharedAccounts::release) for a `take` that was abandoned or not answered. A task of its own calls
-//! [`beat`](SharedAccounts::beat) and [`reap`](SharedAccounts::reap) four times within the lease age, restores after
-//! [`SharedError::Lost`], and writes down what [`unknown`](SharedAccounts::unknown) lists.
+//! `sharing.rs` is how a gateway uses it.
 
 mod accounts;
 mod counter;
@@ -22,42 +15,6 @@ pub use counter::{Counter, Rolls};
 pub use restore::{OpenLease, Restore, Share};
 
 use std::sync::Arc;
-use std::time::Duration;
-use tollkeeper_config::Secret;
-
-/// Where the counters are, and how long to wait for them.
-#[derive(Debug, Clone)]
-pub struct SharedSettings {
-    /// Such as `redis://host:6379/0`, `rediss://…` for TLS, or `redis+unix:///path`.
-    pub url: Secret,
-    /// What all keys begin with; gateways with the same prefix share their counters.
-    pub prefix: String,
-    /// This gateway's own name; it keeps it over restarts, as its ledger does.
-    pub gateway: String,
-    /// A gateway that has not been heard of for so long, and a quarter more, is dead.
-    pub lease_age: Duration,
-    /// The most that connecting takes.
-    pub connect: Duration,
-    /// The most that an answer takes.
-    pub answer: Duration,
-    /// How long nobody asks again after there was no answer.
-    pub retry: Duration,
-}
-
-impl SharedSettings {
-    /// The usual times: a lease age of 10 s, half a second for an answer.
-    pub fn new(url: impl Into<String>, gateway: impl Into<String>) -> Self {
-        Self {
-            url: Secret::new(url),
-            prefix: "tollkeeper".to_owned(),
-            gateway: gateway.into(),
-            lease_age: Duration::from_secs(10),
-            connect: Duration::from_millis(500),
-            answer: Duration::from_millis(500),
-            retry: Duration::from_millis(250),
-        }
-    }
-}
 
 /// What is wanted of one counter, in the measure of its limit. Amounts below zero count as zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +127,10 @@ pub enum SharedError {
     #[error("there is no such lease any more")]
     Gone,
     /// There was no answer in time. Whether it was done is not known; to ask again is safe.
-    #[error("the store that gateways share their budgets in does not answer: {0}")]
+    #[error("the store that gateways share their budgets in did not answer: {0}")]
+    NoAnswer(Arc<str>),
+    /// It was not asked, because it cannot be reached.
+    #[error("the store that gateways share their budgets in cannot be reached: {0}")]
     Unreachable(Arc<str>),
     /// The store has forgotten, or never knew, what this gateway spent: call [`SharedAccounts::restore`].
     #[error("the store that gateways share their budgets in has to be told what was spent")]

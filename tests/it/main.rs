@@ -25,6 +25,7 @@ mod python;
 mod rates;
 mod rerank;
 mod runs;
+mod sharing;
 mod swap;
 mod tidy;
 #[cfg(feature = "llama-cpp")]

@@ -16,12 +16,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("inference", &["config", "protocol"]),
     ("gateway", &["router", "policies", "inference", "config", "protocol"]),
     ("models", &[]),
-    ("tests", &["gateway", "router", "policies", "inference", "config", "protocol", "models"]),
+    ("servers", &[]),
+    ("tests", &["gateway", "router", "policies", "inference", "config", "protocol", "models", "servers"]),
     ("benches", &["tests", "gateway", "router", "policies", "inference", "config", "protocol", "models"]),
 ];
 
-/// Crates that the tests of any other may use: it makes model files.
-const FOR_TESTS: &[&str] = &["models"];
+/// Crates that the tests of any other may use: they make model files, and start real servers.
+const FOR_TESTS: &[&str] = &["models", "servers"];
 
 /// Which foreign crates a crate must not depend on, and why.
 const FOREIGN: &[(&str, &[&str], &str)] = &[

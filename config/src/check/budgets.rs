@@ -125,6 +125,7 @@ impl Check<'_> {
             notify_at,
             on_limit: raw.on_limit.value,
             wrap_up_pct: u8::try_from(raw.wrap_up_pct.value.0).unwrap_or(0),
+            on_shared_down: raw.on_shared_down.value,
         };
         Some((budget, window.span))
     }

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tollkeeper_config::{BudgetConfig, Limit, OnLimit, Owner, Scope, Usd, Window, zone_named};
+use tollkeeper_config::{BudgetConfig, Limit, OnLimit, OnSharedDown, Owner, Scope, Usd, Window, zone_named};
 use tollkeeper_policies::{BudgetEntry, ManageError, Source};
 
 /// As in the configuration file.
@@ -51,6 +51,8 @@ pub(crate) struct BudgetBody {
     on_limit: Option<String>,
     /// Percentage of the cap, at most 50, that only a final answer without tools may use.
     wrap_up_pct: u8,
+    /// With gateways that share their budgets, what happens while that store cannot be reached: `deny`, or `local`.
+    on_shared_down: Option<String>,
 }
 
 /// A budget. Amounts are in its measure, as texts: USD exact, tokens and requests counted.
@@ -85,6 +87,8 @@ pub(crate) struct BudgetShown {
     /// `deny`, `degrade` or `ask`.
     on_limit: &'static str,
     wrap_up_pct: u8,
+    /// `deny` or `local`.
+    on_shared_down: &'static str,
 }
 
 pub(crate) fn list(app: &App) -> Response<Body> {
@@ -150,6 +154,7 @@ pub(super) fn show(entry: &BudgetEntry) -> BudgetShown {
         notify_at: rule.notify_at.clone(),
         on_limit: rule.on_limit.name(),
         wrap_up_pct: rule.wrap_up_pct,
+        on_shared_down: rule.on_shared_down.name(),
     }
 }
 
@@ -167,6 +172,7 @@ impl BudgetBody {
             notify_at: Some(rule.notify_at.clone()),
             on_limit: Some(rule.on_limit.name().to_owned()),
             wrap_up_pct: rule.wrap_up_pct,
+            on_shared_down: Some(rule.on_shared_down.name().to_owned()),
             ..Self::default()
         };
         match rule.limit {
@@ -198,8 +204,11 @@ impl BudgetBody {
         if self.wrap_up_pct > MOST_WRAP_UP {
             return Err(bad("wrap_up_pct", format!("`wrap_up_pct` must be at most {MOST_WRAP_UP}")));
         }
-        let (owner, limit) = (self.owner(app)?, self.limit()?);
-        Ok(BudgetConfig { owner, window, zone, limit, notify_at, on_limit, wrap_up_pct: self.wrap_up_pct })
+        let alone = self.on_shared_down.as_deref().map_or(Some(OnSharedDown::default()), OnSharedDown::named);
+        let on_shared_down =
+            alone.ok_or_else(|| bad("on_shared_down", "`on_shared_down` must be \"deny\" or \"local\""))?;
+        let (owner, limit, wrap_up_pct) = (self.owner(app)?, self.limit()?, self.wrap_up_pct);
+        Ok(BudgetConfig { owner, window, zone, limit, notify_at, on_limit, wrap_up_pct, on_shared_down })
     }
 
     fn limit(&self) -> Result<Limit, ApiError> {

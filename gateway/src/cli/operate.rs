@@ -81,6 +81,9 @@ struct Rule {
     /// Percentage of the cap that only a final answer without tools may use
     #[arg(long, value_name = "PERCENT")]
     wrap_up_pct: Option<u8>,
+    /// While the store that gateways share their budgets in cannot be reached: `deny`, or `local`
+    #[arg(long, value_name = "POLICY")]
+    on_shared_down: Option<String>,
 }
 
 impl Rule {
@@ -100,6 +103,7 @@ impl Rule {
             ("notify_at", json!(notify_at)),
             ("on_limit", json!(self.on_limit)),
             ("wrap_up_pct", json!(self.wrap_up_pct)),
+            ("on_shared_down", json!(self.on_shared_down)),
         ])
     }
 }

@@ -9,6 +9,9 @@ use tollkeeper_policies::Recovered;
 /// Leased input tokens for each one that was reported.
 const RATIOS: [f64; 11] = [0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 3.0, 5.0];
 
+/// Of series that are there only where there is something to tell.
+const NONE: &[&str] = &[];
+
 pub(super) struct Money {
     limit: GaugeVec,
     spent: GaugeVec,
@@ -22,6 +25,9 @@ pub(super) struct Money {
     runs: IntGauge,
     paused: IntGauge,
     stage: GaugeVec,
+    shared_up: GaugeVec,
+    shared_ending: GaugeVec,
+    shared_unknown: IntCounter,
     ledger_up: IntGauge,
     ledger_queue: IntGauge,
 }
@@ -58,6 +64,18 @@ impl Money {
                 "0 normal, 1 told of, 2 throttled, 3 local only, 4 paused, 5 killed.",
                 &["agent"],
             ),
+            shared_up: make.gauges(
+                "tollkeeper_shared_up",
+                "Whether the store that gateways share their budgets in can be used.",
+                &[],
+            ),
+            shared_ending: make.gauges(
+                "tollkeeper_shared_ending_leases",
+                "Leases that have ended and that the shared store does not know to have ended.",
+                &[],
+            ),
+            shared_unknown: make
+                .counter("tollkeeper_shared_unknown_total", "Leases of gateways that died which this one had charged."),
             ledger_up: make.gauge("tollkeeper_ledger_up", "Whether the ledger can be written."),
             ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
         }
@@ -87,6 +105,11 @@ impl Money {
             if owner.scope == Scope::Agent {
                 self.stage.with_label_values(&[&*owner.id]).set(f64::from(level as u8));
             }
+        }
+        if let Some(shared) = app.policies.shared() {
+            self.shared_up.with_label_values(NONE).set(f64::from(u8::from(shared.trouble.is_none())));
+            self.shared_ending.with_label_values(NONE).set(f64::from(u32::try_from(shared.ending).unwrap_or(u32::MAX)));
+            self.shared_unknown.inc_by(shared.unknown.saturating_sub(self.shared_unknown.get()));
         }
         self.ledger_up.set(i64::from(app.policies.store_up()));
         self.ledger_queue.set(count(app.policies.queue_depth()));

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use tollkeeper_config::{BudgetConfig, Limit, OnLimit, Owner, Priority, RateLimits, Scope, Usd, Window, zone_named};
+use tollkeeper_config::{
+    BudgetConfig, Limit, OnLimit, OnSharedDown, Owner, Priority, RateLimits, Scope, Usd, Window, zone_named,
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedAgent {
@@ -47,6 +49,9 @@ pub(super) struct SavedBudget {
     notify_at: Vec<u8>,
     on_limit: String,
     wrap_up_pct: u8,
+    /// Missing where an earlier version wrote it.
+    #[serde(default)]
+    on_shared_down: String,
 }
 
 impl SavedAgent {
@@ -131,6 +136,7 @@ impl SavedBudget {
             notify_at: rule.notify_at.clone(),
             on_limit: rule.on_limit.name().to_owned(),
             wrap_up_pct: rule.wrap_up_pct,
+            on_shared_down: rule.on_shared_down.name().to_owned(),
         }
     }
 
@@ -153,6 +159,7 @@ impl SavedBudget {
             notify_at: self.notify_at,
             on_limit: OnLimit::named(&self.on_limit)?,
             wrap_up_pct: self.wrap_up_pct,
+            on_shared_down: OnSharedDown::named(&self.on_shared_down).unwrap_or_default(),
         })
     }
 }

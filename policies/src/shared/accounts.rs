@@ -1,11 +1,12 @@
 //! The calls: what is asked of the shared counters, and what they answer.
 
-use super::{Beat, Counter, Ended, Extend, Restore, SharedError, SharedSettings, Take, Tally, Unknown, Want};
+use super::{Beat, Counter, Ended, Extend, Restore, SharedError, Take, Tally, Unknown, Want};
 use crate::clock::Clock;
 use crate::store::redis::{Reply, Script, Server};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tollkeeper_config::SharedStore;
 
 /// Totals of this many windows are kept in mind for a store that forgets.
 const MOST_SEEN: usize = 8192;
@@ -79,7 +80,7 @@ impl SharedAccounts {
     ///
     /// # Errors
     /// [`SharedError::Unfit`]: the address cannot be read.
-    pub fn new(settings: &SharedSettings, clock: Clock) -> Result<Self, SharedError> {
+    pub fn new(settings: &SharedStore, clock: Clock) -> Result<Self, SharedError> {
         let server = Server::new(settings, clock)?;
         Ok(Self(Arc::new(Inner { server, age: settings.lease_age, seen: Mutex::default() })))
     }

@@ -4,13 +4,14 @@
 //! done any more. So a call that was not answered has been done by then, or never will be.
 
 use crate::clock::Clock;
-use crate::shared::{SharedError, SharedSettings};
+use crate::shared::SharedError;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use tollkeeper_config::SharedStore;
 
 /// A call is made so often until the connection that it was made over is the newest.
 const TURNS: usize = 4;
@@ -99,7 +100,7 @@ pub(crate) struct Reply {
 }
 
 impl Server {
-    pub(crate) fn new(settings: &SharedSettings, clock: Clock) -> Result<Self, SharedError> {
+    pub(crate) fn new(settings: &SharedStore, clock: Clock) -> Result<Self, SharedError> {
         // What the address cannot be read for may show a password, so it is not passed on.
         let client = Client::open(settings.url.expose())
             .map_err(|_| SharedError::Unfit("its address is no URL of Redis".into()))?;
@@ -270,15 +271,15 @@ impl Server {
     }
 
     async fn ask(&self, link: &Link, script: Script, args: &[String]) -> Result<Reply, SharedError> {
-        let failed = match timeout(self.answer, self.invoke(link, script, args)).await {
+        let failed: Arc<str> = match timeout(self.answer, self.invoke(link, script, args)).await {
             Ok(Ok(parts)) => return self.heard(link, parts),
-            Ok(Err(error)) => unreachable(&error),
-            Err(_) => SharedError::Unreachable("no answer in time".into()),
+            Ok(Err(error)) => error.to_string().into(),
+            Err(_) => Arc::from("no answer in time"),
         };
         if self.state().link.as_ref().is_some_and(|newest| newest.number == link.number) {
-            self.close(&failed);
+            self.close(&SharedError::Unreachable(failed.clone()));
         }
-        Err(failed)
+        Err(SharedError::NoAnswer(failed))
     }
 
     /// Sends it; the server gets the script's text only when it does not know it.
@@ -341,7 +342,7 @@ impl Reply {
     }
 
     pub(crate) fn odd() -> SharedError {
-        SharedError::Unreachable("its answer makes no sense".into())
+        SharedError::NoAnswer("its answer makes no sense".into())
     }
 }
 

@@ -2,15 +2,14 @@
 
 mod book;
 mod faults;
-mod proxy;
-mod server;
 mod sharing;
 
-use server::RedisServer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tollkeeper_config::SharedStore;
 use tollkeeper_policies::Clock;
-use tollkeeper_policies::shared::{Counter, Extend, SharedAccounts, SharedError, SharedSettings, Take, Want};
+use tollkeeper_policies::shared::{Counter, Extend, SharedAccounts, SharedError, Take, Want};
+use tollkeeper_servers::RedisServer;
 
 /// How long anything may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,18 +27,18 @@ async fn eventually<T>(what: &str, mut state: impl AsyncFnMut() -> Option<T>) ->
 }
 
 /// A gateway's way to the server, with times that suit a test.
-fn settings(url: String, prefix: &str, gateway: &str) -> SharedSettings {
-    SharedSettings {
+fn settings(url: String, prefix: &str, gateway: &str) -> SharedStore {
+    SharedStore {
         prefix: prefix.to_owned(),
         lease_age: Duration::from_secs(2),
         connect: Duration::from_millis(400),
         answer: Duration::from_millis(400),
         retry: Duration::from_millis(50),
-        ..SharedSettings::new(url, gateway)
+        ..SharedStore::new(url, gateway)
     }
 }
 
-fn gateway(settings: &SharedSettings) -> SharedAccounts {
+fn gateway(settings: &SharedStore) -> SharedAccounts {
     SharedAccounts::new(settings, Clock::system()).unwrap()
 }
 

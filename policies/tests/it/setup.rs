@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 use tollkeeper_config::{
-    AgentConfig, BackendId, BudgetConfig, Config, Limit, OnLimit, Owner, PicoUsd, Price, PriceSource, Priority,
-    RateLimits, Rates, Scope, Secret, Usd, VelocityConfig, Window,
+    AgentConfig, BackendId, BudgetConfig, Config, Limit, OnLimit, OnSharedDown, Owner, PicoUsd, Price, PriceSource,
+    Priority, RateLimits, Rates, Scope, Secret, Usd, VelocityConfig, Window,
 };
 use tollkeeper_policies::{Caller, Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
@@ -44,7 +44,16 @@ pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64
 /// A budget that refuses, in UTC, without notices.
 pub(crate) fn budget(owner: Owner, window: Window, limit: Limit) -> BudgetConfig {
     let (zone, notify_at) = (jiff::tz::TimeZone::UTC, Vec::new());
-    BudgetConfig { owner, window, zone, limit, notify_at, on_limit: OnLimit::Deny, wrap_up_pct: 0 }
+    BudgetConfig {
+        owner,
+        window,
+        zone,
+        limit,
+        notify_at,
+        on_limit: OnLimit::Deny,
+        wrap_up_pct: 0,
+        on_shared_down: OnSharedDown::Deny,
+    }
 }
 
 /// The same with its ledger in this folder.

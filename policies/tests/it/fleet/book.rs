@@ -125,7 +125,7 @@ struct World<'a> {
 }
 
 fn gateway_by_hand(server: &RedisServer, prefix: &str, gate: usize, clock: &Arc<AtomicI64>) -> SharedAccounts {
-    let settings = SharedSettings {
+    let settings = SharedStore {
         lease_age: Duration::from_micros(AGE.unsigned_abs()),
         answer: PATIENCE,
         connect: PATIENCE,

@@ -1,7 +1,6 @@
 //! The server is killed, stopped, emptied, set back or slow while two gateways work: no budget is overspent, nothing is
 //! counted twice or forgotten, nobody waits for long.
 
-use super::proxy::Proxy;
 use super::*;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
@@ -9,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use tokio::task::JoinSet;
 use tollkeeper_policies::shared::{OpenLease, Restore, Share, Tally};
+use tollkeeper_servers::Proxy;
 
 /// What may be spent in all, beyond what a double tells apart.
 const LIMIT: i64 = (1 << 60) + 7;
@@ -94,7 +94,9 @@ impl Gate {
             match seen.time(self.accounts.settle(id, 1_000_000, &[cost, 0])).await {
                 Ok(_) | Err(SharedError::Gone) => return,
                 Err(SharedError::Lost) => self.restore().await,
-                Err(SharedError::Unreachable(_)) => assert!(start.elapsed() < PATIENCE, "hang: {id} cannot be ended"),
+                Err(SharedError::NoAnswer(_) | SharedError::Unreachable(_)) => {
+                    assert!(start.elapsed() < PATIENCE, "hang: {id} cannot be ended")
+                }
                 Err(other) => panic!("{other:?}"),
             }
         }
@@ -152,7 +154,7 @@ impl Seen {
 }
 
 impl World {
-    async fn start(settings: impl Fn(&str) -> SharedSettings) -> Self {
+    async fn start(settings: impl Fn(&str) -> SharedStore) -> Self {
         let gates = ["left", "right"].map(|name| {
             let accounts = gateway(&settings(name));
             Arc::new(Gate { accounts, book: Mutex::default(), restoring: tokio::sync::Mutex::default() })
@@ -247,7 +249,7 @@ impl World {
 /// Longer than the lease age and the time in which who is late comes forward, and short of a hang.
 const BACK: Duration = Duration::from_secs(5);
 
-fn on(server: &RedisServer) -> impl Fn(&str) -> SharedSettings {
+fn on(server: &RedisServer) -> impl Fn(&str) -> SharedStore {
     let url = server.url();
     move |name| settings(url.clone(), "t", name)
 }
@@ -350,14 +352,15 @@ async fn answers_that_are_lost_with_their_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_server_costs_one_short_wait() {
     let server = RedisServer::start(false);
-    let slow_retry = SharedSettings { retry: Duration::from_secs(60), ..settings(server.url(), "t", "left") };
+    let slow_retry = SharedStore { retry: Duration::from_secs(60), ..settings(server.url(), "t", "left") };
     let gate = gateway(&slow_retry);
     gate.beat().await.unwrap();
     gate.restore(&nothing()).await.unwrap();
     server.signal(Signal::SIGSTOP);
     let start = Instant::now();
     let unreachable = |result| assert!(matches!(result, Err(SharedError::Unreachable(_))), "{result:?}");
-    unreachable(gate.take(&take("first", &total("c"), 10, 1)).await);
+    let first = gate.take(&take("first", &total("c"), 10, 1)).await;
+    assert!(matches!(first, Err(SharedError::NoAnswer(_))), "{first:?}");
     for which in 0..10_000 {
         unreachable(gate.take(&take(&format!("l{which}"), &total("c"), 10, 1)).await);
     }
@@ -373,10 +376,10 @@ async fn a_request_that_was_given_up_is_not_done_later() {
     gate.beat().await.unwrap();
     gate.restore(&nothing()).await.unwrap();
     proxy.hold();
-    assert!(matches!(gate.take(&take("a", &total("c"), 10, 1)).await, Err(SharedError::Unreachable(_))));
+    assert!(matches!(gate.take(&take("a", &total("c"), 10, 1)).await, Err(SharedError::NoAnswer(_))));
     eventually("the next connection", async || match gate.release("a", 1_000_000).await {
         Err(SharedError::Gone) => Some(()),
-        Err(SharedError::Unreachable(_)) => None,
+        Err(SharedError::NoAnswer(_) | SharedError::Unreachable(_)) => None,
         other => panic!("{other:?}"),
     })
     .await;

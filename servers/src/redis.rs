@@ -1,6 +1,6 @@
 //! A real Redis server as a child process.
 
-use super::PATIENCE;
+use crate::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A server that listens on a socket in a folder of its own. Killed when dropped.
-pub(super) struct RedisServer {
+pub struct RedisServer {
     folder: TempDir,
     child: Child,
     append_only: bool,
@@ -19,7 +19,7 @@ pub(super) struct RedisServer {
 
 impl RedisServer {
     /// Starts one that keeps everything on disk, or nothing.
-    pub(super) fn start(append_only: bool) -> Self {
+    pub fn start(append_only: bool) -> Self {
         let folder = TempDir::new().unwrap();
         let child = spawn(&folder, append_only);
         let server = Self { folder, child, append_only };
@@ -27,38 +27,41 @@ impl RedisServer {
         server
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
     }
 
-    pub(super) fn url(&self) -> String {
+    /// Its address as a gateway is told it.
+    pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
     /// Ends it at once, as a crash would.
-    pub(super) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.child.wait().unwrap();
     }
 
     /// Starts it again after [`kill`](Self::kill), with what it has on disk.
-    pub(super) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.child = spawn(&self.folder, self.append_only);
         self.wait();
     }
 
     /// The server's own command line client.
-    pub(super) fn cli(&self, arguments: &[&str]) -> String {
+    pub fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output();
         String::from_utf8(output.expect("redis-cli comes with redis-server").stdout).unwrap()
     }
 
     /// How often a command was done.
-    pub(super) fn calls(&self, command: &str) -> u64 {
+    pub fn calls(&self, command: &str) -> u64 {
         let stats = self.cli(&["INFO", "commandstats"]);
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())

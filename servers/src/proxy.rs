@@ -1,6 +1,6 @@
 //! A wire to the server that can be made slow, or be cut after a request has passed.
 
-use super::server::RedisServer;
+use crate::RedisServer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 /// Forwards TCP to the server's socket.
 #[derive(Clone)]
-pub(super) struct Proxy {
+pub struct Proxy {
     addr: SocketAddr,
     /// How long answers take, in milliseconds.
     delay: Arc<AtomicU64>,
@@ -24,7 +24,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) async fn start(server: &RedisServer) -> Self {
+    /// Starts to listen on a free port.
+    pub async fn start(server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (hold, let_go) = (Arc::default(), Arc::default());
@@ -38,30 +39,33 @@ impl Proxy {
         proxy
     }
 
-    pub(super) fn url(&self) -> String {
+    /// Its address as a gateway is told it.
+    pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }
 
-    pub(super) fn delay(&self, by: Duration) {
+    /// From now on answers take so much longer; whole milliseconds.
+    pub fn delay(&self, by: Duration) {
         self.delay.store(u64::try_from(by.as_millis()).unwrap(), Relaxed);
     }
 
     /// The next answer is lost with its connection.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         self.cut.store(true, Relaxed);
     }
 
     /// Whether that has happened.
-    pub(super) fn has_cut(&self) -> bool {
+    pub fn has_cut(&self) -> bool {
         !self.cut.load(Relaxed)
     }
 
     /// The next request stays on its way until [`let_go`](Self::let_go), even if its connection is closed behind it.
-    pub(super) fn hold(&self) {
+    pub fn hold(&self) {
         self.hold.store(true, Relaxed);
     }
 
-    pub(super) fn let_go(&self) {
+    /// Lets what is kept back go.
+    pub fn let_go(&self) {
         self.let_go.notify_one();
     }
 
