@@ -200,6 +200,12 @@ impl OnLimit {
 }
 
 impl BudgetConfig {
+    /// Whether both cap the same: then a changed limit goes on with what was counted.
+    pub fn is_same_budget(&self, other: &Self) -> bool {
+        (&self.owner, self.window, &self.zone, self.limit.measure())
+            == (&other.owner, other.window, &other.zone, other.limit.measure())
+    }
+
     /// The limit, or the part of it that requests other than final answers may use; in the limit's measure.
     pub fn usable(&self, wrapping_up: bool) -> i128 {
         let limit = self.limit.units();
@@ -239,6 +245,16 @@ impl Limit {
                 Usd(i64::try_from(units).unwrap_or(if units < 0 { i64::MIN } else { i64::MAX })).to_string()
             }
             Self::Tokens(_) | Self::Requests(_) => units.to_string(),
+        }
+    }
+
+    /// The highest cap in this measure.
+    #[must_use]
+    pub fn highest(self) -> Self {
+        match self {
+            Self::Usd(_) => Self::Usd(Usd(i64::MAX)),
+            Self::Tokens(_) => Self::Tokens(u64::MAX),
+            Self::Requests(_) => Self::Requests(u64::MAX),
         }
     }
 

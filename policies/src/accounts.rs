@@ -466,11 +466,7 @@ impl Account {
         }
         let mut old = std::mem::take(&mut self.budgets);
         for rule in rules {
-            let same = |budget: &Budget| {
-                (budget.rule.window, &budget.rule.zone) == (rule.window, &rule.zone)
-                    && budget.rule.limit.measure() == rule.limit.measure()
-            };
-            self.budgets.push(match old.iter().position(same) {
+            self.budgets.push(match old.iter().position(|budget| budget.rule.is_same_budget(rule)) {
                 Some(place) => {
                     let mut budget = old.swap_remove(place);
                     budget.change(rule.clone(), now);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use tollkeeper_config::{BackendId, Billable, Price, Scope, Usd};
+use tollkeeper_config::{BackendId, Billable, BudgetConfig, Price, Scope, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_protocol::usage::Usage;
@@ -383,7 +383,8 @@ impl Lease {
         let paid = self.covered;
         let at = self.extend((least, self.want(least)))?;
         if let Some(part) = &mut self.part {
-            part.grow(&self.attempt.spend, at, (least, self.covered));
+            let rules: Vec<BudgetConfig> = self.shared.accounts().rules(&self.covers).cloned().collect();
+            part.grow(&rules, &self.attempt.spend, at, (least, self.covered));
             self.growth = Some(Growth { paid, at });
         }
         Ok(())
@@ -481,6 +482,10 @@ impl Lease {
         outcome: &'static str,
         (ttft, duration): (Option<Duration>, Duration),
     ) -> Charge {
+        if let Some(growth) = self.growth.take() {
+            // Nobody will hear the answer.
+            self.shrink(growth.paid, growth.at);
+        }
         let price = &self.attempt.spend.price;
         let cost = price.charge(&usage);
         let leased = self.amount();

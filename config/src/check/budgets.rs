@@ -56,7 +56,7 @@ impl Check<'_> {
             let owner = self.owner(&raw, known);
             let budget = self.budget(raw, owner);
             let twice = |(new, _): &(BudgetConfig, Span)| {
-                let same = |old: &BudgetConfig| same(old, new);
+                let same = |old: &BudgetConfig| old.is_same_budget(new);
                 budgets.iter().any(same)
             };
             if let Some((budget, span)) = &budget
@@ -83,7 +83,7 @@ impl Check<'_> {
             }
             let owner = agent.map(|agent| Owner::new(Scope::Agent, agent));
             let Some((budget, span)) = self.budget(raw, owner) else { continue };
-            if budgets.iter().any(|old| same(old, &budget)) {
+            if budgets.iter().any(|old| old.is_same_budget(&budget)) {
                 self.problems.add(&span, "this agent has another budget for the same window");
             }
             budgets.push(budget);
@@ -166,9 +166,4 @@ fn owners(raw: &RawBudget) -> [(Scope, &'static str, &Maybe<String>); 5] {
         (Scope::Model, "model", &raw.model),
         (Scope::Provider, "provider", &raw.provider),
     ]
-}
-
-fn same(one: &BudgetConfig, other: &BudgetConfig) -> bool {
-    (&one.owner, one.window, &one.zone, one.limit.measure())
-        == (&other.owner, other.window, &other.zone, other.limit.measure())
 }

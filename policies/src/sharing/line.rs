@@ -22,6 +22,16 @@ impl Line {
         Self { rule: rule.clone(), counter: Counter::of(rule, admitted), ends }
     }
 
+    /// The same with the budget as it is now; one that is gone limits nothing any more.
+    pub(super) fn renewed(&self, rules: &[BudgetConfig]) -> Self {
+        let mut renewed = self.clone();
+        match rules.iter().find(|rule| rule.is_same_budget(&self.rule)) {
+            Some(rule) => renewed.rule = rule.clone(),
+            None => renewed.rule.limit = renewed.rule.limit.highest(),
+        }
+        renewed
+    }
+
     /// What a lease asks for that is to cover `want` output tokens, or fewer but at least `least`.
     pub(super) fn want(&self, spend: &Spend, (least, want): (u64, u64)) -> Want {
         let units = |tokens| bounded(Amounts::worst(spend, tokens).of(self.rule.limit));

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tollkeeper_config::{Scope, Usd};
+use tollkeeper_config::{BudgetConfig, Scope, Usd};
 
 /// How long a stream waits until it asks again for a growth that was not answered.
 const RETRY: Duration = Duration::from_millis(50);
@@ -247,8 +247,9 @@ impl Part {
         self.alone
     }
 
-    /// Asks the store to cover `want` output tokens in all, or fewer but at least `least`; see [`poll_grown`](Self::poll_grown).
-    pub(crate) fn grow(&mut self, spend: &Spend, now: i64, bounds: (u64, u64)) {
+    /// Under the budgets as they are now, asks the store to cover `want` output tokens in all, or fewer but at least `least`; see [`poll_grown`](Self::poll_grown).
+    pub(crate) fn grow(&mut self, rules: &[BudgetConfig], spend: &Spend, now: i64, bounds: (u64, u64)) {
+        self.lines = self.lines.iter().map(|line| line.renewed(rules)).collect();
         let ask = self.ask(spend, now, bounds);
         self.growing = Some(tokio::spawn(self.sharing.clone().grow(self.lines.clone(), ask, spend.clone())));
     }

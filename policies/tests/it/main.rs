@@ -17,5 +17,6 @@ mod rates;
 mod setup;
 mod shared;
 mod tasks;
+mod together;
 mod traffic;
 mod velocity;

@@ -24,7 +24,8 @@ for place = HEAD + 1, #held, EACH do
   end
   for _, part in ipairs({ held[place + 1], text(settled(counter)), text(counter.leased) }) do reply[#reply + 1] = part end
 end
-call('SET', lease_key(id), 'closed', 'PX', TOMB)
+-- A debt may be told again much later, by a gateway that got no answer.
+call('SET', lease_key(id), 'closed', 'PX', held[5] == 'owed' and 604800000 or TOMB)
 -- Its holder may be the process that had this gateway's name before.
 if not unknown then call('SREM', D .. 'h:' .. held[2], id) end
 return done(unknown and held[2] or '', unpack(reply))
