@@ -153,6 +153,15 @@ async fn tick(app: Arc<App>) {
     }
 }
 
+/// Has the tokenizers of configured models at hand before the first request.
+fn warm_tokenizers(config: &Config) {
+    let targets = config.aliases.values().flat_map(|alias| alias.targets.iter().map(|(target, _)| target.to_string()));
+    let names: Vec<String> = targets.collect();
+    // On a thread of its own, for nobody waits.
+    let _: tokio::task::JoinHandle<()> =
+        tokio::task::spawn_blocking(move || tollkeeper_router::tokens::warm(names.iter().map(String::as_str)));
+}
+
 /// Tells what has gone down or come back.
 async fn watch_health(app: Arc<App>) {
     let mut health = told::Health::default();
@@ -276,6 +285,7 @@ impl Gateway {
         });
         tokio::spawn(tick(app.clone()));
         tokio::spawn(watch_health(app.clone()));
+        warm_tokenizers(&config);
         // Until the policies are closed: also what the drain ends is told to who shares the budgets.
         let policies = app.policies.clone();
         tokio::spawn(async move { policies.keep_shared().await });

@@ -14,7 +14,7 @@ use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
 use tollkeeper_policies::{Caller, Denied, OutputBound, Spend, What};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
-use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estimate, plan};
+use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estimate, plan, tokens};
 
 /// Larger prompts (in bytes; a query counts with each of its documents) are estimated instead of counted, since counting keeps a thread from serving others.
 const LONGEST_COUNTED: u64 = 64 << 10;
@@ -132,10 +132,10 @@ impl Job<'_> {
     fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt, charged: Usd) -> (Spend, Option<u64>) {
         let local = matches!(attempt.id, BackendId::Local(_));
         let bytes = ask.input_tokens.saturating_mul(ask::BYTES_PER_TOKEN).max(self.original.len() as u64);
-        let counted = if local && bytes <= LONGEST_COUNTED {
-            self.app.fleet.input_tokens(&attempt.id, &self.request)
-        } else {
-            None
+        let counted = match &attempt.id {
+            _ if bytes > LONGEST_COUNTED => None,
+            id @ BackendId::Local(_) => self.app.fleet.input_tokens(id, &self.request),
+            BackendId::Remote { model, .. } => tokens::counted(&self.request, model),
         };
         let (output, limit) = if !self.operation.generates() {
             (OutputBound::Whole(0), None)

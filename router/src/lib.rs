@@ -9,6 +9,7 @@ pub mod estimate;
 pub mod fit;
 pub mod plan;
 mod strategy;
+pub mod tokens;
 
 pub use ask::{Ask, ask};
 pub use candidate::{Candidate, Health};
