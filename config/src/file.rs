@@ -76,6 +76,8 @@ table! {
         body_timeout: Duration = default("60s"),
         /// Longest life of one request, streams included.
         request_timeout: Duration = default("30m"),
+        /// How long a client may leave its answer unread before it is let go.
+        unread_timeout: Duration = default("60s"),
         /// Requests in flight before new ones are shed with 503.
         max_in_flight: Whole<1, 1_000_000> = default(1024),
         /// Open client connections before new ones wait in the listen queue.

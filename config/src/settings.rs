@@ -66,6 +66,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// Longest life of one request, streams included (default 30 min).
     pub request_timeout: Duration,
+    /// How long a client may leave its answer unread before it is let go (default 60 s).
+    pub unread_timeout: Duration,
     /// Requests in flight before new ones are shed with 503 (default 1024).
     pub max_in_flight: usize,
     /// Open client connections before new ones wait in the listen queue (default 4096).

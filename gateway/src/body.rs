@@ -17,7 +17,7 @@ pub(crate) enum Body {
     /// A whole text.
     Full(Bytes),
     /// A stream that is metered as it goes.
-    Relay(Box<Relay>),
+    Relay(Relay),
     /// What happens in a run.
     Events(EventStream),
 }

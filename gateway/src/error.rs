@@ -71,6 +71,8 @@ pub(crate) enum ApiError {
     Provider { backend: String, fault: ProviderFault },
     #[error("the request took longer than {} s (`server.request_timeout`)", .0.as_secs())]
     TooSlow(Duration),
+    #[error("the answer was left unread for longer than {} s (`server.unread_timeout`); read faster", .0.as_secs_f32())]
+    Unread(Duration),
     #[error("the gateway is not ready: {0}")]
     NotReady(String),
     #[error("there is no local model `{0}`; `tollkeeper models` lists them")]
@@ -135,6 +137,7 @@ impl ApiError {
             Self::BadRequest(_) | Self::BodyBroken => shape(StatusCode::BAD_REQUEST, INVALID, None, None),
             Self::BodyTooLarge { .. } => shape(StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large"), None),
             Self::BodyTimeout => shape(StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout"), Some(false)),
+            Self::Unread(_) => shape(StatusCode::REQUEST_TIMEOUT, INVALID, Some("unread_timeout"), Some(false)),
             Self::NotFound(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), None),
             Self::MethodNotAllowed { .. } => {
                 shape(StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed"), None)

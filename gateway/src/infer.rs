@@ -118,7 +118,8 @@ pub(crate) async fn serve(
     let head = Head { backend: &backend, why: &why, degraded, cost: None, remaining: app.policies.remaining(&caller) };
     if request.stream() {
         let alias = meter.alias().clone();
-        let mut response = relay::respond(answer, &request, meter, (deadline, cut));
+        let bounds = relay::Bounds { deadline, cut, unread: config.server.unread_timeout };
+        let mut response = relay::respond(answer, &request, meter, bounds);
         head.write(response.headers_mut());
         limits::show(app, &agent, &alias, response.headers_mut());
         return Ok(response);

@@ -103,7 +103,7 @@ pub(crate) async fn serve(
             app: app.clone(),
             door,
             header_timeout: limits.header_timeout,
-            write_timeout: limits.body_timeout,
+            write_timeout: limits.unread_timeout,
             streams: connections.clone(),
             stop: stop.clone(),
             force: force.clone(),

@@ -225,7 +225,7 @@ async fn browsers_are_let_in_only_when_that_is_configured() {
 }
 
 /// A set-up with a certificate for `localhost`, and that certificate.
-fn with_certificate(setup: Setup) -> (Setup, CertificateDer<'static>) {
+pub(crate) fn with_certificate(setup: Setup) -> (Setup, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(setup.path("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(setup.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -234,7 +234,7 @@ fn with_certificate(setup: Setup) -> (Setup, CertificateDer<'static>) {
 }
 
 /// A TLS connection that offers this protocol, and the one that was agreed on.
-async fn tls(
+pub(crate) async fn tls(
     addr: SocketAddr,
     trusted: CertificateDer<'static>,
     offer: &[u8],
@@ -254,7 +254,7 @@ async fn tls(
     (stream, agreed)
 }
 
-fn https(body: &Value) -> Request<Full<Bytes>> {
+pub(crate) fn https(body: &Value) -> Request<Full<Bytes>> {
     let request = Request::post(format!("https://localhost{CHAT}")).header("authorization", format!("Bearer {KEY}"));
     request.header("content-type", "application/json").body(Full::new(Bytes::from(body.to_string()))).unwrap()
 }
@@ -295,17 +295,6 @@ async fn tls_speaks_http_2_and_http_1_by_alpn() {
     // A client without TLS is let go.
     let plain = until_closed(raw(gateway.addr(), b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await).await;
     assert!(!plain.contains("200 OK"), "{plain}");
-}
-
-#[tokio::test]
-async fn a_client_that_reads_nothing_is_let_go() {
-    let upstream = Upstream::always(Script::says(Content::Endless)).await;
-    let gateway = Gateway::start(Setup::with(&upstream).server("body_timeout = \"300ms\"")).await;
-    let open = gateway.client().stream(CHAT, &streamed("up/plain")).await;
-    upstream.wait_for_disconnect().await;
-    gateway.settled().await;
-    drop(open);
-    assert!(gateway.stop().await.total() > Usd(0));
 }
 
 #[tokio::test]

@@ -30,5 +30,6 @@ mod swap;
 mod tidy;
 #[cfg(feature = "llama-cpp")]
 mod tools;
+mod unread;
 mod velocity;
 mod vision;

@@ -33,6 +33,7 @@ impl Check<'_> {
             header_timeout: raw.header_timeout.value,
             body_timeout: raw.body_timeout.value,
             request_timeout: raw.request_timeout.value,
+            unread_timeout: raw.unread_timeout.value,
             max_in_flight: small(raw.max_in_flight.value.0) as usize,
             max_connections: small(raw.max_connections.value.0) as usize,
             drain_timeout: raw.drain_timeout.value,
