@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tollkeeper_config::{Config, Reloader};
 use tollkeeper_inference::{Fleet, FleetError};
 use tollkeeper_policies::{Clock, OpenError, Policies, Rates};
@@ -37,6 +39,9 @@ pub(crate) struct App {
     pub(crate) draining: AtomicBool,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
+    /// Answers that are waited for without their clients, until there was enough waiting.
+    pub(crate) abandoned: TaskTracker,
+    pub(crate) enough: CancellationToken,
     /// Places for those who watch runs.
     pub(crate) watchers: Arc<Semaphore>,
     places: Arc<Semaphore>,
@@ -272,6 +277,8 @@ impl Gateway {
             clock: options.clock,
             draining: AtomicBool::new(false),
             stop: stop.clone(),
+            abandoned: TaskTracker::new(),
+            enough: CancellationToken::new(),
             watchers: Arc::new(Semaphore::new(MOST_WATCHERS)),
             places: Arc::new(Semaphore::new(most_in_flight)),
             most_in_flight,
@@ -350,9 +357,18 @@ impl Running {
     pub async fn shutdown(self) {
         self.app.draining.store(true, Relaxed);
         self.stop.cancel();
+        let limit = Instant::now() + self.app.config.load().server.drain_timeout;
         if self.server.await.is_err() {
             tracing::error!("the server task ended in a panic");
         }
+        self.app.abandoned.close();
+        tokio::select! {
+            () = self.app.abandoned.wait() => {}
+            () = sleep_until(limit) => {}
+            () = self.force.cancelled() => {}
+        }
+        self.app.enough.cancel();
+        self.app.abandoned.wait().await;
         self.app.fleet.shutdown().await;
         self.app.policies.close().await;
         self.app.notifier.shutdown(&self.force).await;

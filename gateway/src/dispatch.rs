@@ -8,6 +8,7 @@ use crate::meter::{Meter, Running};
 use crate::stack::Arrival;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::time::Instant;
 use tollkeeper_config::{BackendId, Config, OnLimit, Priority, Resolved, Usd};
 use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
@@ -202,7 +203,7 @@ impl Job<'_> {
         (tokens < ask.max_output.unwrap_or_else(|| longest(ask, attempt))).then_some(tokens)
     }
 
-    fn call(&self, output_limit: Option<u64>) -> Call {
+    fn call(&self, output_limit: Option<u64>, abandoned: Arc<AtomicBool>) -> Call {
         Call {
             request: self.request.clone(),
             original: self.original.clone(),
@@ -211,6 +212,7 @@ impl Job<'_> {
             priority: if self.request.is_flexible() { Priority::Batch } else { self.caller.agent.priority },
             request_id: self.arrival.id.clone(),
             deadline: self.deadline,
+            abandoned,
         }
     }
 }
@@ -360,7 +362,13 @@ async fn one(
         seen,
         started,
     });
-    let sent = job.app.fleet.send(&attempt.id, job.call(limit)).await;
+    let call = job.call(limit, meter.abandoned());
+    let sent = if seen || matches!(attempt.id, BackendId::Local(_)) {
+        job.app.fleet.send(&attempt.id, call).await
+    } else {
+        let (app, id) = (job.app.clone(), attempt.id.clone());
+        meter.whole(Box::pin(async move { app.fleet.send(&id, call).await })).await
+    };
     meter.waited(started.elapsed());
     Ok(sent.map(|reply| Answer {
         reply,

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::body::Body;
 use crate::dispatch::{self, Job};
 use crate::error::ApiError;
+use crate::held::Held;
 use crate::meter::Meter;
 use crate::signature::signature;
 use crate::stack::Arrival;
@@ -66,7 +67,7 @@ pub(crate) async fn serve(
     };
     let deadline = arrival.at + config.server.request_timeout;
     let mut cut = cut::cut(app, &caller);
-    let mut meter = Meter::new(app, operation, agent.clone(), &arrival, place);
+    let mut meter = Held::new(app, deadline, Meter::new(app, operation, agent.clone(), &arrival, place));
 
     let answering = timeout_at(deadline, async {
         let body = request_body::read(request.into_body(), &config.server).await?;
@@ -109,6 +110,7 @@ pub(crate) async fn serve(
         answered = answering => answered.unwrap_or_else(|_| Err(too_slow())),
         denied = &mut cut => Err(ApiError::denied(denied)),
     };
+    let mut meter = meter.release();
     let (request, answer) = match outcome {
         Ok(answered) => answered,
         Err(error) => return Ok(refuse(app, &caller, error, meter)),

@@ -12,6 +12,7 @@ mod cut;
 mod dispatch;
 mod error;
 mod health;
+mod held;
 mod infer;
 mod json;
 mod limits;

@@ -3,13 +3,15 @@
 
 use crate::app::App;
 use crate::stack::Arrival;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tollkeeper_config::{Price, Usd};
+use tollkeeper_inference::{Reply, ReplyBody};
 use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, RateGuard, Settlement};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::event::ChatEvent;
@@ -19,9 +21,8 @@ use tollkeeper_protocol::usage::Usage;
 /// Text bytes per token when nobody counted: fewer than real tokenisers need for English (about four), so that an estimate is not too low.
 const BYTES_PER_TOKEN: u64 = 3;
 
-/// Tokens per second that a backend is taken to have generated when a whole answer was asked for and nobody saw it: the client left, or the
-/// time ran out. Few cloud models are faster, so the estimate is rather too high; what was leased bounds it.
-const UNSEEN_TOKENS_PER_SECOND: u64 = 100;
+/// A whole answer of a provider, on its way.
+pub(crate) type Pending = Pin<Box<dyn Future<Output = Result<Reply, ProviderFault>> + Send>>;
 
 /// One attempt at one backend, while it runs.
 pub(crate) struct Running {
@@ -31,7 +32,7 @@ pub(crate) struct Running {
     pub(crate) price: Price,
     /// Prompt tokens, as leased.
     pub(crate) input_tokens: u64,
-    /// Whether the backend streams to us, so that tokens are seen as they are made.
+    /// Whether tokens are seen as they are made, because the backend streams to us; or that there are none.
     pub(crate) seen: bool,
     pub(crate) started: Instant,
 }
@@ -46,6 +47,10 @@ pub(crate) struct Meter {
     arrived: Instant,
     streamed: bool,
     running: Option<Running>,
+    /// What the running attempt waits for, when it is a whole answer of a provider.
+    pending: Option<Pending>,
+    /// Set when the client has left, for whoever would try again.
+    abandoned: Arc<AtomicBool>,
     backend: Arc<str>,
     provider: &'static str,
     attempts: u32,
@@ -117,6 +122,8 @@ impl Meter {
             arrived: arrival.at,
             streamed: false,
             running: None,
+            pending: None,
+            abandoned: Arc::default(),
             backend: "".into(),
             provider: "",
             attempts: 0,
@@ -181,6 +188,46 @@ impl Meter {
         self.running = Some(running);
     }
 
+    /// Waits for a whole answer of a provider. When the wait is dropped the answer is still on its way, and can be [awaited](Self::outlive).
+    pub(crate) async fn whole(&mut self, answer: Pending) -> Result<Reply, ProviderFault> {
+        let sent = self.pending.insert(answer).await;
+        self.pending = None;
+        sent
+    }
+
+    /// Whether a provider works on a whole answer.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Becomes true when the client has left.
+    pub(crate) fn abandoned(&self) -> Arc<AtomicBool> {
+        self.abandoned.clone()
+    }
+
+    /// The client has left while a provider works on a whole answer, which it will bill whoever reads it: waits for it, so that it is charged as
+    /// the provider counted it; or until there was `enough` waiting, and it is charged at what was leased.
+    pub(crate) async fn outlive(mut self, enough: impl Future<Output = ()>) {
+        self.abandoned.store(true, Relaxed);
+        let Some(answer) = self.pending.take() else { return };
+        let answered = tokio::select! {
+            answered = answer => answered,
+            () = enough => return,
+        };
+        match answered {
+            Ok(Reply { body: ReplyBody::Bytes { peek, .. }, .. }) => {
+                match peek.usage {
+                    Some(usage) => self.reported(usage),
+                    None => self.whole_text(peek.text_bytes),
+                }
+                self.close(Outcome::ClientGone);
+            }
+            // Nothing else comes whole from a provider.
+            Ok(_) => {}
+            Err(fault) => self.failed(&fault),
+        }
+    }
+
     /// An attempt has begun to answer: what was not spent on waiting until now was spent here.
     pub(crate) fn answered(&self) {
         self.app.metrics.overhead(self.operation, self.arrived.elapsed().saturating_sub(self.waited));
@@ -195,6 +242,10 @@ impl Meter {
     pub(crate) fn failed(&mut self, fault: &ProviderFault) {
         let outcome = Outcome::Fault(fault.kind);
         if may_have_cost(fault) {
+            if let Some(running) = self.running.as_mut().filter(|_| fault.status.is_some_and(|status| status >= 400)) {
+                // It has said that there is no answer.
+                running.seen = true;
+            }
             self.close(outcome);
         } else if let Some(running) = self.running.take() {
             self.attempt_duration = running.started.elapsed();
@@ -265,8 +316,8 @@ impl Meter {
             let input = running.map_or(0, |running| running.input_tokens);
             let mut output = self.output.tokens();
             if let Some(running) = running.filter(|running| !running.seen && output == 0) {
-                let unseen = running.started.elapsed().as_secs().saturating_mul(UNSEEN_TOKENS_PER_SECOND);
-                output = unseen.min(running.lease.covered());
+                // Nobody knows how much of the answer there was, and the provider may bill all of it.
+                output = running.lease.covered();
             }
             return (Usage { input, output, ..Usage::default() }, true);
         };
@@ -295,6 +346,8 @@ impl Meter {
 
     /// Ends the attempt and charges it.
     pub(crate) fn close(&mut self, outcome: Outcome) -> Option<Charge> {
+        // Nobody waits for it any more.
+        self.pending = None;
         let (usage, estimated) = self.usage(outcome == Outcome::Done);
         let running = self.running.take()?;
         self.attempt_duration = running.started.elapsed();

@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     first_token: HistogramVec,
     overhead: HistogramVec,
     in_flight: IntGauge,
+    abandoned: IntGauge,
     attempts: IntCounterVec,
     fallbacks: IntCounterVec,
     denied: IntCounterVec,
@@ -197,6 +198,7 @@ impl Metrics {
                 &OVERHEAD_BUCKETS,
             ),
             in_flight: make.gauge("tollkeeper_in_flight_requests", "Requests being served now."),
+            abandoned: make.gauge("tollkeeper_abandoned_requests", "Requests in flight whose client has left while a provider works on a whole answer."),
             attempts: make.counters("tollkeeper_attempts_total", "Tries at a backend.", &["backend", "result"]),
             fallbacks: make.counters("tollkeeper_fallbacks_total", "Moves to the next target.", &["from", "to"]),
             denied: make.counters(
@@ -369,6 +371,7 @@ impl Metrics {
     }
 
     fn read_gauges(&self, app: &App) {
+        self.abandoned.set(i64::try_from(app.abandoned.len()).unwrap_or(i64::MAX));
         self.in_flight.set(i64::try_from(app.in_flight()).unwrap_or(i64::MAX));
         self.money.read(app);
         self.limits.read(app);

@@ -270,8 +270,6 @@ impl Stream {
         })
     }
 
-    /// A provider's frame: its own bytes, but for the usage chunk, which is completed or kept from clients that did not ask for it.
-    fn frame(&mut self, frame: Frame) -> Option<Bytes> {
     /// A provider's frame has come.
     fn see_frame(&mut self, frame: Frame) {
         let peek = &frame.peek;

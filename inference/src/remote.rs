@@ -168,6 +168,9 @@ impl Remote {
                 Some(pause) if Instant::now() + pause < call.deadline => tokio::time::sleep(pause).await,
                 _ => return Err(failure.fault),
             }
+            if call.abandoned.load(Relaxed) {
+                return Err(failure.fault);
+            }
             self.counters.retries.fetch_add(1, Relaxed);
         }
     }

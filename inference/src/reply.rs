@@ -5,6 +5,7 @@ use futures_util::Stream;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::time::Instant;
 use tollkeeper_config::Priority;
 use tollkeeper_protocol::embedding::EmbeddingResponse;
@@ -31,6 +32,8 @@ pub struct Call {
     pub request_id: Arc<str>,
     /// No attempt starts and no answer continues after this moment of tokio's clock.
     pub deadline: Instant,
+    /// Becomes true when nobody waits for the answer any more: then what failed is not tried again.
+    pub abandoned: Arc<AtomicBool>,
 }
 
 /// A backend's answer, begun or whole.

@@ -41,6 +41,7 @@ fn call() -> Call {
         priority: tollkeeper_config::Priority::Interactive,
         request_id: "r".into(),
         deadline: Instant::now() + Duration::from_secs(60),
+        abandoned: Arc::default(),
     }
 }
 

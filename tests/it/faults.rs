@@ -9,7 +9,8 @@ use tollkeeper_tests::client::Answer;
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{Setup, cost, due};
 use tollkeeper_tests::upstream::raw::{Act, RawUpstream};
-use tollkeeper_tests::upstream::{Content, Fault, Script, Upstream, UsageRule, word};
+use tollkeeper_tests::upstream::{Content, Fault, Gate, Hold, Script, Upstream, UsageRule, word};
+use tollkeeper_tests::wait::eventually;
 
 const IMPATIENT: &str =
     "max_attempts = 1\nfirst_byte_timeout = \"300ms\"\nidle_timeout = \"300ms\"\nconnect_timeout = \"300ms\"";
@@ -67,7 +68,8 @@ async fn a_fault_before_the_first_byte_is_an_error_and_not_charged_as_an_answer(
     let upstream = Upstream::start().await;
     let gateway = gateway(&upstream.url()).await;
     for (script, status, code) in before_the_first_byte() {
-        for ask in [chat("up/plain"), streamed("up/plain")] {
+        for mut ask in [chat("up/plain"), streamed("up/plain")] {
+            ask["max_tokens"] = json!(40);
             upstream.next(script.clone());
             let answer = gateway.client().post_json(CHAT, &ask).await;
             let what = format!("{:?}, stream {}", script.fault, ask["stream"]);
@@ -77,10 +79,16 @@ async fn a_fault_before_the_first_byte_is_an_error_and_not_charged_as_an_answer(
     gateway.settled().await;
     let ledger = gateway.stop().await;
     assert_eq!(ledger.attempts("up/plain"), 2 * before_the_first_byte().len() as u64, "each attempt is recorded");
-    // A provider that was silent until the patience ended may have worked: its input is charged. All others did nothing.
-    let silent = before_the_first_byte().iter().filter(|(_, status, _)| *status == 504).count() as i64;
-    let input = cost(&Usage { input: 30, ..Usage::default() });
-    assert!(ledger.total() <= Usd(2 * silent * input.0), "{} charged for nothing", ledger.total());
+    // Who said nothing until the patience ended, or began an answer and did not end it, may bill a whole answer that nobody saw, and what
+    // a stream was asked. All others did nothing.
+    let may_bill = |(script, status, _): &&(Script, u16, _)| {
+        let began = matches!(script.fault, Some(Fault::CloseBeforeFirstFrame | Fault::NotJson));
+        *status == 504 || began
+    };
+    let many = before_the_first_byte().iter().filter(may_bill).count() as i64;
+    let most = cost(&Usage { input: 60, output: 40, ..Usage::default() });
+    assert!(ledger.total() <= Usd(many * most.0), "{} charged for nothing", ledger.total());
+    assert!(ledger.total() >= cost(&Usage { output: 40, ..Usage::default() }), "{} for what may be billed", ledger.total());
 }
 
 #[tokio::test]
@@ -270,20 +278,65 @@ async fn a_client_that_leaves_stops_the_provider_and_pays_for_what_it_got() {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_leaves_a_whole_answer_stops_the_provider_too() {
-    let upstream = Upstream::always(Script::fault(Fault::StallBeforeHead)).await;
-    let gateway = Gateway::start(Setup::with(&upstream)).await;
+/// Asks for a whole answer of at most 40 tokens, and leaves. Returns when the gateway has noticed.
+async fn ask_and_leave(gateway: &Gateway, upstream: &Upstream) {
     let client = gateway.client();
-    let waiting =
-        tokio::spawn(
-            async move { client.try_open(http::Method::POST, CHAT, chat("up/plain").to_string()).await.map(drop) },
-        );
+    let mut ask = chat("up/plain");
+    ask["max_tokens"] = json!(40);
+    let asking = tokio::spawn(async move { client.try_open(http::Method::POST, CHAT, ask.to_string()).await.map(drop) });
     upstream.wait_for_requests(1).await;
-    waiting.abort();
-    upstream.wait_for_disconnect().await;
+    asking.abort();
+    eventually("the gateway's notice that the client has left", async || {
+        (gateway.metrics().await.sum("tollkeeper_abandoned_requests", &[]) == 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_whole_answer_whose_client_left_is_charged_as_the_provider_counted_it() {
+    let gate = Gate::default();
+    let upstream = Upstream::always(Script::words(10).with_hold(Hold::Head(gate.clone()))).await;
+    let gateway = Gateway::start(Setup::with(&upstream)).await;
+    ask_and_leave(&gateway, &upstream).await;
+    assert_eq!(gateway.metrics().await.sum("tollkeeper_in_flight_requests", &[]), 1.0, "it takes a place until then");
+    gate.open_wide();
     gateway.settled().await;
-    assert_eq!(gateway.stop().await.report.open, 0);
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.sum("tollkeeper_requests_total", &[("outcome", "client_gone")]), 1.0);
+    assert_eq!(metrics.sum("tollkeeper_abandoned_requests", &[]), 0.0);
+    let ledger = gateway.stop().await;
+    assert_eq!((ledger.attempts("up/plain"), ledger.total()), (1, due(&upstream)));
+}
+
+#[tokio::test]
+async fn a_whole_answer_whose_client_left_is_charged_at_its_lease_when_it_does_not_come() {
+    // Until the request's own time is up, or the gateway stops.
+    for (server, drain) in [("request_timeout = \"1s\"", false), ("drain_timeout = \"100ms\"", true)] {
+        let upstream = Upstream::always(Script::fault(Fault::StallBeforeHead)).await;
+        let gateway = Gateway::start(Setup::with(&upstream).server(server)).await;
+        ask_and_leave(&gateway, &upstream).await;
+        if !drain {
+            gateway.settled().await;
+            upstream.wait_for_disconnect().await;
+        }
+        let ledger = gateway.stop().await;
+        let least = cost(&Usage { output: 40, ..Usage::default() });
+        let most = cost(&Usage { input: 100, output: 40, ..Usage::default() });
+        assert!((least..=most).contains(&ledger.total()), "{server}: {} for 40 tokens", ledger.total());
+        assert_eq!((ledger.report.open, ledger.report.unknown), (0, 0), "{server}");
+    }
+}
+
+#[tokio::test]
+async fn what_failed_is_not_tried_again_for_a_client_that_left() {
+    let gate = Gate::default();
+    let upstream = Upstream::always(Script::status(503).with_hold(Hold::Head(gate.clone()))).await;
+    let gateway = Gateway::start(Setup::with(&upstream)).await;
+    ask_and_leave(&gateway, &upstream).await;
+    gate.open_wide();
+    gateway.settled().await;
+    assert_eq!(upstream.received().len(), 1);
+    assert_eq!(gateway.stop().await.total(), Usd(0));
 }
 
 #[tokio::test]
@@ -293,7 +346,8 @@ async fn a_fault_before_the_first_byte_moves_on_to_the_next_target() {
         let second = Upstream::start().await;
         let setup = Setup::new().provider("one", &first.url(), IMPATIENT).provider("two", &second.url(), "");
         let gateway = Gateway::start(setup.alias("both", &["one/a", "two/b"])).await;
-        for (ask, number) in [(chat("both"), 1), (streamed("both"), 2)] {
+        for (mut ask, number) in [(chat("both"), 1), (streamed("both"), 2)] {
+            ask["max_tokens"] = json!(40);
             let answer = gateway.client().post_json(CHAT, &ask).await;
             assert_eq!(answer.status, 200, "{:?}: {}", script.fault, answer.text());
             assert_eq!(answer.header("x-tollkeeper-backend"), "two/b");
@@ -301,8 +355,8 @@ async fn a_fault_before_the_first_byte_moves_on_to_the_next_target() {
             assert_eq!(second.received()[number - 1].json()["model"], "b");
         }
         let ledger = gateway.stop().await;
-        let silence = cost(&Usage { input: 30, ..Usage::default() });
-        assert!(ledger.cost("one/a") <= Usd(2 * silence.0), "{:?}", script.fault);
+        let unseen = cost(&Usage { input: 60, output: 40, ..Usage::default() });
+        assert!(ledger.cost("one/a") <= unseen, "{:?}", script.fault);
         assert_eq!(ledger.cost("two/b"), Usd(2 * cost(&second.served()[0].usage).0), "{:?}", script.fault);
     }
 }

@@ -53,6 +53,7 @@ fn call_for(operation: Operation, body: &str) -> Call {
         priority: Priority::Interactive,
         request_id: "r".into(),
         deadline: Instant::now() + Duration::from_secs(1800),
+        abandoned: Arc::default(),
     }
 }
 
