@@ -303,6 +303,7 @@ fn manage_shape(error: &ManageError) -> Shape {
         ManageError::AgentExists(_) => conflict("agent_exists"),
         ManageError::BudgetExists { .. } => conflict("budget_exists"),
         ManageError::TooMany(_) => conflict("too_many"),
+        ManageError::OfRun(_) => shape(StatusCode::BAD_REQUEST, INVALID, Some("budget_of_run"), None),
         ManageError::Denied(denied) => ApiError::denied(denied.clone()).shape(),
     }
 }

@@ -131,6 +131,9 @@ pub enum ManageError {
     /// The configuration file defines it.
     #[error("the configuration file defines the agent `{0}`, and it wins; change it there")]
     AgentInFile(String),
+    /// A run has limits of its own.
+    #[error("a run has no budgets: its limits are set when it is made, and `tollkeeper runs extend {0}` raises them")]
+    OfRun(Arc<str>),
     /// The configuration file has one like it.
     #[error(
         "the configuration file has a budget of {owner} for the same window and measure, and it wins; change it there"
@@ -202,14 +205,21 @@ impl Policies {
         self.keep_agent(actor, name, "created", created).await
     }
 
-    /// Changes what a created agent may do.
+    /// Changes what a created agent may do, from what that is to what `change` makes of it.
     ///
     /// # Errors
-    /// It was not created at run time, or the ledger cannot record it.
-    pub async fn change_agent(&self, actor: &str, name: &str, spec: AgentSpec) -> Result<AgentView, ManageError> {
+    /// `change` refuses, the agent was not created at run time, or the ledger cannot record it.
+    pub async fn change_agent<E: From<ManageError>>(
+        &self,
+        actor: &str,
+        name: &str,
+        change: impl FnOnce(AgentSpec) -> Result<AgentSpec, E>,
+    ) -> Result<AgentView, E> {
+        // From what is looked at to what is on record, so that of two changes at once neither takes the other's back.
         let _alone = self.0.changing.lock().await;
-        let created = Created { spec, ..self.created(name)? };
-        self.keep_agent(actor, name, "changed", created).await
+        let created = self.created(name)?;
+        let created = Created { spec: change(created.spec)?, ..created };
+        Ok(self.keep_agent(actor, name, "changed", created).await?)
     }
 
     /// Takes a created agent away, with its keys, its budgets made at run time and its pause. What it spent stays on
@@ -344,18 +354,21 @@ impl Policies {
         self.keep_budget(actor, id, "created", rule).await
     }
 
-    /// Puts another budget in the place of one that was made at run time. What is spent and leased stays.
+    /// Puts what `change` makes of a budget that was made at run time in its place. What is spent and leased stays.
     ///
     /// # Errors
-    /// There is no such budget, or one like the new one, or the ledger cannot record it.
-    pub async fn change_budget(&self, actor: &str, id: &str, rule: BudgetConfig) -> Result<BudgetEntry, ManageError> {
+    /// `change` refuses, there is no such budget, or one like the new one, or the ledger cannot record it.
+    pub async fn change_budget<E: From<ManageError>>(
+        &self,
+        actor: &str,
+        id: &str,
+        change: impl FnOnce(&BudgetConfig) -> Result<BudgetConfig, E>,
+    ) -> Result<BudgetEntry, E> {
         let _alone = self.0.changing.lock().await;
-        {
-            let book = self.0.book();
-            book.made_budget(id)?;
-            book.unlike_others(&rule, Some(id))?;
-        }
-        self.keep_budget(actor, id.into(), "changed", rule).await
+        let old = self.0.book().made_budget(id)?.clone();
+        let rule = change(&old)?;
+        self.0.book().unlike_others(&rule, Some(id))?;
+        Ok(self.keep_budget(actor, id.into(), "changed", rule).await?)
     }
 
     /// Takes a budget away that was made at run time.
@@ -495,6 +508,9 @@ impl Book {
     /// Whether a budget would be the only one of its owner, window and measure.
     fn unlike_others(&self, rule: &BudgetConfig, own: Option<&str>) -> Result<(), ManageError> {
         let owner = rule.owner.clone();
+        if owner.scope == Scope::Run {
+            return Err(ManageError::OfRun(owner.id));
+        }
         if self.hides_budget(rule) {
             return Err(ManageError::BudgetInFile { owner });
         }

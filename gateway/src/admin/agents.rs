@@ -188,14 +188,16 @@ pub(crate) async fn create(app: &Arc<App>, body: Incoming) -> Result<Response<Bo
 pub(crate) async fn change(app: &Arc<App>, name: &str, body: Incoming) -> Result<Response<Body>, ApiError> {
     let name = name.to_owned();
     let change: Value = read(app, body).await?;
-    let made = created(app, &name)?;
-    let body = changed(&AgentBody::of(&made), change)?;
-    if body.name.as_ref() != Some(&name) {
-        return Err(bad("name", "an agent keeps its name; make another one"));
-    }
-    let spec = body.spec(app)?;
+    created(app, &name)?;
     let agent = whole(app, |app| async move {
-        let changed = app.policies.change_agent(OPERATOR, &name, spec).await?;
+        let change = |spec: AgentSpec| {
+            let body = changed(&AgentBody::of(&name, &spec), change)?;
+            if body.name.as_ref() != Some(&name) {
+                return Err(bad("name", "an agent keeps its name; make another one"));
+            }
+            body.spec(&app)
+        };
+        let changed = app.policies.change_agent(OPERATOR, &name, change).await?;
         app.limits_changed();
         Ok(changed)
     });
@@ -325,7 +327,7 @@ pub(super) fn paused(app: &App, owner: &Owner) -> Option<String> {
 }
 
 impl AgentBody {
-    fn of(AgentView { name, spec, .. }: &AgentView) -> Self {
+    fn of(name: &str, spec: &AgentSpec) -> Self {
         let RateLimits { requests_per_minute, tokens_per_minute, parallel, queue } = spec.rates;
         Self {
             name: Some(name.to_string()),

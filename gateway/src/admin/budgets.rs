@@ -109,8 +109,12 @@ pub(crate) async fn create(app: &Arc<App>, body: Incoming) -> Result<Response<Bo
 pub(crate) async fn change(app: &Arc<App>, id: &str, body: Incoming) -> Result<Response<Body>, ApiError> {
     let id = id.to_owned();
     let change: Value = read(app, body).await?;
-    let rule = changed(&BudgetBody::of(&find(app, &id)?.rule), change)?.rule(app)?;
-    let made = whole(app, |app| async move { Ok(app.policies.change_budget(OPERATOR, &id, rule).await?) }).await?;
+    find(app, &id)?;
+    let made = whole(app, |app| async move {
+        let change = |old: &BudgetConfig| changed(&BudgetBody::of(old), change)?.rule(&app);
+        app.policies.change_budget(OPERATOR, &id, change).await
+    });
+    let made = made.await?;
     Ok(ok_json(json!(show(&made)).to_string()))
 }
 

@@ -4,7 +4,7 @@ use crate::setup::{Hand, add_agent, budget, clock, config, nano_per_token, scout
 use jiff::Timestamp;
 use std::path::Path;
 use std::time::Duration;
-use tollkeeper_config::{Config, Limit, Owner, Scope, Usd, Window};
+use tollkeeper_config::{BudgetConfig, Config, Limit, Owner, Scope, Usd, Window};
 use tollkeeper_policies::report::{ExportFilter, Format, export, verify};
 use tollkeeper_policies::{
     AgentSpec, Caller, Clock, Denied, KeyChange, KeyRefused, ManageError, NewKey, NewRun, OutputBound, Policies,
@@ -86,11 +86,11 @@ async fn a_disabled_agent_takes_its_runs_with_it() {
     let (_, secret) = with_key(&policies, "miner").await;
     let (_, of_run) = policies.create_run("miner", "miner", NewRun::default()).await.unwrap();
     let off = AgentSpec { disabled: true, ..AgentSpec::default() };
-    policies.change_agent("operator", "miner", off).await.unwrap();
+    policies.change_agent("operator", "miner", |_| Ok::<_, ManageError>(off)).await.unwrap();
     for key in [&secret, &of_run] {
         assert_eq!(policies.authenticate(key).unwrap_err(), KeyRefused::Disabled);
     }
-    policies.change_agent("operator", "miner", AgentSpec::default()).await.unwrap();
+    policies.change_agent("operator", "miner", |_| Ok::<_, ManageError>(AgentSpec::default())).await.unwrap();
     for key in [&secret, &of_run] {
         assert!(policies.authenticate(key).is_ok());
     }
@@ -130,12 +130,59 @@ async fn created_budgets_hold_at_once_and_count_what_was_spent() {
     assert!(matches!(spend_tokens(&policies, &caller, 31).await, Err(Denied::Budget(_))));
     spend_tokens(&policies, &caller, 30).await.unwrap();
 
-    policies.change_budget("operator", &id, budget(owner.clone(), Window::Day, Limit::Usd(Usd(150)))).await.unwrap();
+    let larger = budget(owner.clone(), Window::Day, Limit::Usd(Usd(150)));
+    policies.change_budget("operator", &id, |_| Ok::<_, ManageError>(larger)).await.unwrap();
     spend_tokens(&policies, &caller, 50).await.unwrap();
     assert!(matches!(spend_tokens(&policies, &caller, 1).await, Err(Denied::Budget(_))));
     policies.remove_budget("operator", &id).await.unwrap();
     spend_tokens(&policies, &caller, 1_000).await.unwrap();
     assert_eq!(policies.remove_budget("operator", &id).await, Err(ManageError::NoBudget(id)));
+}
+
+#[tokio::test]
+async fn a_run_gets_no_budget_beside_its_limits() {
+    let (policies, _, _) = start();
+    let (run, _) = policies.create_run("operator", "scout", NewRun::default()).await.unwrap();
+    let owner = Owner::new(Scope::Run, run.run.id.clone());
+    let rule = budget(owner, Window::Day, Limit::Usd(Usd(100)));
+    let refused = policies.create_budget("operator", rule.clone()).await.unwrap_err();
+    assert_eq!(refused, ManageError::OfRun(run.run.id.clone()));
+    assert!(refused.to_string().contains("tollkeeper runs extend"), "{refused}");
+    let other = budget(Owner::everything(), Window::Day, Limit::Usd(Usd(100)));
+    let id = policies.create_budget("operator", other).await.unwrap().id.unwrap();
+    let moved = policies.change_budget("operator", &id, |_| Ok(rule)).await;
+    assert_eq!(moved, Err(ManageError::OfRun(run.run.id.clone())));
+}
+
+#[tokio::test]
+async fn of_many_changes_at_once_none_takes_another_back() {
+    let (policies, _, _) = start();
+    policies.create_agent("operator", "miner", AgentSpec::default()).await.unwrap();
+    let owner = Owner::new(Scope::Agent, "miner");
+    let rule = budget(owner, Window::Day, Limit::Usd(Usd(100)));
+    let id = policies.create_budget("operator", rule).await.unwrap().id.unwrap();
+    let mut changes = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let (agents, budgets, id) = (policies.clone(), policies.clone(), id.clone());
+        changes.spawn(async move {
+            let model = |mut spec: AgentSpec| {
+                spec.models.push(format!("up/{number}"));
+                Ok::<_, ManageError>(spec)
+            };
+            agents.change_agent("operator", "miner", model).await.map(|_| ())
+        });
+        changes.spawn(async move {
+            let notice = |old: &BudgetConfig| {
+                let notify_at = old.notify_at.iter().copied().chain([number]).collect();
+                Ok::<_, ManageError>(BudgetConfig { notify_at, ..old.clone() })
+            };
+            budgets.change_budget("operator", &id, notice).await.map(|_| ())
+        });
+    }
+    assert!(changes.join_all().await.into_iter().all(|done| done.is_ok()));
+    let agent = policies.agents().into_iter().find(|agent| &*agent.name == "miner").unwrap();
+    assert_eq!(agent.spec.models.len(), 21, "{:?}", agent.spec.models);
+    assert_eq!(policies.budget_entries()[0].rule.notify_at.len(), 20);
 }
 
 #[tokio::test]
@@ -153,7 +200,7 @@ async fn of_two_budgets_alike_the_files_counts() {
     let entries = policies.budget_entries();
     let shown: Vec<_> = entries.iter().map(|entry| (entry.source, entry.view.is_some())).collect();
     assert_eq!(shown, [(Source::File, true), (Source::Api, false)]);
-    let other = policies.change_budget("operator", &id, rule.clone()).await;
+    let other = policies.change_budget("operator", &id, |_| Ok(rule.clone())).await;
     assert_eq!(other, Err(ManageError::BudgetInFile { owner }));
 
     policies.reload(&config(&[]));
