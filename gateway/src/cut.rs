@@ -1,4 +1,4 @@
-//! What ends a request from outside: its run is cancelled or has used up its time, or its agent is killed.
+//! What ends a request from outside: its run is cancelled or has used up its time, its agent is killed, or its key is no longer good.
 
 use crate::app::App;
 use std::future::Future;
@@ -10,9 +10,15 @@ use tollkeeper_policies::{Caller, Denied, Run, Stop};
 /// Resolves when the request must end, with the reason.
 pub(crate) type Cut = Pin<Box<dyn Future<Output = Denied> + Send>>;
 
-/// Resolves when the caller is killed, or its run or one above it ends.
+/// Resolves when the caller is killed or loses its key, or its run or one above it ends.
 pub(crate) fn cut(app: &App, caller: &Caller) -> Cut {
-    let killed = app.policies.killed(caller);
+    let (killed, key_lost) = (app.policies.killed(caller), app.policies.key_lost(caller));
+    let killed = async move {
+        tokio::select! {
+            denied = killed => denied,
+            denied = key_lost => denied,
+        }
+    };
     let Some(run) = caller.run.clone() else { return Box::pin(killed) };
     let clock = app.clock.clone();
     Box::pin(async move {

@@ -6,7 +6,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use std::time::Duration;
 use tollkeeper_config::UnknownModel;
-use tollkeeper_policies::{Denied, KeyRefused, ManageError, RateDenied, RunError, Stop};
+use tollkeeper_policies::{Denied, KeyRefused, Lost, ManageError, RateDenied, RunError, Stop};
 use tollkeeper_protocol::DecodeError;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::openai::{ErrorBody, Stopped};
@@ -121,12 +121,7 @@ impl ApiError {
         match self {
             Self::NoKey | Self::BadKey => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
             Self::KeyRefused(refused) => {
-                let code = match refused {
-                    KeyRefused::Unknown => "invalid_api_key",
-                    KeyRefused::Expired => "key_expired",
-                    KeyRefused::Disabled => "key_disabled",
-                };
-                shape(StatusCode::UNAUTHORIZED, INVALID, Some(code), None)
+                shape(StatusCode::UNAUTHORIZED, INVALID, Some(key_code(*refused)), None)
             }
             Self::ScopeMissing(_) => forbidden("scope_missing"),
             Self::NotOperator => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
@@ -151,6 +146,7 @@ impl ApiError {
                 Stop::Paused { .. } => forbidden("paused"),
                 Stop::Cancelled => forbidden("run_cancelled"),
                 Stop::Over => forbidden("run_over"),
+                Stop::Key(refused) => shape(StatusCode::UNAUTHORIZED, INVALID, Some(key_code(*refused)), Some(false)),
             },
             Self::LocalOnly => forbidden("local_only"),
             Self::OwnRun => forbidden("own_run"),
@@ -275,6 +271,15 @@ impl ApiError {
             headers.insert(ALLOW, allow);
         }
         response
+    }
+}
+
+/// What a key is told that opens nothing.
+fn key_code(refused: KeyRefused) -> &'static str {
+    match refused {
+        KeyRefused::Unknown | KeyRefused::Maker(Lost::Gone) => "invalid_api_key",
+        KeyRefused::Expired | KeyRefused::Maker(Lost::Expired) => "key_expired",
+        KeyRefused::Disabled | KeyRefused::Maker(Lost::Disabled) => "key_disabled",
     }
 }
 

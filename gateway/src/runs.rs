@@ -18,7 +18,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tollkeeper_config::OnLimit;
-use tollkeeper_policies::{NewRun, Run, RunError, RunLimits, RunPolicy, RunView};
+use tollkeeper_policies::{Maker, NewRun, Run, RunError, RunLimits, RunPolicy, RunView};
 
 /// Longer labels are refused.
 const LONGEST_LABEL: usize = 256;
@@ -103,7 +103,11 @@ pub(crate) async fn create(app: &App, request: Request<Incoming>) -> Result<Resp
     if body.label.as_ref().is_some_and(|label| label.len() > LONGEST_LABEL) {
         return Err(bad("label", format!("the label is longer than {LONGEST_LABEL} bytes")));
     }
-    let new = NewRun { parent, label: body.label, limits: limits(body.limits), policy: policy(body.policy)? };
+    let maker = match &who {
+        Who::Operator => Maker::default(),
+        Who::Caller(caller) => caller.maker(),
+    };
+    let new = NewRun { parent, label: body.label, limits: limits(body.limits), policy: policy(body.policy)?, maker };
     let (view, key) = app.policies.create_run(who.name(), &agent, new).await?;
     let shown = RunShown { key: Some(key), ..show(&view) };
     Ok(created_json(json!(shown).to_string()))

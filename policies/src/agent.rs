@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use tollkeeper_config::{AgentConfig, Owner, Priority, Usd, VelocityConfig};
+use tollkeeper_config::{AgentConfig, Owner, Priority, Scope, Usd, VelocityConfig};
 
 /// An agent as configured when it was looked up. Its limits are not in here: they hold at once when the configuration
 /// changes.
@@ -46,9 +46,24 @@ pub struct Caller {
     pub run: Option<Arc<Run>>,
     /// What the key is good for.
     pub scopes: Scopes,
+    /// Its hash.
+    pub(crate) key: KeyHash,
 }
 
 impl Caller {
+    /// What the runs that it makes depend on.
+    pub fn maker(&self) -> Maker {
+        // Those made with a run's key are below it, and depend on what it does.
+        let key = self.run.is_none().then_some(self.key);
+        Maker { key, scopes: self.scopes }
+    }
+
+    /// Whose key it is.
+    pub(crate) fn owner(&self) -> Owner {
+        let run = self.run.as_ref().map(|run| run.owner.clone());
+        run.unwrap_or_else(|| Owner::new(Scope::Agent, self.agent.name.clone()))
+    }
+
     /// Who pays, with the client's own name for what it works on.
     pub(crate) fn payer(&self, task: Option<Arc<str>>) -> Payer {
         Payer {
@@ -155,6 +170,48 @@ pub enum KeyRefused {
     /// It, or its agent, was switched off.
     #[error("this API key, or its agent, is disabled; ask the operator")]
     Disabled,
+    /// It is a run's, and the key that the run was made with is no longer good.
+    #[error("this is the key of a run, and the API key that the run was made with {0}; make another run, or ask the operator")]
+    Maker(Lost),
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// Its time is up.
+    #[error("has expired")]
+    Expired,
+    /// It was switched off.
+    #[error("is disabled")]
+    Disabled,
+    /// Nobody has it any more.
+    #[error("was taken away")]
+    Gone,
+}
+
+impl From<Lost> for KeyRefused {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Expired => Self::Expired,
+            Lost::Disabled => Self::Disabled,
+            Lost::Gone => Self::Unknown,
+        }
+    }
+}
+
+/// Who makes a run: the run is good for no more than that, and for no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maker {
+    /// The key of an agent that it was made with.
+    pub(crate) key: Option<KeyHash>,
+    pub(crate) scopes: Scopes,
+}
+
+impl Default for Maker {
+    /// The operator.
+    fn default() -> Self {
+        Self { key: None, scopes: Scopes::ALL }
+    }
 }
 
 /// All agents, by the hashes of their keys and by name.
@@ -209,6 +266,40 @@ impl Roster {
     /// Nobody finds the agent by its name any more, such as for one of its runs.
     pub(crate) fn disable(&mut self, name: &str) {
         self.by_name.remove(name);
+    }
+
+    /// Whether a key, and those that the runs above it were made with, is good at `now`: for what, and until when if nobody changes anything
+    /// (microseconds since 1970).
+    pub(crate) fn standing(
+        &self,
+        (agent, key): (&str, KeyHash),
+        run: Option<&Run>,
+        now: i64,
+    ) -> Result<(Scopes, Option<i64>), KeyRefused> {
+        if self.named(agent).is_none() {
+            return Err(KeyRefused::Disabled);
+        }
+        let Some(run) = run else {
+            let terms = self.terms(agent, key, now)?;
+            return Ok((terms.scopes, terms.expires));
+        };
+        let (mut scopes, mut until) = (run.scopes, None);
+        for key in run.chain().filter_map(|run| run.maker) {
+            let terms = self.terms(agent, key, now).map_err(KeyRefused::Maker)?;
+            scopes = scopes.and(terms.scopes);
+            until = [until, terms.expires].into_iter().flatten().min();
+        }
+        Ok((scopes, until))
+    }
+
+    /// What holds for a key of that agent at `now`.
+    fn terms(&self, agent: &str, key: KeyHash, now: i64) -> Result<KeyTerms, Lost> {
+        let (_, terms) = self.find(key).filter(|(owner, _)| *owner.name == *agent).ok_or(Lost::Gone)?;
+        match terms {
+            KeyTerms { disabled: true, .. } => Err(Lost::Disabled),
+            KeyTerms { expires: Some(expires), .. } if expires <= now => Err(Lost::Expired),
+            terms => Ok(terms),
+        }
     }
 
     /// The agent with this key. The table is searched by hash, and the hash found is then compared in constant time, so

@@ -275,16 +275,22 @@ impl Policies {
     /// # Errors
     /// The ledger cannot record it now; the run has ended all the same, and it is tried again.
     pub async fn cancel_run(&self, actor: &str, run: &Arc<Run>) -> Result<RunView, RunError> {
+        self.cancel_runs(actor, |other| other.id == run.id).await?;
+        Ok(self.view(run))
+    }
+
+    /// The same for all these runs.
+    pub(crate) async fn cancel_runs(&self, actor: &str, wanted: impl Fn(&Run) -> bool) -> Result<(), Denied> {
         let ended = {
             let runs = self.0.runs();
+            let roots = runs.all().filter(|run| wanted(run)).map(|run| run.id.clone()).collect();
             let mut accounts = self.0.accounts();
             let now = accounts.now(&self.0.clock);
-            runs.end(&mut accounts, &[run.id.clone()].into(), RunEnd::Cancelled, now)
+            runs.end(&mut accounts, &roots, RunEnd::Cancelled, now)
         };
         self.0.ended(&ended, RunEnd::Cancelled, actor);
         let this = self.clone();
-        carried_out(async move { this.0.record_ends().await }).await?;
-        Ok(self.view(run))
+        carried_out(async move { this.0.record_ends().await }).await
     }
 
     /// Ends the runs whose time is up; to be called every second or so.
@@ -371,7 +377,9 @@ impl Shared {
         let shown = saved.iter().map(|(id, saved)| {
             let mut shown = saved.clone();
             if let Some(shown) = shown.as_object_mut() {
+                // Not even hashes of keys.
                 shown.remove("key");
+                shown.remove("maker");
                 shown.insert("id".into(), (**id).into());
             }
             shown

@@ -63,8 +63,16 @@ pub struct Scopes {
 impl Scopes {
     /// Everything.
     pub const ALL: Self = Self { infer: true, runs: true };
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { infer: false, runs: false };
     /// What there is.
     pub const NAMES: [&'static str; 2] = ["infer", "runs"];
+
+    /// What both are good for.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { infer: self.infer && other.infer, runs: self.runs && other.runs }
+    }
 
     /// The names of what it is good for.
     pub fn names(self) -> Vec<&'static str> {

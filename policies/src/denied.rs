@@ -1,5 +1,6 @@
 //! Why a request may not be dispatched, or a stream may not go on.
 
+use crate::agent::KeyRefused;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tollkeeper_config::{Limit, OnLimit, Owner, Usd, Window};
@@ -91,6 +92,8 @@ pub enum Stop {
     Cancelled,
     /// The run's time is up.
     Over,
+    /// The key that was used is no longer good.
+    Key(KeyRefused),
 }
 
 impl Blocked {
@@ -133,6 +136,7 @@ impl std::fmt::Display for Stop {
             Self::Paused { reason } => write!(f, "is paused until somebody resumes it: {reason}"),
             Self::Cancelled => f.write_str("was cancelled"),
             Self::Over => f.write_str("has used up its time"),
+            Self::Key(refused) => write!(f, "may not go on: {refused}"),
         }
     }
 }

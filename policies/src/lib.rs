@@ -26,6 +26,7 @@ pub mod report;
 mod run;
 pub mod shared;
 mod sharing;
+mod standing;
 mod store;
 pub mod velocity;
 mod watches;
@@ -40,7 +41,7 @@ mod setup;
 extern crate self as tollkeeper_policies;
 
 pub use accounts::BudgetView;
-pub use agent::{Agent, Caller, KeyRefused};
+pub use agent::{Agent, Caller, KeyRefused, Lost, Maker};
 pub use clock::Clock;
 pub use created::{AgentSpec, Scopes};
 pub use denied::{Blocked, Denied, Stop};
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     runs: RwLock<Runs>,
     accounts: Mutex<Accounts>,
     roster: ArcSwap<Roster>,
+    /// Told after each change of it.
+    pub(crate) roster_changed: tokio::sync::watch::Sender<()>,
     /// Locked before [`Shared::accounts`] by who needs both.
     book: Mutex<Book>,
     /// Held by who changes the book, from what is looked at to what is on record.
@@ -229,6 +232,7 @@ impl Policies {
             runs: RwLock::new(runs),
             accounts: Mutex::new(accounts),
             roster,
+            roster_changed: tokio::sync::watch::Sender::default(),
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::default(),
             events: Events::default(),
@@ -243,20 +247,18 @@ impl Policies {
     /// # Errors
     /// Nobody's, or it is no longer good.
     pub fn authenticate(&self, key: &str) -> Result<Caller, KeyRefused> {
-        let hash = KeyHash::of(key);
+        let key = KeyHash::of(key);
         let roster = self.0.roster.load();
-        if let Some((agent, terms)) = roster.find(hash) {
-            if terms.disabled {
-                return Err(KeyRefused::Disabled);
+        let (agent, run) = match roster.find(key) {
+            Some((agent, _)) => (agent, None),
+            None => {
+                let run = self.0.runs().of_key(key).cloned().ok_or(KeyRefused::Unknown)?;
+                (roster.named(&run.agent).ok_or(KeyRefused::Disabled)?, Some(run))
             }
-            if terms.expires.is_some_and(|expires| expires <= self.0.clock.now().as_microsecond()) {
-                return Err(KeyRefused::Expired);
-            }
-            return Ok(Caller { agent: agent.clone(), run: None, scopes: terms.scopes });
-        }
-        let run = self.0.runs().of_key(hash).cloned().ok_or(KeyRefused::Unknown)?;
-        let agent = roster.named(&run.agent).ok_or(KeyRefused::Disabled)?;
-        Ok(Caller { agent: agent.clone(), run: Some(run), scopes: Scopes::ALL })
+        };
+        let now = self.0.clock.now().as_microsecond();
+        let (scopes, _) = roster.standing((&agent.name, key), run.as_deref(), now)?;
+        Ok(Caller { agent: agent.clone(), run, scopes, key })
     }
 
     /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on, and what was made
@@ -406,6 +408,7 @@ impl Shared {
         roster.agents().for_each(|agent| self.watches.configure(agent));
         book.give_keys(&mut roster);
         self.roster.store(Arc::new(roster));
+        self.roster_changed.send_replace(());
         // Budgets that are new count there what this gateway has spent before.
         if let Some(sharing) = &self.sharing {
             sharing.tell_again();

@@ -6,6 +6,7 @@ use crate::agent::{KeyHash, random_hex};
 use crate::control::{PAUSE, owner_id};
 use crate::created::{AGENT, AgentSpec, BUDGET, Book, Created, CreatedKey, Scopes, budget_body, is_alike};
 use crate::denied::Denied;
+use crate::run::Run;
 use crate::store::StateChange;
 use crate::{Policies, Shared};
 use jiff::Timestamp;
@@ -222,7 +223,7 @@ impl Policies {
         Ok(self.keep_agent(actor, name, "changed", created).await?)
     }
 
-    /// Takes a created agent away, with its keys, its budgets made at run time and its pause. What it spent stays on
+    /// Takes a created agent away, with its keys, its budgets made at run time and its pause, and ends its runs. What it spent stays on
     /// record, and counts again when an agent of its name is made.
     ///
     /// # Errors
@@ -237,9 +238,20 @@ impl Policies {
             let own = book.budgets.iter().filter(|(_, rule)| rule.owner == owner && !shown);
             own.map(|(id, _)| (id.clone(), None)).collect()
         };
-        let resumed = (!self.0.book().hides_agent(name)).then_some(owner);
-        let edit = Edit { agent: Some((name.into(), None)), budgets, resumed };
-        Ok(self.commit(actor, &format!("agent/{name}"), json!({"change": "removed"}), edit).await?)
+        let shown = self.0.book().hides_agent(name);
+        let edit = Edit { agent: Some((name.into(), None)), budgets, resumed: (!shown).then_some(owner) };
+        self.commit(actor, &format!("agent/{name}"), json!({"change": "removed"}), edit).await?;
+        if !shown {
+            self.end_runs(actor, |run| *run.agent == *name).await;
+        }
+        Ok(())
+    }
+
+    /// Ends runs that nobody may use any more. What cannot be recorded now has ended all the same, and is tried again.
+    async fn end_runs(&self, actor: &str, wanted: impl Fn(&Run) -> bool) {
+        if let Err(denied) = self.cancel_runs(actor, wanted).await {
+            tracing::warn!(%denied, "the end of runs cannot be recorded now; they have ended all the same");
+        }
     }
 
     /// Makes a key of a created agent. Returns it with its secret, which is shown this once.
@@ -307,7 +319,7 @@ impl Policies {
         Ok(key.view())
     }
 
-    /// Takes a key away: it is unknown from now on.
+    /// Takes a key away: it is unknown from now on, and the runs that were made with it end.
     ///
     /// # Errors
     /// There is no such key, or the ledger cannot record it.
@@ -316,7 +328,9 @@ impl Policies {
         let mut created = self.created(agent)?;
         let gone = created.key(agent, id)?.clone();
         created.keys.retain(|key| key.id != gone.id);
-        self.keep_keys(actor, agent, json!({"change": "key removed", "key": note(&gone)}), created).await
+        self.keep_keys(actor, agent, json!({"change": "key removed", "key": note(&gone)}), created).await?;
+        self.end_runs(actor, |run| run.maker == Some(gone.hash)).await;
+        Ok(())
     }
 
     /// All budgets as they stand, those of runs left out, and those made at run time that the file hides.

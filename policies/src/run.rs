@@ -9,7 +9,8 @@ mod saved;
 pub(crate) use saved::Saved;
 
 use crate::accounts::{Accounts, Cover, amount};
-use crate::agent::{KeyHash, random_hex};
+use crate::agent::{KeyHash, Maker, random_hex};
+use crate::created::Scopes;
 use crate::denied::{Denied, Stop};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -66,6 +67,8 @@ pub struct NewRun {
     pub limits: RunLimits,
     /// How it behaves.
     pub policy: RunPolicy,
+    /// Who makes it.
+    pub maker: Maker,
 }
 
 /// A run.
@@ -84,6 +87,10 @@ pub struct Run {
     /// Microseconds since 1970.
     pub(crate) created: i64,
     pub(crate) key: KeyHash,
+    /// The key of its agent that it was made with: it is refused when that is.
+    pub(crate) maker: Option<KeyHash>,
+    /// What its key is good for: never more than the key that it was made with, or that of a run above it.
+    pub(crate) scopes: Scopes,
     pub(crate) owner: Owner,
     pub(crate) account: usize,
     /// Its own account and those of the runs above it.
@@ -372,6 +379,7 @@ impl Runs {
         let covers = std::iter::once(account).chain(chain);
         let covers = covers.map(|account| Cover { account, money: !payers.contains(&account) }).collect();
         let cancelled = above.map_or_else(CancellationToken::new, |above| above.cancelled.child_token());
+        let scopes = above.map_or(Scopes::ALL, |above| above.scopes).and(new.maker.scopes);
         let run = Run {
             id,
             agent,
@@ -380,6 +388,8 @@ impl Runs {
             policy: new.policy,
             created,
             key,
+            maker: new.maker.key,
+            scopes,
             owner,
             account,
             covers,

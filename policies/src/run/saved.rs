@@ -2,7 +2,8 @@
 
 use super::{NewRun, Run, RunEnd, RunLimits, RunPolicy, Runs, State};
 use crate::accounts::Accounts;
-use crate::agent::KeyHash;
+use crate::agent::{KeyHash, Maker};
+use crate::created::Scopes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,12 @@ pub(crate) struct Saved {
     cancelled: bool,
     /// SHA-256 of the key.
     key: String,
+    /// SHA-256 of the agent's key that it was made with.
+    #[serde(default)]
+    maker: Option<String>,
+    /// What its key is good for; everything where it does not say.
+    #[serde(default)]
+    scopes: Option<Vec<String>>,
 }
 
 impl Saved {
@@ -43,6 +50,14 @@ impl Saved {
                 on_limit: OnLimit::named(&self.on_limit).unwrap_or_default(),
                 local_only: self.local_only,
                 wrap_up_pct: self.wrap_up_pct,
+            },
+            maker: Maker {
+                // One that cannot be read is nobody's, and so it is refused.
+                key: self.maker.map(|key| KeyHash::from_hex(&key).unwrap_or(KeyHash([0; 32]))),
+                scopes: match &self.scopes {
+                    Some(names) => Scopes::named(names.iter().map(String::as_str)).unwrap_or(Scopes::NONE),
+                    None => Scopes::ALL,
+                },
             },
         };
         // A key that cannot be read fits nobody.
@@ -75,6 +90,8 @@ impl Run {
             ended_us: ended.map(|(_, at)| at),
             cancelled: ended.is_some_and(|(end, _)| end == RunEnd::Cancelled),
             key: self.key.hex(),
+            maker: self.maker.map(KeyHash::hex),
+            scopes: Some(self.scopes.names().into_iter().map(str::to_owned).collect()),
         }
     }
 }

@@ -11,6 +11,7 @@ mod exports;
 mod fit;
 mod fleet;
 mod invariant;
+mod keys;
 mod leases;
 mod ledger;
 mod rates;

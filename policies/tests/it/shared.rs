@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tollkeeper_config::{BackendId, Config, Limit, Owner, Scope, Usd, Window};
 use tollkeeper_policies::{
-    Caller, Clock, Denied, Lease, NewRun, OutputBound, Policies, Run, RunError, RunLimits, RunPolicy, Settlement,
+    Caller, Clock, Denied, Lease, Maker, NewRun, OutputBound, Policies, Run, RunError, RunLimits, RunPolicy, Settlement,
 };
 
 const AGENTS: [&str; 2] = ["scout", "digger"];
@@ -227,7 +227,7 @@ impl Book {
         let agent = above
             .as_ref()
             .map_or(AGENTS[agent], |above| AGENTS.into_iter().find(|name| **name == *above.agent).unwrap());
-        let new = NewRun { parent: above, label: None, limits, policy: RunPolicy::default() };
+        let new = NewRun { parent: above, label: None, limits, policy: RunPolicy::default(), maker: Maker::default() };
         match self.policies.create_run("test", agent, new).await {
             Ok((view, key)) => {
                 let mut chain = vec![self.runs.len()];
