@@ -3,7 +3,7 @@
 
 use crate::accounts::Accounts;
 use crate::agent::{Caller, Roster};
-use crate::denied::{Denied, Stop};
+use crate::denied::{Blocked, Denied, Stop};
 use crate::event::{Event, What};
 use crate::pauses::Pauses;
 use crate::run::{NewRun, Run, RunEnd, RunError, RunLimits, RunView, Runs, Saved};
@@ -327,11 +327,25 @@ impl Policies {
         if blocked.on_limit != OnLimit::Degrade {
             self.0.tell(caller, What::Denied(blocked.clone()));
         }
-        // What only others' leases keep it from, it may get when they have ended.
-        let is_spent = blocked.spent.saturating_add(blocked.estimate) > blocked.limit.units();
-        if blocked.on_limit != OnLimit::Ask || blocked.kept_pct.is_some() || !is_spent {
-            return;
+        if asks(blocked, 0) {
+            self.ask(caller, blocked).await;
         }
+    }
+
+    /// The same when a budget cuts an answer of the caller that holds so much of it, in the limit's measure.
+    pub(crate) fn cut_short(&self, caller: &Caller, blocked: &Blocked, held: i128) {
+        self.0.tell(caller, What::Denied(Box::new(blocked.clone())));
+        // The cut waits for no record of the pause; without a runtime there is nobody to go on either.
+        if asks(blocked, held)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (this, caller, blocked) = (self.clone(), caller.clone(), blocked.clone());
+            runtime.spawn(async move { this.ask(&caller, &blocked).await });
+        }
+    }
+
+    /// Pauses the run or the agent until somebody says that it may go on.
+    async fn ask(&self, caller: &Caller, blocked: &Blocked) {
         let whose = match blocked.owner.scope {
             Scope::Run => blocked.owner.clone(),
             _ => Owner::new(Scope::Agent, caller.agent.name.clone()),
@@ -344,6 +358,13 @@ impl Policies {
     fn view(&self, run: &Arc<Run>) -> RunView {
         Runs::view(&self.0.accounts(), run)
     }
+}
+
+/// Whether a budget that could not pay wants to be asked; `held` is what the one that asks for more has of it already.
+fn asks(blocked: &Blocked, held: i128) -> bool {
+    // What only others' leases keep it from, it may get when they have ended.
+    let is_spent = blocked.spent.saturating_add(held).saturating_add(blocked.estimate) > blocked.limit.units();
+    blocked.on_limit == OnLimit::Ask && blocked.kept_pct.is_none() && is_spent
 }
 
 impl Shared {

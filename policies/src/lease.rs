@@ -5,7 +5,6 @@
 //! milliseconds granted; [`Lease::secured`] waits for even those, for who must never deliver a token that is not on
 //! record.
 
-use crate::Shared;
 use crate::accounts::{Cover, amount};
 use crate::agent::Caller;
 use crate::amounts::Amounts;
@@ -16,6 +15,7 @@ use crate::ledger::row::Kind;
 use crate::metering::{Charge, Pieces, recordable, worst_case};
 use crate::sharing::{Line, Part, Sharing, tighter};
 use crate::watches::Turn;
+use crate::{Policies, Shared};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -182,6 +182,8 @@ pub struct Lease {
     growth: Option<Growth>,
     /// They had no more when they were asked ahead of need.
     is_full: bool,
+    /// Whether a budget's refusal to let it grow was told of.
+    cut: bool,
 }
 
 /// How far a lease has come.
@@ -254,6 +256,7 @@ impl Lease {
             part: None,
             growth: None,
             is_full: false,
+            cut: false,
         };
         if let Some(sharing) = shared.sharing.as_ref().filter(|_| !lines.is_empty()) {
             lease.enter(sharing, lines).await?;
@@ -312,8 +315,9 @@ impl Lease {
         let tokens = output_tokens.min(MOST_TOKENS);
         let asks = self.part.as_ref().is_some_and(|part| !part.is_alone());
         let done = if asks { ready!(self.poll_part(cx, tokens)) } else { self.extend_to(tokens) };
-        if done.is_ok() {
-            self.told = self.told.max(tokens);
+        match &done {
+            Ok(()) => self.told = self.told.max(tokens),
+            Err(denied) => self.cut_short(denied),
         }
         Poll::Ready(done)
     }
@@ -337,6 +341,16 @@ impl Lease {
         let now = self.extend((tokens, want))?;
         self.log(now);
         Ok(())
+    }
+
+    /// What follows when the answer ends here because a budget refuses: the same as when it refuses an attempt.
+    fn cut_short(&mut self, denied: &Denied) {
+        if let Denied::Budget(blocked) = denied
+            && !std::mem::replace(&mut self.cut, true)
+        {
+            let held = self.held.of(blocked.limit);
+            Policies(self.shared.clone()).cut_short(&self.caller, blocked, held);
+        }
     }
 
     /// Asks the budgets that other gateways share ahead of need, and waits for them when there is nothing left.

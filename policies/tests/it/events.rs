@@ -120,6 +120,50 @@ async fn a_budget_that_asks_pauses_its_agent_until_it_is_resumed_even_over_a_res
 }
 
 #[tokio::test]
+async fn a_budget_that_cuts_an_answer_does_what_it_does_when_it_refuses_one() {
+    for (policy, expected) in [
+        (OnLimit::Deny, vec!["denied by agent `scout`"]),
+        // Nobody can find a cheaper target in the middle of an answer.
+        (OnLimit::Degrade, vec!["denied by agent `scout`"]),
+        (OnLimit::Ask, vec!["denied by agent `scout`", "agent `scout` paused"]),
+    ] {
+        let mut config = config(&[(Window::Total, 100)]);
+        ask(&mut config, policy, &[]);
+        let policies = Policies::in_memory(&config, clock("2026-03-04T05:06:07Z").0);
+        let mut events = policies.listen();
+        let mut lease = policies.admit(&scout(&policies), spend(nano_per_token(), 10, growing(20))).await.unwrap();
+        lease.cover(90).unwrap();
+        for _ in 0..3 {
+            assert!(matches!(lease.cover(91), Err(Denied::Budget(_))), "{policy:?}");
+        }
+        while policies.pauses().is_empty() && policy == OnLimit::Ask {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(told(&mut events), expected, "{policy:?}: once, however often it is asked");
+        let other = policies.admit(&scout(&policies), spend(nano_per_token(), 0, OutputBound::Whole(0))).await;
+        let is_paused = matches!(&other, Err(Denied::Stopped { stop: Stop::Paused { .. }, .. }));
+        assert_eq!(is_paused, policy == OnLimit::Ask, "{other:?}");
+        lease.settle(used(10, 90));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_only_others_leases_cut_pauses_nobody() {
+    let mut config = config(&[(Window::Total, 100)]);
+    ask(&mut config, OnLimit::Ask, &[]);
+    let policies = Policies::in_memory(&config, clock("2026-03-04T05:06:07Z").0);
+    let other = policies.admit(&scout(&policies), spend(nano_per_token(), 60, OutputBound::Whole(0))).await.unwrap();
+    let mut events = policies.listen();
+    let mut lease = policies.admit(&scout(&policies), spend(nano_per_token(), 10, growing(20))).await.unwrap();
+    assert!(lease.cover(31).is_err());
+    assert_eq!(told(&mut events), ["denied by agent `scout`"]);
+    other.settle(used(0, 0));
+    lease.cover(31).unwrap();
+    lease.settle(used(10, 31));
+    assert!(policies.pauses().is_empty(), "it may go on now");
+}
+
+#[tokio::test]
 async fn days_begin_where_the_budget_says() {
     let mut config = config(&[(Window::Day, 100)]);
     config.budgets[0].zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
