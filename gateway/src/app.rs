@@ -233,6 +233,8 @@ pub struct Running {
     stop: CancellationToken,
     force: CancellationToken,
     server: JoinHandle<()>,
+    /// What tells of events, and what tells it that there will be no more.
+    told: (JoinHandle<()>, CancellationToken),
 }
 
 impl std::fmt::Debug for Running {
@@ -296,7 +298,8 @@ impl Gateway {
         // Until the policies are closed: also what the drain ends is told to who shares the budgets.
         let policies = app.policies.clone();
         tokio::spawn(async move { policies.keep_shared().await });
-        tokio::spawn(told::events(app.clone()));
+        let over = CancellationToken::new();
+        let told = (tokio::spawn(told::events(app.clone(), over.clone())), over);
         let serve = |door, listener| {
             // When one has drained it cuts what is left of its own connections, not of the other's.
             listen::serve(app.clone(), door, listener, stop.clone(), force.child_token())
@@ -309,7 +312,7 @@ impl Gateway {
                 tokio::spawn(async move { _ = tokio::join!(main, admin) })
             }
         };
-        Ok(Running { addr, admin_addr, app, stop, force, server })
+        Ok(Running { addr, admin_addr, app, stop, force, server, told })
     }
 }
 
@@ -371,6 +374,12 @@ impl Running {
         self.app.abandoned.wait().await;
         self.app.fleet.shutdown().await;
         self.app.policies.close().await;
+        // All that the drain settled has been told of by then.
+        let (told, over) = self.told;
+        over.cancel();
+        if told.await.is_err() {
+            tracing::error!("what tells of events ended in a panic");
+        }
         self.app.notifier.shutdown(&self.force).await;
     }
 }

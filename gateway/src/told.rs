@@ -6,22 +6,25 @@ use jiff::Timestamp;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 use tollkeeper_config::NoticeKind;
 use tollkeeper_inference::BackendHealth;
 use tollkeeper_policies::velocity::{Level, Transition};
 use tollkeeper_policies::{Event, What};
 
-/// Tells of every event until the gateway stops.
-pub(crate) async fn events(app: Arc<App>) {
+/// Tells of every event, those of a drain included, until nothing more can happen.
+pub(crate) async fn events(app: Arc<App>, over: CancellationToken) {
     let mut events = app.policies.listen();
     loop {
-        tokio::select! {
-            () = app.stop.cancelled() => return,
-            event = events.recv() => match event {
-                Ok(event) => notice(&event).into_iter().for_each(|notice| app.notifier.send(notice)),
-                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events came faster than they could be told"),
-                Err(RecvError::Closed) => return,
-            },
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            () = over.cancelled() => return,
+        };
+        match event {
+            Ok(event) => notice(&event).into_iter().for_each(|notice| app.notifier.send(notice)),
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events came faster than they could be told"),
+            Err(RecvError::Closed) => return,
         }
     }
 }

@@ -375,6 +375,11 @@ impl Accounts {
         (sums.settled, sums.leased)
     }
 
+    /// Its open leases.
+    pub(crate) fn open(&self, account: usize) -> u64 {
+        u64::try_from(self.list[account].past.since(i64::MIN).open).unwrap_or(0)
+    }
+
     fn roll(&mut self, covers: &[Cover], now: i64) {
         for cover in covers {
             self.list[cover.account].roll(now);

@@ -131,6 +131,8 @@ pub struct RunView {
     pub tokens: u64,
     /// Attempts settled.
     pub calls: u64,
+    /// Attempts that are not settled yet, in it and below it.
+    pub open: u64,
     /// When it was made.
     pub created: Timestamp,
     /// When its time is up.
@@ -496,6 +498,7 @@ impl Runs {
             reserved: amount(leased.nano),
             tokens: count(settled.tokens),
             calls: count(settled.requests),
+            open: accounts.open(run.account),
             created: time(run.created),
             ends: run.ends_at(&state.limits).map(time),
             ended: state.ended.map(|(end, at)| (end, time(at))),

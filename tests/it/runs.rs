@@ -247,6 +247,30 @@ async fn events_tell_what_happens_until_the_end() {
 }
 
 #[tokio::test]
+async fn who_watches_a_run_that_is_cancelled_hears_of_all_it_cost() {
+    let upstream = Upstream::always(Script::says(Content::Endless)).await;
+    let gateway = Gateway::start(Setup::with(&upstream).raw(FLAT)).await;
+    let (id, key) = create(&gateway.client(), json!({})).await;
+    let run = gateway.client().key(&key);
+    let events = gateway.client().open(http::Method::GET, &format!("{RUNS}/{id}/events"), "").await;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let mut open = run.stream(CHAT, &streamed("up/flat")).await;
+        open.next_event().await.unwrap().unwrap();
+        streams.push(open);
+    }
+    gateway.client().post_json(&format!("{RUNS}/{id}/cancel"), &json!({})).await;
+    let rest = events.rest().await;
+    let names: Vec<&str> =
+        std::str::from_utf8(&rest.body).unwrap().lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(names.iter().filter(|name| **name == "usage").count(), 8, "{names:?}");
+    let told: Vec<Value> = rest.events().iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+    let charged: Vec<&str> = told.iter().filter(|event| event["backend"].is_string()).filter_map(|event| event["usd"].as_str()).collect();
+    let sum = charged.iter().map(|usd| Usd::parse_decimal(usd).unwrap().0).sum();
+    assert_eq!(told.last().unwrap()["spent"]["usd"], json!(usd(sum)), "the last state holds all of it");
+}
+
+#[tokio::test]
 async fn some_runs_may_use_local_models_only() {
     let upstream = Upstream::start().await;
     let setup = Setup::with(&upstream);

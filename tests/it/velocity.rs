@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use tollkeeper_policies::Clock;
-use tollkeeper_tests::asks::{CHAT, chat};
+use tollkeeper_tests::asks::{CHAT, chat, streamed};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::Setup;
-use tollkeeper_tests::upstream::{Received, Script, Upstream};
+use tollkeeper_tests::upstream::{Fault, Received, Script, Upstream};
 
 /// 2026-03-04, milliseconds since 1970.
 const START: i64 = 1_772_582_400_000;
@@ -62,6 +62,23 @@ async fn a_loop_is_slowed_down_and_told_of_and_nobody_else_is() {
     assert!(told.iter().all(|notice| notice["subject"] == "agent `scout`"), "{told:?}");
     assert!(told[1]["text"].as_str().unwrap().contains("calls an hour, normal is 60"), "{}", told[1]);
     assert!(receiver.received()[0].header("x-tollkeeper-signature").starts_with("t="));
+}
+
+#[tokio::test]
+async fn what_a_drain_settles_is_told_of() {
+    let upstream = Upstream::always(Script::fault(Fault::StallAfter(5))).await;
+    let receiver = Upstream::always(Script::status(200)).await;
+    let hook = format!("[[webhooks]]\nname = \"ops\"\nurl = \"{}/chat/completions\"\n", receiver.url());
+    let budget = "budgets = [{ window = \"total\", limit_usd = \"0.00001\", notify_at = [1] }]";
+    let setup = Setup::with(&upstream).server("drain_timeout = \"100ms\"").raw(&hook).scout(budget);
+    let gateway = Gateway::start(setup).await;
+    let mut open = gateway.client().stream(CHAT, &streamed("up/plain")).await;
+    for _ in 0..4 {
+        open.next_event().await.unwrap().unwrap();
+    }
+    gateway.stop().await;
+    let told: Vec<Value> = receiver.received().iter().map(body).collect();
+    assert!(told.iter().any(|notice| notice["event"] == "threshold"), "{told:?}");
 }
 
 #[tokio::test]

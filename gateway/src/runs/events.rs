@@ -17,11 +17,17 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 use tollkeeper_policies::{Event, RunView, What};
 use tollkeeper_protocol::sse;
 
 /// A comment after so long without an event, so that nobody on the way takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether all is settled that a run had in flight when it ended.
+const LOOK: Duration = Duration::from_millis(50);
+/// After so long nobody waits for that any more.
+const LONGEST_END: Duration = Duration::from_secs(60);
 
 /// The frames of one watcher.
 pub(crate) type EventStream = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
@@ -31,6 +37,10 @@ struct Watcher {
     id: Arc<str>,
     events: Receiver<Arc<Event>>,
     due: VecDeque<Bytes>,
+    /// When the run was seen to have ended; what it had in flight then settles after that.
+    ended: Option<Instant>,
+    /// Nothing was in flight when it was looked last, and nothing was told of since.
+    settled: bool,
     over: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -47,7 +57,9 @@ pub(super) fn respond(app: &Arc<App>, view: RunView) -> Result<Response<Body>, A
         id: view.run.id.clone(),
         events,
         due: VecDeque::from([first]),
-        over: view.ended.is_some(),
+        ended: view.ended.map(|_| Instant::now()),
+        settled: false,
+        over: view.ended.is_some() && view.open == 0,
         _place: place,
     };
     let frames: EventStream = Box::pin(unfold(watcher, Watcher::next));
@@ -68,14 +80,18 @@ impl Watcher {
                 return None;
             }
             let stop = self.app.stop.clone();
+            let wait = if self.ended.is_some() { LOOK } else { KEEP_ALIVE };
             tokio::select! {
                 () = stop.cancelled() => return None,
-                () = tokio::time::sleep(KEEP_ALIVE) => self.due.push_back(Bytes::from_static(b": still here\n\n")),
                 event = self.events.recv() => match event {
                     Ok(event) => self.see(&event),
                     // What was missed is in the state.
                     Err(RecvError::Lagged(_)) => self.state(),
                     Err(RecvError::Closed) => return None,
+                },
+                () = tokio::time::sleep(wait) => match self.ended {
+                    Some(at) => self.look(at),
+                    None => self.due.push_back(Bytes::from_static(b": still here\n\n")),
                 },
             }
         }
@@ -85,20 +101,31 @@ impl Watcher {
         if !event.runs.contains(&self.id) {
             return;
         }
+        self.settled = false;
         let (name, mut body) = told(&event.what);
         body["at"] = event.at.to_string().into();
         body["run"] = event.runs.first().map_or(Value::Null, |run| (**run).into());
         self.due.push_back(frame(name, &body));
-        let ended = matches!(event.what, What::RunEnded { .. }) && event.runs.first() == Some(&self.id);
-        if ended {
+        if matches!(event.what, What::RunEnded { .. }) && event.runs.first() == Some(&self.id) {
+            self.ended = Some(Instant::now());
+        }
+    }
+
+    /// The run has ended: whether all that it had in flight is settled. What settled last is told of right after, so it takes two looks.
+    fn look(&mut self, ended: Instant) {
+        let open = self.app.policies.run(&self.id).is_some_and(|view| view.open > 0);
+        if (!open && self.settled) || ended.elapsed() > LONGEST_END {
             self.state();
             self.over = true;
         }
+        self.settled = !open;
     }
 
     fn state(&mut self) {
         if let Some(view) = self.app.policies.run(&self.id) {
-            self.over |= view.ended.is_some();
+            if view.ended.is_some() {
+                self.ended.get_or_insert_with(Instant::now);
+            }
             self.due.push_back(frame("run", &json!(show(&view))));
         }
     }
