@@ -15,7 +15,7 @@ use tollkeeper_tests::asks::{CHAT, chat, streamed};
 use tollkeeper_tests::client::Client;
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{KEY, Setup, due};
-use tollkeeper_tests::upstream::{Content, Fault, Gate, Hold, Script, Upstream};
+use tollkeeper_tests::upstream::{Fault, Gate, Hold, Script, Upstream};
 use tollkeeper_tests::wait::{eventually, within};
 
 /// A connection below HTTP that has sent this.
