@@ -81,7 +81,11 @@ impl Job<'_> {
 
     /// The targets of the agent's `degrade_to`.
     fn last_resort(&self) -> Option<Resolved> {
-        self.config.resolve(self.caller.agent.degrade_to.as_deref()?).ok()
+        let alias = self.caller.agent.degrade_to.as_ref()?;
+        if self.app.policies.paused_alias(alias).is_some() {
+            return None;
+        }
+        self.config.resolve(alias).ok()
     }
 
     /// Plans who should answer.
@@ -90,6 +94,14 @@ impl Job<'_> {
     /// Nobody can.
     fn plan(&self, resolved: Resolved) -> Result<(Ask, Plan), ApiError> {
         let ask = ask(&self.request);
+        let targets = resolved.targets.len();
+        let paused: Vec<Denied> =
+            resolved.targets.iter().filter_map(|(id, _)| self.app.policies.paused_backend(id)).collect();
+        if paused.len() == targets
+            && let Some(first) = paused.into_iter().next()
+        {
+            return Err(ApiError::denied(first));
+        }
         let candidates = resolved.targets.into_iter().filter_map(|(id, tier)| self.candidate(id, tier)).collect();
         let patience_ms = u64::try_from(self.config.local.swap.patience.as_millis()).unwrap_or(u64::MAX);
         let rules = Rules { strategy: resolved.strategy, patience_ms };
@@ -121,6 +133,9 @@ impl Job<'_> {
             BackendHealth::Cooling { until } => Health::Cooling { until_ms: self.unix_ms(until) },
             BackendHealth::Unavailable(why) => Health::Unavailable(why),
         };
+        // Somebody's word counts before what the backend says of itself.
+        let paused = self.app.policies.paused_backend(&id);
+        let health = paused.map_or(health, |denied| Health::Unavailable(denied.to_string().into()));
         Some(Candidate { id, tier, facts, health, in_flight, queue_tokens })
     }
 
@@ -240,6 +255,9 @@ fn tells_more(new: FaultKind, old: FaultKind) -> bool {
 /// # Errors
 /// The budget refuses, the request itself is at fault, or every attempt failed.
 pub(crate) async fn answer(job: &Job<'_>, resolved: Resolved, meter: &mut Meter) -> Result<Answer, ApiError> {
+    if let Some(denied) = job.app.policies.paused_alias(job.request.model()) {
+        return Err(ApiError::denied(denied));
+    }
     let mut walk = Walk::default();
     let (ask, plan) = job.plan(job.permitted(resolved)?)?;
     let refused = match walk.through(job, &ask, &plan, meter).await {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use std::time::Duration;
-use tollkeeper_config::UnknownModel;
+use tollkeeper_config::{Scope, UnknownModel};
 use tollkeeper_policies::{Denied, KeyRefused, Lost, ManageError, RateDenied, RunError, Stop};
 use tollkeeper_protocol::DecodeError;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -51,6 +51,8 @@ pub(crate) enum ApiError {
     Run(RunError),
     #[error("{0}")]
     Manage(ManageError),
+    #[error("there is no {} `{name}`", scope.name())]
+    NoTarget { scope: Scope, name: String },
     #[error("there is no team `{0}`: no agent belongs to it")]
     NoTeam(String),
     #[error("this gateway was started without a configuration file that could be read again")]
@@ -152,6 +154,14 @@ impl ApiError {
             Self::OwnRun => forbidden("own_run"),
             Self::Run(error) => run_shape(error),
             Self::Manage(error) => manage_shape(error),
+            Self::NoTarget { scope, .. } => {
+                let code = match scope {
+                    Scope::Alias => "alias_not_found",
+                    Scope::Provider => "provider_not_found",
+                    _ => "model_not_found",
+                };
+                shape(StatusCode::NOT_FOUND, INVALID, Some(code), None)
+            }
             Self::NoTeam(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("team_not_found"), None),
             Self::NoFile => shape(StatusCode::CONFLICT, INVALID, Some("no_configuration_file"), None),
             Self::BadFile(_) => shape(StatusCode::UNPROCESSABLE_ENTITY, INVALID, Some("bad_configuration"), None),

@@ -46,7 +46,7 @@ pub(crate) enum Call {
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) Call);
 
 /// Everything that is served. What is asked for most comes first.
-pub(crate) static TABLE: [Row; 55] = [
+pub(crate) static TABLE: [Row; 63] = [
     Row("POST", "/v1/chat/completions", Call::Infer(Operation::Chat)),
     Row("POST", "/v1/completions", Call::Infer(Operation::TextCompletion)),
     Row("POST", "/v1/embeddings", Call::Infer(Operation::Embeddings)),
@@ -81,6 +81,15 @@ pub(crate) static TABLE: [Row; 55] = [
     Row("GET", "/admin/v1/teams", Call::Admin(admin::Call::Teams)),
     Row("POST", "/admin/v1/teams/{name}/pause", Call::Admin(admin::Call::Pause(Scope::Team))),
     Row("POST", "/admin/v1/teams/{name}/resume", Call::Admin(admin::Call::Resume(Scope::Team))),
+    // Aliases and models hold slashes.
+    Row("POST", "/admin/v1/aliases/{name*}/pause", Call::Admin(admin::Call::Pause(Scope::Alias))),
+    Row("POST", "/admin/v1/aliases/{name*}/resume", Call::Admin(admin::Call::Resume(Scope::Alias))),
+    Row("POST", "/admin/v1/models/{name*}/pause", Call::Admin(admin::Call::Pause(Scope::Model))),
+    Row("POST", "/admin/v1/models/{name*}/resume", Call::Admin(admin::Call::Resume(Scope::Model))),
+    Row("POST", "/admin/v1/providers/{name}/pause", Call::Admin(admin::Call::Pause(Scope::Provider))),
+    Row("POST", "/admin/v1/providers/{name}/resume", Call::Admin(admin::Call::Resume(Scope::Provider))),
+    Row("POST", "/admin/v1/pause", Call::Admin(admin::Call::Pause(Scope::Everything))),
+    Row("POST", "/admin/v1/resume", Call::Admin(admin::Call::Resume(Scope::Everything))),
     Row("GET", "/admin/v1/budgets", Call::Admin(admin::Call::Budgets)),
     Row("POST", "/admin/v1/budgets", Call::Admin(admin::Call::NewBudget)),
     Row("GET", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::Budget)),

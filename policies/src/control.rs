@@ -14,7 +14,7 @@ use crate::{Policies, Shared};
 use serde_json::json;
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::broadcast;
-use tollkeeper_config::{OnLimit, Owner, Scope};
+use tollkeeper_config::{BackendId, OnLimit, Owner, Scope};
 
 /// The kinds of state that are kept in the store.
 const RUN: &str = "run";
@@ -186,6 +186,16 @@ impl Policies {
         if let Err(denied) = self.0.ledger.keep(state).await {
             tracing::warn!(%denied, "what was learned of the agents' spending could not be kept");
         }
+    }
+
+    /// Why nobody may name this alias or model now; also when everything is paused.
+    pub fn paused_alias(&self, alias: &str) -> Option<Denied> {
+        self.0.pauses.check_target(None, Some(alias)).err()
+    }
+
+    /// Why nobody may ask this backend now: its model, its provider or everything is paused.
+    pub fn paused_backend(&self, backend: &BackendId) -> Option<Denied> {
+        self.0.pauses.check_target(Some(backend), None).err()
     }
 
     /// Who is paused, and why.

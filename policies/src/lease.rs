@@ -225,6 +225,7 @@ impl Lease {
         }
         let place = Some(shared.ledger.place().await?);
         shared.pauses.check(caller.owners())?;
+        shared.pauses.check_target(Some(&spend.backend), Some(&*spend.alias))?;
         let (now, covers, grant, lines) = {
             let mut accounts = shared.accounts();
             let now = accounts.now(&shared.clock);

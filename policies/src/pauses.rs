@@ -4,7 +4,7 @@ use crate::denied::{Denied, Stop};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
-use tollkeeper_config::Owner;
+use tollkeeper_config::{BackendId, Owner, Scope};
 
 /// Pauses by owner.
 #[derive(Debug, Default)]
@@ -77,6 +77,21 @@ impl Pauses {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a target that is paused: its provider, its model, or the name that the client gave it. And everything, when that is.
+    pub(crate) fn check_target(&self, backend: Option<&BackendId>, alias: Option<&str>) -> Result<(), Denied> {
+        if self.count.load(Relaxed) == 0 {
+            return Ok(());
+        }
+        let provider = backend.and_then(|backend| match backend {
+            BackendId::Local(_) => None,
+            BackendId::Remote { provider, .. } => Some(Owner::new(Scope::Provider, provider.clone())),
+        });
+        let model = backend.map(|backend| Owner::new(Scope::Model, backend.to_string()));
+        let alias = alias.map(|alias| Owner::new(Scope::Alias, alias));
+        let owners = [Some(Owner::everything()), alias, provider, model];
+        self.check(owners.iter().flatten())
     }
 
     /// All pauses, by owner.

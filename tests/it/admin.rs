@@ -6,11 +6,11 @@ use document::Operator;
 use http::Method;
 use serde_json::{Value, json};
 use std::fs;
-use tollkeeper_tests::asks::{CHAT, chat};
+use tollkeeper_tests::asks::{CHAT, chat, streamed};
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{ADMIN_KEY, KEY, Setup};
-use tollkeeper_tests::upstream::{Script, Upstream};
+use tollkeeper_tests::upstream::{Content, End, Gate, Hold, Script, Upstream};
 
 const AGENTS: &str = "/admin/v1/agents";
 const BUDGETS: &str = "/admin/v1/budgets";
@@ -103,7 +103,7 @@ async fn a_key_opens_what_its_scopes_say() {
     refused(&chats(&gateway, runs).await, 403, "scope_missing");
     let run = Client::new(gateway.addr()).key(runs).post_json("/v1/runs", &json!({"limits": {"calls": 1}})).await;
     assert_eq!(run.status, 201, "{}", run.text());
-    assert_eq!(chats(&gateway, run.json()["key"].as_str().unwrap()).await.status, 200);
+    refused(&chats(&gateway, run.json()["key"].as_str().unwrap()).await, 403, "scope_missing");
     let wrong = operator.ask(Method::POST, &format!("{AGENTS}/miner/keys"), &json!({"scopes": ["root"]})).await;
     assert_eq!((wrong.status, &wrong.error()["param"]), (400, &json!("scopes")));
 }
@@ -268,6 +268,115 @@ async fn agents_teams_and_runs_are_paused_and_resumed() {
     for (path, code) in [("agents/x", "agent_not_found"), ("teams/x", "team_not_found"), ("runs/x", "run_not_found")] {
         refused(&operator.ask(Method::POST, &format!("/admin/v1/{path}/pause"), &json!({})).await, 404, code);
     }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_ends_when_its_key_is_switched_off_or_its_agent_goes() {
+    for agent_goes in [false, true] {
+        let gate = Gate::default();
+        let upstream = Upstream::directed(move |request| {
+            let whole = request.json()["stream"] != json!(true);
+            let gate = gate.clone();
+            Script::says(Content::Endless).with_hold(if whole { Hold::Head(gate) } else { Hold::Frames(gate) })
+        })
+        .await;
+        let gateway = Gateway::start(Setup::with(&upstream)).await;
+        let operator = Operator::of(gateway.addr()).await;
+        let (id, secret) = agent(&operator, json!({"name": "miner"})).await;
+        let made = Client::new(gateway.addr()).key(&secret).post_json("/v1/runs", &json!({})).await.json();
+        let mut answers = tokio::task::JoinSet::new();
+        for key in [&secret, made["key"].as_str().unwrap()] {
+            for ask in [streamed("up/plain"), chat("up/plain")] {
+                let client = Client::new(gateway.addr()).key(key);
+                answers.spawn(async move { client.post_json(CHAT, &ask).await });
+            }
+        }
+        upstream.wait_for_requests(4).await;
+        let path = format!("{AGENTS}/miner");
+        if agent_goes {
+            operator.good(Method::DELETE, &path, &Value::Null).await;
+        } else {
+            operator.good(Method::PATCH, &format!("{path}/keys/{id}"), &json!({"disabled": true})).await;
+        }
+        for answer in answers.join_all().await {
+            let why = ["key_disabled", "run_cancelled"];
+            assert!(why.iter().any(|code| answer.text().contains(code)), "{} {}", answer.status, answer.text());
+        }
+        gateway.settled().await;
+        upstream.wait_until("the sockets to be cut", |served| served.iter().all(|one| one.end != End::Open)).await;
+        if agent_goes {
+            let run = format!("/admin/v1/runs/{}", made["id"].as_str().unwrap());
+            assert_eq!(operator.good(Method::GET, &run, &Value::Null).await["status"], "cancelled");
+        }
+    }
+}
+
+#[tokio::test]
+async fn targets_aliases_and_everything_are_paused_and_resumed() {
+    let (large, small) = (Upstream::always(Script::words(10)).await, Upstream::always(Script::words(10)).await);
+    let setup = Setup::with(&large).provider("small", &small.url(), "").alias("team/auto", &["up/a", "small/b"]);
+    let gateway = Gateway::start(setup).await;
+    let operator = Operator::of(gateway.addr()).await;
+    let asks = async |model: &str| gateway.client().post_json(CHAT, &chat(model)).await;
+    let backend = async |model: &str| asks(model).await.header("x-tollkeeper-backend").to_owned();
+    let order = async |path: &str| {
+        operator.good(Method::POST, &format!("/admin/v1/{path}"), &json!({"reason": "too dear"})).await
+    };
+    assert_eq!(backend("team/auto").await, "up/a");
+    for owner in ["models/up%2Fa", "providers/up"] {
+        order(&format!("{owner}/pause")).await;
+        assert_eq!(backend("team/auto").await, "small/b", "{owner}: the next one answers");
+        let answer = asks("up/a").await;
+        refused(&answer, 403, "paused");
+        assert_eq!(answer.header("x-should-retry"), "false");
+        assert!(answer.error()["message"].as_str().unwrap().contains("too dear"), "{}", answer.text());
+        assert_eq!(order(&format!("{owner}/resume")).await["was_paused"], true);
+        assert_eq!(backend("team/auto").await, "up/a");
+    }
+    for owner in ["models/up%2Fa", "providers/small"] {
+        order(&format!("{owner}/pause")).await;
+    }
+    let asked = large.received().len() + small.received().len();
+    refused(&asks("team/auto").await, 403, "paused");
+    assert_eq!(large.received().len() + small.received().len(), asked, "nobody is asked");
+    assert_eq!(backend("up/c").await, "up/c", "another model of the provider");
+    for owner in ["models/up%2Fa", "providers/small"] {
+        order(&format!("{owner}/resume")).await;
+    }
+
+    order("aliases/team%2Fauto/pause").await;
+    refused(&asks("team/auto").await, 403, "paused");
+    assert_eq!(backend("small/b").await, "small/b", "its targets can be named");
+    order("aliases/team%2Fauto/resume").await;
+
+    let shown = order("pause").await;
+    assert_eq!((&shown["scope"], &shown["owner"]), (&json!("everything"), &json!("everything")));
+    refused(&asks("team/auto").await, 403, "paused");
+    order("resume").await;
+    assert_eq!(backend("team/auto").await, "up/a");
+    for (path, code) in [
+        ("models/nobody", "model_not_found"),
+        ("providers/nobody", "provider_not_found"),
+        ("aliases/nobody", "alias_not_found"),
+    ] {
+        refused(&operator.ask(Method::POST, &format!("/admin/v1/{path}/pause"), &json!({})).await, 404, code);
+    }
+}
+
+#[tokio::test]
+async fn what_is_paused_and_what_cannot_answer_are_told_apart() {
+    let upstream = Upstream::start().await;
+    let blind = "[prices.\"up/blind\"]\ninput = \"1\"\noutput = \"1\"\nabilities = [\"chat\"]\n";
+    let gateway = Gateway::start(Setup::with(&upstream).raw(blind).alias("both", &["up/a", "up/blind"])).await;
+    let operator = Operator::of(gateway.addr()).await;
+    operator.good(Method::POST, "/admin/v1/models/up%2Fa/pause", &json!({"reason": "too dear"})).await;
+    let mut ask = chat("both");
+    ask["tools"] = json!([{"type": "function", "function": {"name": "f"}}]);
+    let answer = gateway.client().post_json(CHAT, &ask).await;
+    let message = answer.error()["message"].as_str().unwrap().to_owned();
+    assert_eq!(answer.status, 503, "{message}");
+    assert!(message.contains("too dear") && message.contains("`up/blind` cannot call tools"), "{message}");
+    assert!(upstream.received().is_empty());
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ impl BudgetBody {
 }
 
 /// Whether there is something of that name, as far as it must be known beforehand.
-fn exists(app: &App, scope: Scope, name: &str) -> bool {
+pub(super) fn exists(app: &App, scope: Scope, name: &str) -> bool {
     let config = app.config.load();
     match scope {
         Scope::Agent => app.policies.agents().iter().any(|agent| *agent.name == *name),

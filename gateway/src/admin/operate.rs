@@ -1,6 +1,6 @@
 //! `/admin/v1`: pauses, what was spent, backends, and a reload of the configuration file.
 
-use super::agents;
+use super::{agents, budgets};
 use super::{OPERATOR, whole};
 use crate::app::App;
 use crate::body::Body;
@@ -32,12 +32,13 @@ pub(crate) struct PauseBody {
     reason: Option<String>,
 }
 
-/// A pause: everything that its owner asks for is refused with 403 until somebody resumes it.
+/// A pause: everything that its owner asks for is refused with 403 until somebody resumes it. A model or provider that is paused is left out
+/// where another target can answer.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct PauseShown {
-    /// `agent`, `team` or `run`.
+    /// `agent`, `team`, `run`, `alias`, `model`, `provider` or `everything`.
     scope: &'static str,
-    /// Whose requests.
+    /// Whose requests, or for what.
     owner: String,
     /// Why.
     reason: String,
@@ -46,9 +47,9 @@ pub(crate) struct PauseShown {
 /// What became of an order to go on.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Resumed {
-    /// `agent`, `team` or `run`.
+    /// As of the pause.
     scope: &'static str,
-    /// Whose requests.
+    /// As of the pause.
     owner: String,
     /// Whether it was stopped before.
     was_paused: bool,
@@ -144,7 +145,7 @@ pub(crate) async fn pause(
 
 pub(crate) async fn resume(app: &Arc<App>, scope: Scope, name: &str) -> Result<Response<Body>, ApiError> {
     // A pause may outlive whom it is of.
-    let stopped = Owner::new(scope, name);
+    let stopped = if scope == Scope::Everything { Owner::everything() } else { Owner::new(scope, name) };
     let known = app.policies.pauses().iter().any(|(paused, _)| *paused == stopped);
     let owner = if known { stopped } else { owner(app, scope, name)? };
     let id = owner.id.to_string();
@@ -155,13 +156,18 @@ pub(crate) async fn resume(app: &Arc<App>, scope: Scope, name: &str) -> Result<R
 /// Whom a path names.
 fn owner(app: &App, scope: Scope, name: &str) -> Result<Owner, ApiError> {
     match scope {
+        Scope::Everything => return Ok(Owner::everything()),
         Scope::Run => _ = runs::known(app, name)?,
+        Scope::Alias | Scope::Model | Scope::Provider if budgets::exists(app, scope, name) => {}
+        Scope::Alias | Scope::Model | Scope::Provider => {
+            return Err(ApiError::NoTarget { scope, name: name.chars().take(128).collect() });
+        }
         Scope::Team => {
             if !app.policies.agents().iter().any(|agent| agent.spec.team.as_deref() == Some(name)) {
                 return Err(ApiError::NoTeam(name.chars().take(128).collect()));
             }
         }
-        _ => _ = agents::find(app, name)?,
+        Scope::Agent => _ = agents::find(app, name)?,
     }
     Ok(Owner::new(scope, name))
 }

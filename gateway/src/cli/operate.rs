@@ -4,7 +4,7 @@ use super::agents::{print, said, seconds, without};
 use super::say;
 use super::table::{Column, rows, shown, table, time};
 use super::talk::{At, in_path};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -279,22 +279,41 @@ fn of(spent: &Value, limit: &Value) -> String {
     if limit.is_null() { shown(spent) } else { format!("{}/{}", shown(spent), shown(limit)) }
 }
 
-/// What can be paused.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum What {
-    Agent,
-    Team,
-    Run,
+/// What can be paused, and where.
+const PAUSABLE: [(&str, &str); 6] = [
+    ("agent", "agents"),
+    ("team", "teams"),
+    ("run", "runs"),
+    ("alias", "aliases"),
+    ("model", "models"),
+    ("provider", "providers"),
+];
+
+/// Somebody, or something: `agent miner`, or `agent:miner` in one word; or `everything`.
+#[derive(Debug, Args)]
+struct Whom {
+    /// agent, team, run, alias, model, provider, or everything; `model:NAME` names it in one word
+    what: Option<String>,
+    /// Its name
+    name: Option<String>,
 }
 
-impl What {
-    fn path(self, name: &str) -> String {
-        let kind = match self {
-            Self::Agent => "agents",
-            Self::Team => "teams",
-            Self::Run => "runs",
+impl Whom {
+    /// The path that stands for it; `None` when nobody is named.
+    fn path(self) -> Result<Option<String>, String> {
+        let Some(what) = self.what else { return Ok(None) };
+        let (what, name) = match (what.split_once(':'), self.name) {
+            (Some((what, name)), None) => (what.to_owned(), Some(name.to_owned())),
+            (_, name) => (what, name),
         };
-        format!("/admin/v1/{kind}/{}", in_path(name))
+        if what == "everything" && name.is_none() {
+            return Ok(Some("/admin/v1".to_owned()));
+        }
+        let kinds = || PAUSABLE.map(|(kind, _)| kind).join(", ");
+        let known = PAUSABLE.iter().find(|(kind, _)| *kind == what);
+        let (_, folder) = known.ok_or_else(|| format!("`{what}` cannot be paused; name one of {}, or everything", kinds()))?;
+        let name = name.filter(|name| !name.is_empty()).ok_or_else(|| format!("name the {what}, such as {what}:NAME"))?;
+        Ok(Some(format!("/admin/v1/{folder}/{}", in_path(&name))))
     }
 }
 
@@ -303,11 +322,8 @@ impl What {
 pub(super) struct Pause {
     #[command(flatten)]
     at: At,
-    /// Without it: who is paused now, and why
-    #[arg(requires = "name")]
-    what: Option<What>,
-    /// The agent, team or run
-    name: Option<String>,
+    #[command(flatten)]
+    whom: Whom,
     /// Why, for whoever is refused
     #[arg(long)]
     reason: Option<String>,
@@ -316,12 +332,12 @@ pub(super) struct Pause {
 impl Pause {
     pub(super) fn run(self) -> Result<(), String> {
         let gateway = self.at.gateway()?;
-        let (Some(what), Some(name)) = (self.what, self.name) else {
+        let Some(path) = self.whom.path()? else {
             let all = gateway.ask(&Method::GET, "/admin/v1/pauses", None)?;
             return print(self.at.json, &all, |all| pauses_table(rows(all)));
         };
         let body = said([("reason", json!(self.reason))]);
-        let paused = gateway.ask(&Method::POST, &format!("{}/pause", what.path(&name)), Some(&body))?;
+        let paused = gateway.ask(&Method::POST, &format!("{path}/pause"), Some(&body))?;
         print(self.at.json, &paused, |paused| pauses_table(std::slice::from_ref(paused)))
     }
 }
@@ -329,7 +345,7 @@ impl Pause {
 fn pauses_table(pauses: &[Value]) {
     let columns = [
         Column("paused", |pause| shown(&pause["scope"])),
-        Column("name", |pause| shown(&pause["owner"])),
+        Column("name", |pause| if pause["scope"] == pause["owner"] { String::new() } else { shown(&pause["owner"]) }),
         Column("reason", |pause| shown(&pause["reason"])),
     ];
     table(&columns, pauses);
@@ -340,18 +356,20 @@ fn pauses_table(pauses: &[Value]) {
 pub(super) struct Resume {
     #[command(flatten)]
     at: At,
-    what: What,
-    /// The agent, team or run
-    name: String,
+    #[command(flatten)]
+    whom: Whom,
 }
 
 impl Resume {
     pub(super) fn run(self) -> Result<(), String> {
         let gateway = self.at.gateway()?;
-        let resumed = gateway.ask(&Method::POST, &format!("{}/resume", self.what.path(&self.name)), None)?;
+        let path = self.whom.path()?.ok_or("name who or what may go on; `tollkeeper pause` lists the pauses")?;
+        let resumed = gateway.ask(&Method::POST, &format!("{path}/resume"), None)?;
         print(self.at.json, &resumed, |resumed| {
             let before = if resumed["was_paused"] == true { "goes on" } else { "was not paused" };
-            say(&format!("{} {} {before}", shown(&resumed["scope"]), shown(&resumed["owner"])));
+            let (scope, owner) = (shown(&resumed["scope"]), shown(&resumed["owner"]));
+            let whom = if scope == owner { scope } else { format!("{scope} {owner}") };
+            say(&format!("{whom} {before}"));
         })
     }
 }

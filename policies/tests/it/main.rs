@@ -14,6 +14,7 @@ mod invariant;
 mod keys;
 mod leases;
 mod ledger;
+mod pauses;
 mod rates;
 mod setup;
 mod shared;
