@@ -68,6 +68,8 @@ pub(crate) struct Accounts {
     list: Vec<Account>,
     /// Places in the list that nobody owns.
     free: Vec<usize>,
+    /// Whether a target was left without an account: then the ledger alone knows what it spent.
+    left_out: bool,
 }
 
 #[derive(Debug)]
@@ -152,7 +154,26 @@ impl Accounts {
     fn lazily(&mut self, owner: impl FnOnce() -> Owner) -> Option<usize> {
         let owner = owner();
         let known = self.by_owner.get(&owner).copied();
-        known.or_else(|| (self.list.len() < MOST_LAZY).then(|| self.of(&owner)))
+        let made = known.or_else(|| (self.list.len() < MOST_LAZY).then(|| self.of(&owner)));
+        self.left_out |= made.is_none();
+        made
+    }
+
+    /// Whether there may be spending of this owner that is in no account.
+    pub(crate) fn is_left_out(&self, owner: &Owner) -> bool {
+        let is_target = matches!(owner.scope, Scope::Alias | Scope::Model | Scope::Provider);
+        self.left_out && is_target && !self.by_owner.contains_key(owner)
+    }
+
+    /// Puts what the ledger knows, with ascending starts as it was cut at `now`, before what an account has counted itself.
+    pub(crate) fn recall(&mut self, account: usize, now: i64, settled: impl Iterator<Item = (i64, Amounts)>) {
+        let mut past = History::default();
+        settled.for_each(|(start, amounts)| past.restore(start, now, amounts));
+        let account = &mut self.list[account];
+        past.follow(std::mem::replace(&mut account.past, History::default()));
+        account.past = past;
+        let rules: Vec<BudgetConfig> = account.budgets.drain(..).map(|budget| budget.rule).collect();
+        account.limit(rules.iter().collect(), self.latest);
     }
 
     /// Counts what the ledger says was settled, by time of admission; with ascending starts for each account.

@@ -55,6 +55,17 @@ impl History {
         self.sums(start).settled += settled;
     }
 
+    /// Goes on with what was counted after it.
+    pub(crate) fn follow(&mut self, later: Self) {
+        self.older.add(&later.older);
+        for bucket in later.buckets {
+            match self.buckets.back() {
+                Some(newest) if bucket.start < newest.end => self.sums(bucket.start).add(&bucket.sums),
+                _ => self.buckets.push_back(bucket),
+            }
+        }
+    }
+
     /// Opens a bucket for what is admitted now, and merges those that have grown old.
     pub(crate) fn roll(&mut self, now: i64) {
         let start = now - now.rem_euclid(MINUTE);

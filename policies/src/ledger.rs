@@ -15,6 +15,7 @@ mod status;
 pub(crate) mod writer;
 
 use crate::denied::Denied;
+use crate::store::settled::Settled;
 use crate::store::{StateChange, Store, StoreError};
 use attempt::{Attempt, Closing, Intent};
 use queue::{Job, Queue};
@@ -190,6 +191,13 @@ impl Ledger {
     pub(crate) async fn flush(&self) -> bool {
         let (answer, done) = oneshot::channel();
         self.push(Job::Flush(answer)) && done.await.is_ok()
+    }
+
+    /// What is settled, by who pays and by time of admission as of `now`. All rows are read for it, and nothing is written meanwhile.
+    pub(crate) async fn settled(&self, now: i64) -> Result<Vec<Settled>, Denied> {
+        let (answer, sums) = oneshot::channel();
+        let sums = if self.push(Job::Sums { now, answer }) { sums.await.ok() } else { None };
+        sums.ok_or_else(|| self.down())
     }
 
     /// Writes what is queued and closes the store; returns when that is done. A second call returns at once.

@@ -22,6 +22,7 @@ mod manage;
 mod metering;
 mod pauses;
 mod rate;
+mod recall;
 pub mod report;
 mod run;
 pub mod shared;
@@ -55,7 +56,6 @@ pub use sharing::SharedView;
 
 use accounts::{Accounts, Cover};
 use agent::{KeyHash, Roster};
-use amounts::Amounts;
 use answers::Answers;
 use arc_swap::ArcSwap;
 use created::Book;
@@ -264,9 +264,12 @@ impl Policies {
     /// Takes over agents and limits from a new configuration; what was spent stays spent, leases go on, and what was made
     /// at run time stays unless the configuration defines it now. The store's path cannot change.
     pub fn reload(&self, config: &Config) {
+        let left_out = self.0.left_out(config.budgets.iter());
         let mut book = self.0.book();
         book.change_file(config);
         self.0.enforce(&book);
+        drop(book);
+        self.recall_soon(left_out);
     }
 
     /// Leases what an attempt may cost from every budget that covers it, all or none, and waits until the intent is
@@ -467,7 +470,7 @@ fn daily_cap(config: &Config, owners: &[Owner]) -> Option<Usd> {
 
 /// Counts what the ledger says was settled for everybody whom it concerns.
 fn restore(accounts: &mut Accounts, runs: &Runs, settled: &Settled) {
-    let Settled { agent, team, alias, backend, run, start, nano, tokens, requests } = settled;
+    let Settled { agent, team, alias, backend, run, start, .. } = settled;
     let mut owners = vec![
         Owner::everything(),
         Owner::new(Scope::Agent, agent.clone()),
@@ -480,9 +483,8 @@ fn restore(accounts: &mut Accounts, runs: &Runs, settled: &Settled) {
     }
     let run = run.as_deref().and_then(|run| runs.get(run));
     owners.extend(run.iter().flat_map(|run| run.chain()).map(|run| run.owner.clone()));
-    let amounts = Amounts { nano: *nano, tokens: *tokens, requests: (*requests).into() };
     for owner in owners {
         let account = accounts.of(&owner);
-        accounts.restore(account, *start, amounts);
+        accounts.restore(account, *start, settled.amounts());
     }
 }

@@ -447,6 +447,8 @@ impl Policies {
 
     /// Puts a change on record, and then has it hold.
     async fn commit(&self, actor: &str, subject: &str, note: Value, edit: Edit) -> Result<(), Denied> {
+        let rules = edit.budgets.iter().filter_map(|(_, rule)| rule.as_ref());
+        self.0.recall(self.0.left_out(rules)).await?;
         let now = self.0.now();
         let mut state = Vec::new();
         if let Some((name, created)) = &edit.agent {

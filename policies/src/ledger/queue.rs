@@ -8,6 +8,7 @@
 use super::attempt::{Attempt, Closing};
 use super::row::Row;
 use crate::store::StateChange;
+use crate::store::settled::Settled;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -30,6 +31,8 @@ pub(super) enum Job {
     Change { row: Option<Box<Row>>, state: Vec<StateChange>, answer: oneshot::Sender<()> },
     /// Answer when all before is recorded.
     Flush(oneshot::Sender<()>),
+    /// Answer with the sums of what is settled, as of that time, once all before is recorded.
+    Sums { now: i64, answer: oneshot::Sender<Vec<Settled>> },
     /// Record what is queued, stop, and answer when the store is closed.
     Stop(oneshot::Sender<()>),
 }

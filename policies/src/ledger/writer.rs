@@ -95,7 +95,9 @@ impl Writer {
             Ok(()) => {
                 self.chain.commit(tail, &self.rows);
                 self.status.written(self.jobs.len());
-                self.jobs.drain(..).for_each(|job| recorded(job, &mut self.stopping));
+                for job in self.jobs.drain(..) {
+                    recorded(job, &mut *self.store, &mut self.stopping);
+                }
             }
             Err(_) => {
                 for job in std::mem::take(&mut self.jobs) {
@@ -140,7 +142,7 @@ fn refuse(jobs: &[Job]) {
             Job::Intent(attempt) => attempt.set_refused(),
             Job::Extension { attempt, .. } => attempt.wake(),
             // A dropped sender tells the one who waits.
-            Job::Close { .. } | Job::Change { .. } | Job::Flush(_) | Job::Stop(_) => {}
+            Job::Close { .. } | Job::Change { .. } | Job::Flush(_) | Job::Sums { .. } | Job::Stop(_) => {}
         }
     }
 }
@@ -186,18 +188,23 @@ fn row_of(job: &mut Job, seq: i64) -> Option<Row> {
         }
         Job::Close { attempt, end, .. } => (attempt.intent() != Intent::Refused).then(|| attempt.closing_row(end)),
         Job::Change { row, .. } => row.as_deref().cloned(),
-        Job::Flush(_) | Job::Stop(_) => None,
+        Job::Flush(_) | Job::Sums { .. } | Job::Stop(_) => None,
     }
 }
 
 /// Tells whoever waits for a job that it is recorded, and frees the place of an attempt that ended.
-fn recorded(job: Job, stopping: &mut Vec<oneshot::Sender<()>>) {
+fn recorded(job: Job, store: &mut dyn Store, stopping: &mut Vec<oneshot::Sender<()>>) {
     match job {
         Job::Intent(attempt) => attempt.set_recorded(attempt.granted),
         Job::Extension { attempt, covered, .. } => attempt.set_recorded(covered),
         Job::Close { place, .. } => drop(place),
         // Whoever asked may have gone.
         Job::Change { answer, .. } | Job::Flush(answer) => _ = answer.send(()),
+        Job::Sums { now, answer } => match store.settled(now) {
+            Ok(sums) => _ = answer.send(sums),
+            // A dropped sender tells the one who waits.
+            Err(error) => tracing::error!(%error, "what is settled cannot be read from the ledger"),
+        },
         Job::Stop(answer) => stopping.push(answer),
     }
 }
@@ -216,7 +223,7 @@ fn failed(job: Job, status: &Status, stopping: &mut Vec<oneshot::Sender<()>>) ->
         Job::Intent(attempt) => attempt.set_refused(),
         Job::Stop(answer) => stopping.push(answer),
         // A dropped sender tells the one who waits.
-        Job::Change { .. } | Job::Flush(_) | Job::Extension { .. } | Job::Close { .. } => {}
+        Job::Change { .. } | Job::Flush(_) | Job::Sums { .. } | Job::Extension { .. } | Job::Close { .. } => {}
     }
     None
 }

@@ -18,6 +18,7 @@ mod pauses;
 mod rates;
 mod setup;
 mod shared;
+mod targets;
 mod tasks;
 mod together;
 mod traffic;
