@@ -45,7 +45,7 @@ enum Command {
     Budgets(operate::Budgets),
     /// The runs of the running gateway
     Runs(operate::Runs),
-    /// Refuse everything that an agent, a team or a run asks for; without one, who is paused
+    /// Refuse everything that an agent, a team or a run asks for, or that an alias, a model or a provider is asked for; alone, who is paused
     Pause(operate::Pause),
     /// Let it go on
     Resume(operate::Resume),
