@@ -4,11 +4,21 @@ use crate::app::App;
 use crate::body::Body;
 use crate::error::{ApiError, ok_json};
 use http::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// How it is.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Health {
+    /// `live` or `ready`.
+    status: &'static str,
+}
 
 /// It answers, so it lives.
 pub(crate) fn live() -> Response<Body> {
-    ok_json(&br#"{"status":"live"}"#[..])
+    ok_json(json!(Health { status: "live" }).to_string())
 }
 
 /// It should get traffic: it is not draining, its ledger can be written, the budgets that it shares
@@ -30,7 +40,7 @@ pub(crate) fn ready(app: &App) -> Result<Response<Body>, ApiError> {
         reasons.extend(loading.map(|model| format!("the model {} is loading", model.name)));
     }
     if reasons.is_empty() {
-        Ok(ok_json(&br#"{"status":"ready"}"#[..]))
+        Ok(ok_json(json!(Health { status: "ready" }).to_string()))
     } else {
         Err(ApiError::NotReady(reasons.join(", ")))
     }

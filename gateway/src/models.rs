@@ -4,8 +4,11 @@ use crate::app::App;
 use crate::auth;
 use crate::body::Body;
 use crate::error::{ApiError, ok_json};
+use crate::json::List;
 use http::{HeaderMap, Response};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
 use tollkeeper_config::Config;
 use tollkeeper_inference::ServerStatus;
 use tollkeeper_policies::Agent;
@@ -16,8 +19,8 @@ pub(crate) fn list(app: &App, head: &HeaderMap) -> Result<Response<Body>, ApiErr
     let agent = auth::caller(app, head)?.agent;
     let config = app.config.load();
     let servers = app.fleet.servers();
-    let data: Vec<Value> = names(&config, &servers, &agent).into_iter().map(|(id, owner)| entry(&id, &owner)).collect();
-    Ok(ok_json(json!({"object": "list", "data": data}).to_string()))
+    let data = names(&config, &servers, &agent).into_iter().map(|(id, owner)| Entry::new(id, owner)).collect();
+    Ok(ok_json(json!(List::of(data)).to_string()))
 }
 
 /// One of them.
@@ -33,7 +36,7 @@ pub(crate) fn one(app: &App, head: &HeaderMap, id: &str) -> Result<Response<Body
         (None, Some(_)) => "local".to_owned(),
         _ => "tollkeeper".to_owned(),
     };
-    Ok(ok_json(entry(id, &owner).to_string()))
+    Ok(ok_json(json!(Entry::new(id.to_owned(), owner)).to_string()))
 }
 
 fn names(config: &Config, servers: &[ServerStatus], agent: &Agent) -> Vec<(String, String)> {
@@ -55,7 +58,22 @@ fn names(config: &Config, servers: &[ServerStatus], agent: &Agent) -> Vec<(Strin
     names
 }
 
-/// OpenAI's model object. When a model was made is not known here; clients want the field.
-fn entry(id: &str, owner: &str) -> Value {
-    json!({"id": id, "object": "model", "created": 0, "owned_by": owner})
+/// OpenAI's model object.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Model")]
+pub(crate) struct Entry {
+    /// What requests name it by.
+    id: String,
+    /// Always `model`.
+    object: &'static str,
+    /// Always 0: when a model was made is not known here, but clients want the field.
+    created: u64,
+    /// The provider, `local`, or `tollkeeper` for aliases.
+    owned_by: String,
+}
+
+impl Entry {
+    fn new(id: String, owned_by: String) -> Self {
+        Self { id, object: "model", created: 0, owned_by }
+    }
 }

@@ -1,5 +1,7 @@
 //! The OpenAPI document: made of the table of routes and of the types that requests are read into and answers written from.
 
+mod inference;
+
 use crate::admin::agents::{AgentBody, AgentShown, KeyBody, KeyChangeBody, KeyMade, KeyShown, RotateBody, TeamShown};
 use crate::admin::budgets::{BudgetBody, BudgetShown};
 use crate::admin::models::{ModelShown, ModelsShown};
@@ -7,7 +9,9 @@ use crate::admin::operate::{BackendShown, PauseBody, PauseShown, Reloaded, Resum
 use crate::admin::{self, Done};
 use crate::body::Body;
 use crate::error::ok_json;
+use crate::health::Health;
 use crate::json::List;
+use crate::models::Entry;
 use crate::routes::{Call, Row, TABLE};
 use crate::runs::{Action, Limits, RunBody, RunShown};
 use bytes::Bytes;
@@ -41,6 +45,8 @@ type Form = fn(&mut SchemaGenerator) -> Schema;
 enum Answer {
     /// JSON, with this status.
     Json(&'static str, Form),
+    /// JSON, or server-sent events with such data.
+    Streamed(Form, Form),
     /// Something else, with its content type.
     Other(&'static str, &'static str),
 }
@@ -49,7 +55,7 @@ fn form<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
 }
 
-/// JSON whose fields are OpenAI's, or too many to name; `docs/` tells.
+/// JSON whose form is told elsewhere.
 fn open_form(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({"type": "object"})
 }
@@ -66,8 +72,11 @@ fn make<B: JsonSchema, T: JsonSchema>(tag: &'static str, summary: &'static str) 
     Doc { tag, summary, body: Some(form::<B>), answer: Answer::Json("201", form::<T>) }
 }
 
-fn open(tag: &'static str, summary: &'static str, body: Option<Form>) -> Doc {
-    Doc { tag, summary, body, answer: Answer::Json("200", open_form) }
+/// What a model is asked.
+fn infer(operation: Operation, summary: &'static str) -> Doc {
+    let (body, whole, event) = inference::forms(operation);
+    let answer = event.map_or(Answer::Json("200", whole), |event| Answer::Streamed(whole, event));
+    Doc { tag: "models", summary, body: Some(body), answer }
 }
 
 fn doc(call: Call) -> Doc {
@@ -79,17 +88,20 @@ fn doc(call: Call) -> Doc {
                 Operation::Embeddings => "Embeddings in OpenAI's form",
                 Operation::Rerank => "Documents by relevance to a query, in Cohere's form",
             };
-            open("models", summary, Some(open_form))
+            infer(operation, summary)
         }
-        Call::Models => open("models", "What the key's agent may name, in OpenAI's form", None),
-        Call::Model => open("models", "One of them", None),
-        Call::Live => open("health", "The process answers", None),
-        Call::Ready => open("health", "It can serve requests", None),
+        Call::Models => get::<List<Entry>>("models", "What the key's agent may name, in OpenAI's form"),
+        Call::Model => get::<Entry>("models", "One of them"),
+        Call::Live => get::<Health>("health", "The process answers"),
+        Call::Ready => get::<Health>("health", "It can serve requests"),
         Call::Metrics => {
             let answer = Answer::Other("200", "text/plain");
             Doc { tag: "health", summary: "Metrics for Prometheus", body: None, answer }
         }
-        Call::Document => open("health", "This document", None),
+        Call::Document => {
+            let answer = Answer::Json("200", open_form);
+            Doc { tag: "health", summary: "This document", body: None, answer }
+        }
         Call::Runs => get::<List<RunShown>>("runs", "Runs that are open or ended within a day, the newest first"),
         Call::NewRun => make::<RunBody, RunShown>("runs", "Make a run; its key is shown this once"),
         Call::Run => get::<RunShown>("runs", "A run"),
@@ -172,7 +184,9 @@ fn document() -> Value {
             "content": {"application/json": {"schema": error_schema()}},
         }},
     });
-    components["schemas"] = schemas.take_definitions(true).into();
+    let mut definitions = schemas.take_definitions(true);
+    inference::define(&mut definitions);
+    components["schemas"] = definitions.into();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -198,15 +212,19 @@ fn operation(pattern: &str, call: Call, schemas: &mut SchemaGenerator) -> Value 
         .iter()
         .map(|(name, text)| json!({"name": name, "in": "query", "description": text, "schema": {"type": "string"}}));
     let parameters: Vec<Value> = in_path.chain(in_query).collect();
-    let (status, content, schema) = match answer {
-        Answer::Json(status, form) => (status, "application/json", json!({"schema": form(schemas)})),
-        Answer::Other(status, content) => (status, content, json!({"schema": {"type": "string"}})),
+    let (status, content) = match answer {
+        Answer::Json(status, form) => (status, json!({"application/json": {"schema": form(schemas)}})),
+        Answer::Streamed(whole, event) => {
+            let events = json!({"schema": event(schemas), "x-data": "The schema is that of each event's data; the last one is `[DONE]`."});
+            ("200", json!({"application/json": {"schema": whole(schemas)}, "text/event-stream": events}))
+        }
+        Answer::Other(status, content) => (status, json!({content: {"schema": {"type": "string"}}})),
     };
     let mut operation = json!({
         "tags": [tag],
         "summary": summary,
         "responses": {
-            status: {"description": summary, "content": {content: schema}},
+            status: {"description": summary, "content": content},
             "default": {"$ref": "#/components/responses/Error"},
         },
     });
@@ -231,7 +249,18 @@ fn error_schema() -> Value {
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"]},
                 "code": {"type": ["string", "null"]},
-                "budget": {"type": "object"},
+                "budget": {
+                    "type": "object",
+                    "description": "The budget that refused. Amounts (`limit_…`, `spent_…`, `reserved_…`, `estimate_…`) end in `usd`, `tokens` or `requests` and are texts, exact.",
+                    "required": ["scope", "id", "window", "resets_at"],
+                    "properties": {
+                        "scope": {"type": "string"},
+                        "id": {"type": "string"},
+                        "window": {"type": "string"},
+                        "resets_at": {"type": ["string", "null"]},
+                    },
+                    "additionalProperties": {"type": "string"},
+                },
             },
         }},
     })

@@ -1,12 +1,12 @@
 //! The administrative API over TCP: every answer here is also checked against the OpenAPI document that the gateway serves.
 
-mod document;
+pub(crate) mod document;
 
 use document::Operator;
 use http::Method;
 use serde_json::{Value, json};
 use std::fs;
-use tollkeeper_tests::asks::{CHAT, chat, streamed};
+use tollkeeper_tests::asks::{self, CHAT, chat};
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{ADMIN_KEY, KEY, Setup};
@@ -286,7 +286,7 @@ async fn what_is_in_flight_ends_when_its_key_is_switched_off_or_its_agent_goes()
         let made = Client::new(gateway.addr()).key(&secret).post_json("/v1/runs", &json!({})).await.json();
         let mut answers = tokio::task::JoinSet::new();
         for key in [&secret, made["key"].as_str().unwrap()] {
-            for ask in [streamed("up/plain"), chat("up/plain")] {
+            for ask in [asks::streamed("up/plain"), chat("up/plain")] {
                 let client = Client::new(gateway.addr()).key(key);
                 answers.spawn(async move { client.post_json(CHAT, &ask).await });
             }
@@ -320,7 +320,8 @@ async fn targets_aliases_and_everything_are_paused_and_resumed() {
     let asks = async |model: &str| gateway.client().post_json(CHAT, &chat(model)).await;
     let backend = async |model: &str| asks(model).await.header("x-tollkeeper-backend").to_owned();
     let order = async |path: &str| {
-        operator.good(Method::POST, &format!("/admin/v1/{path}"), &json!({"reason": "too dear"})).await
+        let body = if path.ends_with("pause") { json!({"reason": "too dear"}) } else { Value::Null };
+        operator.good(Method::POST, &format!("/admin/v1/{path}"), &body).await
     };
     assert_eq!(backend("team/auto").await, "up/a");
     for owner in ["models/up%2Fa", "providers/up"] {

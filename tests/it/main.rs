@@ -21,6 +21,7 @@ mod local;
 mod metrics;
 mod models;
 mod money;
+mod openapi;
 mod passthrough;
 mod python;
 mod rates;

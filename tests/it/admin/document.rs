@@ -34,7 +34,7 @@ impl Operator {
     /// Asks; `Value::Null` sends no body. The answer has the form that the document says.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: &Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let answer = self.client.open(method.clone(), path, body).await.rest().await;
+        let answer = self.client.open(method.clone(), path, body.clone()).await.rest().await;
         let (template, operation) = self.operation(&method, path.split('?').next().unwrap());
         let status = answer.status.to_string();
         let named = operation["responses"].get(&status).is_some();
@@ -44,12 +44,56 @@ impl Operator {
         } else {
             self.document["components"]["responses"]["Error"]["content"]["application/json"]["schema"].clone()
         };
+        let wrong = self.wrong(&schema, &answer.json());
+        assert!(wrong.is_empty(), "{method} {template}: {wrong:?}\n{}", answer.text());
+        if answer.status < 300 && !body.is_empty() {
+            let asked: Value = serde_json::from_str(&body).unwrap();
+            let wrong = self.wrong(Self::body_schema(operation), &asked);
+            assert!(wrong.is_empty(), "{method} {template} takes what the document does not allow: {wrong:?}\n{asked}");
+        }
+        answer
+    }
+
+    /// Asks for a stream, and returns the data of its events, each of which has the form that the document says.
+    pub(crate) async fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let answer = self.client.post_json(path, body).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, "text/event-stream; charset=utf-8"));
+        let (template, operation) = self.operation(&Method::POST, path);
+        let schema = &operation["responses"]["200"]["content"]["text/event-stream"]["schema"];
+        let mut events = answer.events();
+        assert_eq!(events.pop().as_deref(), Some("[DONE]"));
+        let events: Vec<Value> = events.iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+        for event in &events {
+            let wrong = self.wrong(schema, event);
+            assert!(wrong.is_empty(), "{template}: {wrong:?}\n{event}");
+        }
+        let wrong = self.wrong(Self::body_schema(operation), body);
+        assert!(wrong.is_empty(), "{template} takes what the document does not allow: {wrong:?}\n{body}");
+        events
+    }
+
+    /// Whether the document allows this body.
+    pub(crate) fn allows(&self, method: &Method, path: &str, body: &Value) -> bool {
+        let (_, operation) = self.operation(method, path);
+        self.wrong(Self::body_schema(operation), body).is_empty()
+    }
+
+    /// The same that asks with another key.
+    pub(crate) fn with_key(self, key: &str) -> Self {
+        Self { client: self.client.key(key), ..self }
+    }
+
+    fn body_schema(operation: &Value) -> &Value {
+        &operation["requestBody"]["content"]["application/json"]["schema"]
+    }
+
+    /// What is wrong with a value of this schema. A schema that is not there allows nothing.
+    fn wrong(&self, schema: &Value, value: &Value) -> Vec<String> {
+        assert!(schema.is_object(), "there is no schema for {value}");
         let mut whole = json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "allOf": [schema]});
         whole["components"] = self.document["components"].clone();
         let validator = jsonschema::validator_for(&whole).unwrap();
-        let wrong: Vec<String> = validator.iter_errors(&answer.json()).map(|error| error.to_string()).collect();
-        assert!(wrong.is_empty(), "{method} {template}: {wrong:?}\n{}", answer.text());
-        answer
+        validator.iter_errors(value).map(|error| error.to_string()).collect()
     }
 
     /// Asks, and expects that it works.
