@@ -122,9 +122,7 @@ impl ApiError {
     fn shape(&self) -> Shape {
         match self {
             Self::NoKey | Self::BadKey => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
-            Self::KeyRefused(refused) => {
-                shape(StatusCode::UNAUTHORIZED, INVALID, Some(key_code(*refused)), None)
-            }
+            Self::KeyRefused(refused) => shape(StatusCode::UNAUTHORIZED, INVALID, Some(key_code(*refused)), None),
             Self::ScopeMissing(_) => forbidden("scope_missing"),
             Self::NotOperator => shape(StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key"), None),
             Self::ModelForbidden { .. } => shape(StatusCode::FORBIDDEN, INVALID, Some("model_not_allowed"), None),

@@ -198,7 +198,10 @@ impl Metrics {
                 &OVERHEAD_BUCKETS,
             ),
             in_flight: make.gauge("tollkeeper_in_flight_requests", "Requests being served now."),
-            abandoned: make.gauge("tollkeeper_abandoned_requests", "Requests in flight whose client has left while a provider works on a whole answer."),
+            abandoned: make.gauge(
+                "tollkeeper_abandoned_requests",
+                "Requests in flight whose client has left while a provider works on a whole answer.",
+            ),
             attempts: make.counters("tollkeeper_attempts_total", "Tries at a backend.", &["backend", "result"]),
             fallbacks: make.counters("tollkeeper_fallbacks_total", "Moves to the next target.", &["from", "to"]),
             denied: make.counters(

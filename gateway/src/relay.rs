@@ -97,12 +97,7 @@ pub(crate) struct Bounds {
 }
 
 /// The response that carries a stream.
-pub(crate) fn respond(
-    answer: Answer,
-    request: &Request,
-    meter: Meter,
-    bounds: Bounds,
-) -> Response<Body> {
+pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, bounds: Bounds) -> Response<Body> {
     let meta = AnswerMeta { id: answer.id.to_string(), created: answer.created, model: answer.reply.model };
     let include_usage = request.include_usage();
     let source = match answer.reply.body {
@@ -257,10 +252,8 @@ impl Stream {
         }
         Some(match end {
             End::Denied(denied) => self.stop(denied),
-            End::Late => self.broken(ProviderFault::new(
-                FaultKind::Timeout,
-                "the stream took longer than `server.request_timeout`",
-            )),
+            End::Late => self
+                .broken(ProviderFault::new(FaultKind::Timeout, "the stream took longer than `server.request_timeout`")),
             End::Unread(limit) => {
                 self.meter.close(Outcome::ClientGone);
                 let mut out = BytesMut::new();

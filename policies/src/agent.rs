@@ -171,7 +171,9 @@ pub enum KeyRefused {
     #[error("this API key, or its agent, is disabled; ask the operator")]
     Disabled,
     /// It is a run's, and the key that the run was made with is no longer good.
-    #[error("this is the key of a run, and the API key that the run was made with {0}; make another run, or ask the operator")]
+    #[error(
+        "this is the key of a run, and the API key that the run was made with {0}; make another run, or ask the operator"
+    )]
     Maker(Lost),
 }
 

@@ -105,7 +105,10 @@ async fn agents_and_their_keys() {
     assert!(!shell.says(&["agents", "show", "miner"]).await.contains(&first), "a secret is shown once");
 
     let changed = shell.json(&["agents", "change", "miner", "--parallel", "3", "--unset", "team"]).await;
-    assert_eq!((&changed["parallel"], &changed["team"], &changed["models"]), (&json!(3), &Value::Null, &json!(["team/*"])));
+    assert_eq!(
+        (&changed["parallel"], &changed["team"], &changed["models"]),
+        (&json!(3), &Value::Null, &json!(["team/*"]))
+    );
     assert!(shell.says(&["agents", "disable", "miner"]).await.contains("disabled"));
     assert_eq!(shell.asks(&first).await, (401, json!("key_disabled")));
     shell.says(&["agents", "enable", "miner"]).await;
@@ -144,7 +147,10 @@ async fn budgets() {
     assert_eq!(shell.asks(&key).await, OK);
     let create = ["budgets", "create", "--agent", "miner", "--window", "day", "--limit-usd", "0.00002"];
     let made = shell.json(&create).await;
-    assert_eq!((&made["spent"], &made["remaining"], &made["source"]), (&json!("0.00001"), &json!("0.00001"), &json!("api")));
+    assert_eq!(
+        (&made["spent"], &made["remaining"], &made["source"]),
+        (&json!("0.00001"), &json!("0.00001"), &json!("api"))
+    );
     assert_eq!(shell.asks(&key).await, OK);
     assert_eq!(shell.asks(&key).await, (402, json!("budget_exceeded")));
     let id = made["id"].as_str().unwrap();
@@ -172,7 +178,9 @@ async fn budgets() {
 #[tokio::test]
 async fn runs() {
     let shell = Shell::start().await;
-    let said = shell.says(&["runs", "create", "--agent", "scout", "--label", "fix tests", "--usd", "0.00001", "--wall", "30m"]).await;
+    let said = shell
+        .says(&["runs", "create", "--agent", "scout", "--label", "fix tests", "--usd", "0.00001", "--wall", "30m"])
+        .await;
     assert!(said.contains("fix tests") && said.contains("active"), "{said}");
     let key = secret(&said);
     assert_eq!(shell.asks(&key).await, OK);
@@ -245,13 +253,17 @@ async fn spend_and_the_ledger_are_read_beside_the_gateway() {
     let spend = shell.json(&["spend"]).await;
     let row = |row: &Value| [&row["agent"], &row["backend"], &row["attempts"], &row["cost_usd"]].map(Value::clone);
     let rows: Vec<_> = spend["rows"].as_array().unwrap().iter().map(row).collect();
-    let expected = |agent: &str, attempts: u64, usd: &str| [json!(agent), json!("up/flat"), json!(attempts), json!(usd)];
+    let expected =
+        |agent: &str, attempts: u64, usd: &str| [json!(agent), json!("up/flat"), json!(attempts), json!(usd)];
     assert_eq!(rows, [expected("miner", 2, "0.00002"), expected("scout", 1, "0.00001")]);
     assert_eq!(spend["total_usd"], "0.00003");
     let table = shell.says(&["spend", "--group", "team,model", "--since", "1h"]).await;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["team", "backend", "attempts", "unknown", "input", "output", "usd"]);
-    assert!(lines.iter().any(|line| line[..3] == ["red", "up/flat", "2"] && line.last() == Some(&"0.00002")), "{table}");
+    assert!(
+        lines.iter().any(|line| line[..3] == ["red", "up/flat", "2"] && line.last() == Some(&"0.00002")),
+        "{table}"
+    );
     assert_eq!(lines.last().unwrap()[..], ["total", "0.00003"], "{table}");
     assert!(shell.refused(&["spend", "--group", "moon"], 2).await.contains("group by"));
 
@@ -273,9 +285,14 @@ async fn a_gateway_that_is_not_there_or_not_ours_is_named() {
     for command in ["agents", "budgets", "runs", "pause"] {
         let output = run(folder, &[command, "--url", &nobody, "-c", "tollkeeper.toml"]).await;
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), said.contains("no gateway answers at")), (Some(1), true), "{command}: {said}");
+        assert_eq!(
+            (output.status.code(), said.contains("no gateway answers at")),
+            (Some(1), true),
+            "{command}: {said}"
+        );
     }
-    let wrong = std::fs::read_to_string(folder.join("tollkeeper.toml")).unwrap().replace("tk-admin-key", "tk-other-key");
+    let wrong =
+        std::fs::read_to_string(folder.join("tollkeeper.toml")).unwrap().replace("tk-admin-key", "tk-other-key");
     std::fs::write(folder.join("other.toml"), wrong).unwrap();
     let url = format!("http://{}", shell.gateway.addr());
     let output = run(folder, &["agents", "--url", &url, "-c", "other.toml"]).await;

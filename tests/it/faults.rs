@@ -88,7 +88,11 @@ async fn a_fault_before_the_first_byte_is_an_error_and_not_charged_as_an_answer(
     let many = before_the_first_byte().iter().filter(may_bill).count() as i64;
     let most = cost(&Usage { input: 60, output: 40, ..Usage::default() });
     assert!(ledger.total() <= Usd(many * most.0), "{} charged for nothing", ledger.total());
-    assert!(ledger.total() >= cost(&Usage { output: 40, ..Usage::default() }), "{} for what may be billed", ledger.total());
+    assert!(
+        ledger.total() >= cost(&Usage { output: 40, ..Usage::default() }),
+        "{} for what may be billed",
+        ledger.total()
+    );
 }
 
 #[tokio::test]
@@ -283,7 +287,8 @@ async fn ask_and_leave(gateway: &Gateway, upstream: &Upstream) {
     let client = gateway.client();
     let mut ask = chat("up/plain");
     ask["max_tokens"] = json!(40);
-    let asking = tokio::spawn(async move { client.try_open(http::Method::POST, CHAT, ask.to_string()).await.map(drop) });
+    let asking =
+        tokio::spawn(async move { client.try_open(http::Method::POST, CHAT, ask.to_string()).await.map(drop) });
     upstream.wait_for_requests(1).await;
     asking.abort();
     eventually("the gateway's notice that the client has left", async || {

@@ -265,7 +265,8 @@ async fn who_watches_a_run_that_is_cancelled_hears_of_all_it_cost() {
         std::str::from_utf8(&rest.body).unwrap().lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     assert_eq!(names.iter().filter(|name| **name == "usage").count(), 8, "{names:?}");
     let told: Vec<Value> = rest.events().iter().map(|data| serde_json::from_str(data).unwrap()).collect();
-    let charged: Vec<&str> = told.iter().filter(|event| event["backend"].is_string()).filter_map(|event| event["usd"].as_str()).collect();
+    let charged: Vec<&str> =
+        told.iter().filter(|event| event["backend"].is_string()).filter_map(|event| event["usd"].as_str()).collect();
     let sum = charged.iter().map(|usd| Usd::parse_decimal(usd).unwrap().0).sum();
     assert_eq!(told.last().unwrap()["spent"]["usd"], json!(usd(sum)), "the last state holds all of it");
 }

@@ -1,7 +1,7 @@
 //! `/admin/v1`: pauses, what was spent, backends, and a reload of the configuration file.
 
-use super::{agents, budgets};
 use super::{OPERATOR, whole};
+use super::{agents, budgets};
 use crate::app::App;
 use crate::body::Body;
 use crate::error::{ApiError, ok_json};

@@ -311,8 +311,10 @@ impl Whom {
         }
         let kinds = || PAUSABLE.map(|(kind, _)| kind).join(", ");
         let known = PAUSABLE.iter().find(|(kind, _)| *kind == what);
-        let (_, folder) = known.ok_or_else(|| format!("`{what}` cannot be paused; name one of {}, or everything", kinds()))?;
-        let name = name.filter(|name| !name.is_empty()).ok_or_else(|| format!("name the {what}, such as {what}:NAME"))?;
+        let (_, folder) =
+            known.ok_or_else(|| format!("`{what}` cannot be paused; name one of {}, or everything", kinds()))?;
+        let name =
+            name.filter(|name| !name.is_empty()).ok_or_else(|| format!("name the {what}, such as {what}:NAME"))?;
         Ok(Some(format!("/admin/v1/{folder}/{}", in_path(&name))))
     }
 }

@@ -4,7 +4,8 @@ use crate::setup::{Hand, clock, config, nano_per_token, spend};
 use futures_util::FutureExt;
 use std::time::Duration;
 use tollkeeper_policies::{
-    AgentSpec, Caller, Clock, Denied, KeyChange, KeyRefused, Lost, ManageError, NewKey, NewRun, OutputBound, Policies, Scopes, Stop,
+    AgentSpec, Caller, Clock, Denied, KeyChange, KeyRefused, Lost, ManageError, NewKey, NewRun, OutputBound, Policies,
+    Scopes, Stop,
 };
 
 const INFER: Scopes = Scopes { infer: true, runs: false };

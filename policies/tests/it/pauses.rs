@@ -44,9 +44,11 @@ async fn what_is_paused_refuses_what_concerns_it_and_nothing_else() {
         policies.pause("ops", &owner, "too dear").await.unwrap();
         assert_eq!(refused_by(&policies, here()).await, Some(owner.clone()));
         assert_eq!(refused_by(&policies, beside).await, None, "{owner}");
-        let (of_alias, of_backend) =
-            (policies.paused_alias("auto"), policies.paused_backend(&remote("up", "a/large")));
-        assert_eq!((of_alias.is_some(), of_backend.is_some()), (owner.scope == Scope::Alias, owner.scope != Scope::Alias));
+        let (of_alias, of_backend) = (policies.paused_alias("auto"), policies.paused_backend(&remote("up", "a/large")));
+        assert_eq!(
+            (of_alias.is_some(), of_backend.is_some()),
+            (owner.scope == Scope::Alias, owner.scope != Scope::Alias)
+        );
         assert!(policies.resume("ops", &owner).await.unwrap());
         assert_eq!(refused_by(&policies, here()).await, None, "{owner} goes on");
     }
