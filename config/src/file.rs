@@ -282,13 +282,21 @@ table! {
         strategy: Strategy = default("ordered"),
         /// `"provider/model"`, local models and other aliases; the place in the list is the tier.
         targets: Vec<At<String>> = required,
-        /// Requests a minute that may name it, of all agents together; without it any number.
+        /// How much may be asked of it, by all agents together.
+        rates: RawRateLimits = flat,
+    }
+}
+
+table! {
+    /// How much may be asked, of an agent or of an alias.
+    RawRateLimits "rate limits" {
+        /// Requests a minute (to an alias: of all agents together); without it any number (`docs/rate-limits.md`).
         requests_per_minute: Whole<1, 10_000_000> = optional,
-        /// Tokens a minute that they may use, input and output together, as for agents.
+        /// Tokens a minute, input and output together: estimated when a request comes, corrected when it has ended.
         tokens_per_minute: Whole<1, 1_000_000_000> = optional,
-        /// Requests for it that run at once; the next ones wait.
+        /// Requests that run at once; the next ones wait.
         parallel: Whole<1, 1_000_000> = optional,
-        /// Requests of each priority that may wait for that; without it 64.
+        /// Requests of each priority that may wait for that; without it 64. With 0 they are refused at once.
         queue: Whole<0, 100_000> = optional,
     }
 }
@@ -380,14 +388,8 @@ table! {
         models: Vec<At<String>> = default(["*"]),
         /// Whether its requests go first where requests wait (`"interactive"`), or wait for those that do (`"batch"`).
         priority: Priority = default("interactive"),
-        /// Requests a minute; without it any number (`docs/rate-limits.md`).
-        requests_per_minute: Whole<1, 10_000_000> = optional,
-        /// Tokens a minute, input and output together: estimated when a request comes, corrected when it has ended.
-        tokens_per_minute: Whole<1, 1_000_000_000> = optional,
-        /// Requests that run at once; the next ones wait.
-        parallel: Whole<1, 1_000_000> = optional,
-        /// Requests of each priority that may wait for that; without it 64. With 0 they are refused at once.
-        queue: Whole<0, 100_000> = optional,
+        /// How much it may ask.
+        rates: RawRateLimits = flat,
         /// The team that it belongs to, for budgets of teams and for reports.
         team: Slug = optional,
         /// Its budgets; all must hold.

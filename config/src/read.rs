@@ -65,8 +65,14 @@ pub(crate) struct Key {
     pub(crate) below: Vec<Key>,
 }
 
+/// A table whose keys may stand among those of another one.
+pub(crate) trait Flat: Read {
+    /// Reads its keys; those of the other one are left to that.
+    fn of(fields: &Fields<'_, '_>, problems: &mut Problems<'_>) -> Self;
+}
+
 /// Declares a table: a struct of its keys, each `required` (an `Option` that is `None` only after a problem was
-/// reported), `optional` (a [`Maybe`]), or with a `default(…)` written as TOML.
+/// reported), `optional` (a [`Maybe`]), with a `default(…)` written as TOML, or `flat`: another table whose keys stand among these.
 macro_rules! table {
     ($(#[doc = $about:literal])+ $name:ident $label:literal {
         $($(#[doc = $doc:literal])+ $key:ident: $ty:ty = $presence:ident $(($($default:tt)+))?),* $(,)?
@@ -83,26 +89,42 @@ macro_rules! table {
             }
 
             fn keys() -> Vec<$crate::read::Key> {
-                vec![$($crate::read::Key {
-                    name: stringify!($key),
-                    about: concat!($($doc),+),
-                    shape: <$ty as $crate::read::Read>::shape(),
-                    presence: $crate::read::table!(@presence $presence $(($($default)+))?),
-                    below: <$ty as $crate::read::Read>::keys(),
-                }),*]
+                let mut keys = Vec::new();
+                $($crate::read::table!(@key keys, $presence $(($($default)+))?, $ty, $key, concat!($($doc),+));)*
+                keys
             }
 
             fn read(
                 node: $crate::read::Node<'_, '_>,
                 problems: &mut $crate::problem::Problems<'_>,
             ) -> Option<Self> {
-                let fields = $crate::read::Fields::open::<Self>(node, $label, &[$(stringify!($key)),*], problems)?;
-                Some(Self {
+                let known: Vec<_> = Self::keys().iter().map(|key| key.name).collect();
+                let fields = $crate::read::Fields::open::<Self>(node, $label, &known, problems)?;
+                Some(<Self as $crate::read::Flat>::of(&fields, problems))
+            }
+        }
+
+        impl $crate::read::Flat for $name {
+            fn of(fields: &$crate::read::Fields<'_, '_>, problems: &mut $crate::problem::Problems<'_>) -> Self {
+                Self {
                     $($key: fields.$presence::<$ty>(stringify!($key), $(stringify!($($default)+),)? problems),)*
-                })
+                }
             }
         }
     };
+    (@key $keys:ident, flat, $ty:ty, $key:ident, $about:expr) => {
+        $keys.extend(<$ty as $crate::read::Read>::keys());
+    };
+    (@key $keys:ident, $presence:ident $(($($default:tt)+))?, $ty:ty, $key:ident, $about:expr) => {
+        $keys.push($crate::read::Key {
+            name: stringify!($key),
+            about: $about,
+            shape: <$ty as $crate::read::Read>::shape(),
+            presence: $crate::read::table!(@presence $presence $(($($default)+))?),
+            below: <$ty as $crate::read::Read>::keys(),
+        });
+    };
+    (@field flat $ty:ty) => { $ty };
     (@field default $ty:ty) => { $crate::read::At<$ty> };
     (@field optional $ty:ty) => { $crate::read::Maybe<$ty> };
     (@field required $ty:ty) => { Option<$crate::read::At<$ty>> };
@@ -141,6 +163,10 @@ impl<'n, 'i> Fields<'n, 'i> {
 
     pub(crate) fn optional<T: Read>(&self, key: &str, problems: &mut Problems<'_>) -> Maybe<T> {
         Maybe { at: self.get(key, problems), written: self.table.get(key).is_some() }
+    }
+
+    pub(crate) fn flat<T: Flat>(&self, _: &str, problems: &mut Problems<'_>) -> T {
+        T::of(self, problems)
     }
 
     pub(crate) fn required<T: Read>(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<T>> {

@@ -1,6 +1,5 @@
 //! Checks `[[agents]]`.
 
-use super::rates::Written;
 use super::{Check, is_first};
 use crate::budget::BudgetConfig;
 use crate::file::{RawAgent, RawVelocity};
@@ -49,12 +48,7 @@ impl Check<'_> {
         keys: &mut HashMap<String, String>,
         aliases: &BTreeMap<String, Arc<Alias>>,
     ) -> Option<AgentConfig> {
-        let rates = self.rates(Written {
-            requests_per_minute: raw.requests_per_minute,
-            tokens_per_minute: raw.tokens_per_minute,
-            parallel: raw.parallel,
-            queue: raw.queue,
-        });
+        let rates = self.rates(raw.rates);
         let velocity = self.velocity(velocity, Some(raw.velocity.value));
         if let Some(limit) = raw.max_request_usd.at.as_ref().filter(|limit| limit.value <= Usd::ZERO) {
             self.problems.add(&limit.span, "`max_request_usd` must be more than 0");

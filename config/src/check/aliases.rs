@@ -1,6 +1,5 @@
 //! Checks `[[aliases]]`, adds those that exist out of the box, and flattens all of them down to backends.
 
-use super::rates::Written;
 use super::{Check, is_first};
 use crate::catalog::Catalog;
 use crate::defaults::{AUTO_TARGETS, CLOUD_ALIASES};
@@ -71,12 +70,7 @@ impl Check<'_> {
         let mut seen = HashMap::new();
         let mut lists = built_in(local, providers, catalog);
         for raw in raw {
-            let rates = self.rates(Written {
-                requests_per_minute: raw.requests_per_minute,
-                tokens_per_minute: raw.tokens_per_minute,
-                parallel: raw.parallel,
-                queue: raw.queue,
-            });
+            let rates = self.rates(raw.rates);
             let Some(name) = raw.name.map(|name| name.value) else { continue };
             if local.iter().any(|model| model.name == name.value.0) {
                 let message = format!("the alias `{}` has the name of a local model", name.value.0);

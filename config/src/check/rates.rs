@@ -1,21 +1,14 @@
 //! Checks the rate limits of agents and aliases.
 
 use super::Check;
+use crate::file::RawRateLimits;
 use crate::read::{Maybe, Whole};
 use crate::settings::RateLimits;
 use std::num::NonZeroU32;
 
-/// Rate limits as they are written.
-pub(super) struct Written {
-    pub(super) requests_per_minute: Maybe<Whole<1, 10_000_000>>,
-    pub(super) tokens_per_minute: Maybe<Whole<1, 1_000_000_000>>,
-    pub(super) parallel: Maybe<Whole<1, 1_000_000>>,
-    pub(super) queue: Maybe<Whole<0, 100_000>>,
-}
-
 impl Check<'_> {
-    pub(super) fn rates(&mut self, written: Written) -> RateLimits {
-        let Written { requests_per_minute, tokens_per_minute, parallel, queue } = written;
+    pub(super) fn rates(&mut self, written: RawRateLimits) -> RateLimits {
+        let RawRateLimits { requests_per_minute, tokens_per_minute, parallel, queue } = written;
         if let Some(queue) = queue.at.as_ref().filter(|_| !parallel.written) {
             self.problems.add(&queue.span, "`queue` is for requests that wait because `parallel` run; add `parallel`");
         }
