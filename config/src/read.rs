@@ -89,9 +89,8 @@ macro_rules! table {
             }
 
             fn keys() -> Vec<$crate::read::Key> {
-                let mut keys = Vec::new();
-                $($crate::read::table!(@key keys, $presence $(($($default)+))?, $ty, $key, concat!($($doc),+));)*
-                keys
+                let keys = [$($crate::read::table!(@keys $presence $(($($default)+))?, $ty, $key, concat!($($doc),+))),*];
+                keys.into_iter().flatten().collect()
             }
 
             fn read(
@@ -112,17 +111,15 @@ macro_rules! table {
             }
         }
     };
-    (@key $keys:ident, flat, $ty:ty, $key:ident, $about:expr) => {
-        $keys.extend(<$ty as $crate::read::Read>::keys());
-    };
-    (@key $keys:ident, $presence:ident $(($($default:tt)+))?, $ty:ty, $key:ident, $about:expr) => {
-        $keys.push($crate::read::Key {
+    (@keys flat, $ty:ty, $key:ident, $about:expr) => { <$ty as $crate::read::Read>::keys() };
+    (@keys $presence:ident $(($($default:tt)+))?, $ty:ty, $key:ident, $about:expr) => {
+        vec![$crate::read::Key {
             name: stringify!($key),
             about: $about,
             shape: <$ty as $crate::read::Read>::shape(),
             presence: $crate::read::table!(@presence $presence $(($($default)+))?),
             below: <$ty as $crate::read::Read>::keys(),
-        });
+        }]
     };
     (@field flat $ty:ty) => { $ty };
     (@field default $ty:ty) => { $crate::read::At<$ty> };

@@ -381,12 +381,11 @@ async fn one(
         started,
     });
     let call = job.call(limit, meter.abandoned());
-    let sent = if seen || matches!(attempt.id, BackendId::Local(_)) {
-        job.app.fleet.send(&attempt.id, call).await
-    } else {
-        let (app, id) = (job.app.clone(), attempt.id.clone());
-        meter.whole(Box::pin(async move { app.fleet.send(&id, call).await })).await
-    };
+    let (app, id) = (job.app.clone(), attempt.id.clone());
+    // In a box, so that it can go on without the client, and does not take memory before.
+    let answer = Box::pin(async move { app.fleet.send(&id, call).await });
+    let is_seen = seen || matches!(attempt.id, BackendId::Local(_));
+    let sent = if is_seen { answer.await } else { meter.whole(answer).await };
     meter.waited(started.elapsed());
     Ok(sent.map(|reply| Answer {
         reply,

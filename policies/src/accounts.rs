@@ -170,7 +170,7 @@ impl Accounts {
         let mut past = History::default();
         settled.for_each(|(start, amounts)| past.restore(start, now, amounts));
         let account = &mut self.list[account];
-        past.follow(std::mem::replace(&mut account.past, History::default()));
+        past.follow(std::mem::take(&mut account.past));
         account.past = past;
         let rules: Vec<BudgetConfig> = account.budgets.drain(..).map(|budget| budget.rule).collect();
         account.limit(rules.iter().collect(), self.latest);
