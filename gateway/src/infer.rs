@@ -101,7 +101,8 @@ pub(crate) async fn serve(
             request,
             original,
         };
-        let answer = dispatch::answer(&job, resolved, &mut meter).await?;
+        // In a box, so that a request does not take its memory while its body comes.
+        let answer = Box::pin(dispatch::answer(&job, resolved, &mut meter)).await?;
         meter.answered();
         Ok((job.request, answer))
     });

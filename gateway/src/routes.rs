@@ -192,10 +192,10 @@ pub(crate) async fn serve(
         Call::Metrics => metrics(app, &request),
         Call::Document => Ok(openapi::serve()),
         Call::Runs => runs::list(app, head),
-        Call::NewRun => runs::create(app, request).await,
+        Call::NewRun => Box::pin(runs::create(app, request)).await,
         Call::Run => runs::one(app, head, name),
         Call::RunEvents => runs::watch(app, head, name),
-        Call::RunAction(action) => runs::act(app, request, name, action).await,
+        Call::RunAction(action) => Box::pin(runs::act(app, request, name, action)).await,
         // In a box, so that asking a model does not take the memory of administration.
         Call::Admin(call) => Box::pin(admin::serve(app, call, &names, request)).await,
     }
