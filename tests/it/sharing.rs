@@ -28,13 +28,27 @@ const SHORT: Duration = Duration::from_secs(4);
 
 /// A gateway of a fleet, whose agent `scout` may spend so much in all.
 fn sharing(upstream: &Upstream, url: &str, name: &str, limit: Usd, more: &str) -> Setup {
-    let shared = format!("[shared]\nurl = {url:?}\ngateway = {name:?}\nlease_age = \"{}s\"\n", LEASE_AGE.as_secs());
+    let times = format!("lease_age = \"{}s\"", LEASE_AGE.as_secs());
+    sharing_for(&times, upstream, url, name, limit, more)
+}
+
+fn sharing_for(times: &str, upstream: &Upstream, url: &str, name: &str, limit: Usd, more: &str) -> Setup {
+    let shared = format!("[shared]\nurl = {url:?}\ngateway = {name:?}\n{times}\n");
     let budget = format!("[[budgets]]\nagent = \"scout\"\nwindow = \"total\"\nlimit_usd = \"{limit}\"\n{more}\n");
     Setup::with(upstream).raw(FLAT).raw(&shared).raw(&budget)
 }
 
 async fn fleet(upstream: &Upstream, url: &str, limit: Usd) -> [Gateway; 2] {
-    let [left, right] = ["left", "right"].map(|name| sharing(upstream, url, name, limit, ""));
+    started(["left", "right"].map(|name| sharing(upstream, url, name, limit, ""))).await
+}
+
+/// The same, as patient as a crowd on a busy machine needs it.
+async fn patient_fleet(upstream: &Upstream, url: &str, limit: Usd) -> [Gateway; 2] {
+    let times = "lease_age = \"20s\"\nanswer_timeout = \"5s\"";
+    started(["left", "right"].map(|name| sharing_for(times, upstream, url, name, limit, ""))).await
+}
+
+async fn started([left, right]: [Setup; 2]) -> [Gateway; 2] {
     let gateways = [Gateway::start(left).await, Gateway::start(right).await];
     for gateway in &gateways {
         usable(gateway).await;
@@ -75,13 +89,13 @@ fn error_type(answer: &Answer) -> String {
 
 #[tokio::test]
 async fn of_a_thousand_at_two_gateways_exactly_those_are_served_that_the_budget_affords() {
-    let redis = RedisServer::start(false);
+    let store = RedisServer::start(false);
     for stream in [false, true] {
-        redis.cli(&["FLUSHALL"]);
+        store.cli(&["FLUSHALL"]);
         let gate = Gate::default();
         let upstream = Upstream::always(Script::says(Content::Endless).with_hold(Hold::Head(gate.clone()))).await;
         let limit = Usd(137 * TOKENS * NANO);
-        let gateways = fleet(&upstream, &redis.url(), limit).await;
+        let gateways = patient_fleet(&upstream, &store.url(), limit).await;
         let mut asks = JoinSet::new();
         for number in 0..1000 {
             let client = gateways[number % 2].client();
@@ -114,10 +128,10 @@ async fn of_a_thousand_at_two_gateways_exactly_those_are_served_that_the_budget_
 
 #[tokio::test]
 async fn streams_at_two_gateways_share_the_last_tokens_and_end_well() {
-    let redis = RedisServer::start(false);
+    let store = RedisServer::start(false);
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let limit = Usd(20_000 * NANO);
-    let gateways = fleet(&upstream, &redis.url(), limit).await;
+    let gateways = fleet(&upstream, &store.url(), limit).await;
     let mut asks = JoinSet::new();
     for number in 0..12 {
         let client = gateways[number % 2].client();
@@ -141,23 +155,23 @@ async fn streams_at_two_gateways_share_the_last_tokens_and_end_well() {
 
 #[tokio::test]
 async fn no_token_waits_for_the_shared_store_while_it_is_quick() {
-    let redis = RedisServer::start(false);
+    let store = RedisServer::start(false);
     let upstream = Upstream::always(Script::words(4_000)).await;
-    let [left, _right] = fleet(&upstream, &redis.url(), Usd(1_000_000 * NANO)).await;
-    let before = redis.calls("evalsha");
+    let [left, _right] = fleet(&upstream, &store.url(), Usd(1_000_000 * NANO)).await;
+    let before = store.calls("evalsha");
     let answer = left.client().post_json(CHAT, &streamed("up/flat")).await;
     assert_eq!(answer.events().len(), 4_003, "a head, the words, an end and [DONE]");
     left.settled().await;
     // A slice is at least 64 tokens: what 4,000 tokens ask is far fewer calls, beside those of two heartbeats.
-    let calls = redis.calls("evalsha") - before;
+    let calls = store.calls("evalsha") - before;
     assert!(calls < 150, "{calls} calls");
 }
 
 #[tokio::test]
 async fn a_pause_at_one_gateway_stops_the_other_until_anyone_resumes_it() {
-    let redis = RedisServer::start(false);
+    let store = RedisServer::start(false);
     let upstream = Upstream::start().await;
-    let [left, right] = fleet(&upstream, &redis.url(), Usd(1_000_000 * NANO)).await;
+    let [left, right] = fleet(&upstream, &store.url(), Usd(1_000_000 * NANO)).await;
     let ask = async |gateway: &Gateway| gateway.client().post_json(CHAT, &bounded(false)).await;
     assert_eq!(ask(&right).await.status, 200);
     let paused = admin(&left).post_json("/admin/v1/agents/scout/pause", &json!({"reason": "lunch"})).await;
@@ -255,32 +269,32 @@ const BACK: Duration = Duration::from_secs(LEASE_AGE.as_secs() * 5 / 4 + 4);
 
 #[tokio::test]
 async fn a_redis_that_is_killed_stopped_or_emptied_under_load_costs_neither_money_nor_patience() {
-    let mut redis = RedisServer::start(true);
+    let mut store = RedisServer::start(true);
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let limit = Usd(100_000 * TOKENS * NANO);
-    let gateways = fleet(&upstream, &redis.url(), limit).await;
+    let gateways = fleet(&upstream, &store.url(), limit).await;
     let load = Load::start(&gateways);
     load.serves("work before anything happens").await;
 
-    redis.kill();
+    store.kill();
     eventually("the loss of the store", async || {
         (gateways[0].metrics().await.sum("tollkeeper_shared_up", &[]) == 0.0).then_some(())
     })
     .await;
     let refused = gateways[0].client().post_json(CHAT, &bounded(false)).await;
     assert_eq!((refused.status, &*error_type(&refused)), (503, "server_error"), "{}", refused.text());
-    redis.restart();
+    store.restart();
     let killed = load.serves("work after it was killed").await;
 
-    redis.signal(Signal::SIGSTOP);
+    store.signal(Signal::SIGSTOP);
     eventually("the loss of the store", async || {
         (gateways[1].metrics().await.sum("tollkeeper_shared_up", &[]) == 0.0).then_some(())
     })
     .await;
-    redis.signal(Signal::SIGCONT);
+    store.signal(Signal::SIGCONT);
     let stopped = load.serves("work after it was stopped").await;
 
-    redis.cli(&["FLUSHALL"]);
+    store.cli(&["FLUSHALL"]);
     let emptied = load.serves("work after it was emptied").await;
     assert!(killed < BACK && stopped < BACK && emptied < BACK, "{killed:?} {stopped:?} {emptied:?}");
     let slowest = load.end().await;
@@ -290,10 +304,10 @@ async fn a_redis_that_is_killed_stopped_or_emptied_under_load_costs_neither_mone
 
 #[tokio::test]
 async fn a_budget_that_runs_out_while_redis_is_emptied_again_and_again_is_not_overspent() {
-    let redis = RedisServer::start(false);
+    let store = RedisServer::start(false);
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let limit = Usd(600 * TOKENS * NANO);
-    let gateways = fleet(&upstream, &redis.url(), limit).await;
+    let gateways = fleet(&upstream, &store.url(), limit).await;
     let load = Load::start(&gateways);
     for _ in 0..4 {
         let before = load.served();
@@ -301,7 +315,7 @@ async fn a_budget_that_runs_out_while_redis_is_emptied_again_and_again_is_not_ov
             (load.served() > before + 60 || load.served() >= 600).then_some(())
         })
         .await;
-        redis.cli(&["FLUSHALL"]);
+        store.cli(&["FLUSHALL"]);
     }
     eventually("the end of the money", async || (load.served() >= 600).then_some(())).await;
     load.end().await;
@@ -310,8 +324,8 @@ async fn a_budget_that_runs_out_while_redis_is_emptied_again_and_again_is_not_ov
 
 #[tokio::test]
 async fn a_slow_redis_refuses_in_time_and_a_stream_waits_for_it() {
-    let redis = RedisServer::start(false);
-    let proxy = Proxy::start(&redis).await;
+    let store = RedisServer::start(false);
+    let proxy = Proxy::start(&store).await;
     let gate = Gate::default();
     let upstream = Upstream::start().await;
     let limit = Usd(100_000 * NANO);
@@ -348,10 +362,10 @@ async fn a_slow_redis_refuses_in_time_and_a_stream_waits_for_it() {
 
 #[tokio::test]
 async fn a_gateway_that_is_killed_holds_nothing_for_longer_than_the_lease_age_and_is_charged_once() {
-    let redis = RedisServer::start(false);
+    let store = RedisServer::start(false);
     let upstream = Upstream::start().await;
     let limit = Usd(1_000 * NANO);
-    let [dying, other] = ["left", "right"].map(|name| sharing(&upstream, &redis.url(), name, limit, ""));
+    let [dying, other] = ["left", "right"].map(|name| sharing(&upstream, &store.url(), name, limit, ""));
     let other = Gateway::start(other).await;
     let process = Process::start(&dying).await;
     usable(&other).await;
@@ -396,10 +410,10 @@ async fn a_gateway_that_is_killed_holds_nothing_for_longer_than_the_lease_age_an
 
 #[tokio::test]
 async fn a_budget_that_does_without_goes_on_alone_and_pays_its_debts_later() {
-    let mut redis = RedisServer::start(true);
+    let mut store = RedisServer::start(true);
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let limit = Usd(100 * TOKENS * NANO);
-    let alone = |name| sharing(&upstream, &redis.url(), name, limit, "on_shared_down = \"local\"");
+    let alone = |name| sharing(&upstream, &store.url(), name, limit, "on_shared_down = \"local\"");
     let gateways = [Gateway::start(alone("left")).await, Gateway::start(alone("right")).await];
     for gateway in &gateways {
         usable(gateway).await;
@@ -413,12 +427,12 @@ async fn a_budget_that_does_without_goes_on_alone_and_pays_its_debts_later() {
         })
         .await;
     }
-    redis.kill();
+    store.kill();
     for _ in 0..30 {
         assert_eq!(ask(&gateways[0]).await, 200);
         assert_eq!(ask(&gateways[1]).await, 200);
     }
-    redis.restart();
+    store.restart();
     assert_eq!(agrees_soon(gateways, 62).await, Usd(62 * TOKENS * NANO));
 }
 
