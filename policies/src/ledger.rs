@@ -10,6 +10,7 @@ pub(crate) mod attempt;
 pub(crate) mod compaction;
 pub(crate) mod postings;
 mod queue;
+pub(crate) mod read;
 pub(crate) mod row;
 mod status;
 pub(crate) mod writer;
