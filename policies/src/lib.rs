@@ -37,6 +37,11 @@ mod window;
 #[expect(dead_code, reason = "each kind of tests needs another part of it")]
 #[path = "../tests/it/setup.rs"]
 mod setup;
+/// The database server of the integration tests, for the unit tests too.
+#[cfg(test)]
+#[expect(dead_code, reason = "each kind of tests needs another part of it")]
+#[path = "../tests/it/postgres_server.rs"]
+mod postgres_server;
 #[cfg(test)]
 extern crate self as tollkeeper_policies;
 

@@ -170,4 +170,4 @@ impl From<rusqlite::Error> for StoreError {
 #[cfg(test)]
 mod compact_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

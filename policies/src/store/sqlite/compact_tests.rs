@@ -12,6 +12,8 @@ use crate::report::{
 use crate::setup::{growing, nano_per_token, spend as a_spend};
 use crate::{Clock, Policies, Spend};
 use proptest::prelude::*;
+use jiff::Timestamp;
+use std::path::PathBuf;
 use std::time::Duration;
 use tollkeeper_config::Usd;
 use tollkeeper_protocol::usage::Usage;

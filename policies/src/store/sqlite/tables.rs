@@ -126,6 +126,3 @@ pub(super) fn version(db: &Connection) -> Result<i64, StoreError> {
         _ => Err(StoreError("it is a SQLite file of something else".into())),
     }
 }
-
-#[cfg(test)]
-mod tests;

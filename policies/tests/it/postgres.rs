@@ -1,0 +1,1 @@
+//! Gateways whose ledgers are in PostgreSQL.
