@@ -87,14 +87,13 @@ impl PostgresServer {
     /// Stops all its processes, so that nobody gets an answer, or lets them go on.
     pub(crate) fn stop(&self, stopped: bool) {
         let signal = if stopped { "-STOP" } else { "-CONT" };
-        let processes = self.processes().into_iter().map(|pid| pid.to_string());
-        done(Command::new("kill").arg(signal).args(processes));
+        send(signal, &self.processes());
     }
 
     /// Ends it at once, as a crash would.
     pub(crate) fn kill(&self) {
         let processes = self.processes();
-        done(Command::new("kill").arg("-KILL").args(processes.iter().map(u32::to_string)));
+        send("-KILL", &processes);
         wait_for("the end of the server", || processes.iter().all(|pid| has_ended(*pid)));
     }
 
@@ -172,6 +171,12 @@ fn done(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output();
     let output = output.expect("these tests need PostgreSQL, Debian's package `postgresql`");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Sends a signal to those of the processes that are still there: the first, which is the server, gets it first.
+fn send(signal: &str, processes: &[u32]) {
+    let mut kill = Command::new("kill");
+    kill.arg(signal).args(processes.iter().map(u32::to_string)).stderr(Stdio::null()).status().unwrap();
 }
 
 /// A process's state and its parent.

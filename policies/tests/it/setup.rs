@@ -83,6 +83,11 @@ pub(crate) fn clock(at: &str) -> (Clock, Hand) {
 pub(crate) struct Hand(Arc<AtomicI64>);
 
 impl Hand {
+    /// The clock that it sets.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::fixed(self.0.clone())
+    }
+
     pub(crate) fn set(&self, at: &str) {
         self.0.store(at.parse::<Timestamp>().unwrap().as_millisecond(), Relaxed);
     }
