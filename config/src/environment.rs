@@ -47,7 +47,9 @@ pub fn of_operators() -> Operators {
 #[expect(clippy::disallowed_methods, reason = "this crate reads the environment for all")]
 pub fn secret(text: &str) -> Result<Secret, String> {
     let found = match text.split_once(':') {
-        Some(("env", name)) => std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?,
+        Some(("env", name)) => {
+            std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?
+        }
         Some(("file", path)) => {
             std::fs::read_to_string(path).map_err(|cause| format!("cannot read the file {path}: {cause}"))?
         }

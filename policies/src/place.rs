@@ -47,9 +47,7 @@ impl Place {
     pub fn of_gateway(self, name: &str) -> Option<Self> {
         match self {
             Self::File(_) => None,
-            Self::Database(database) => {
-                Some(Self::Database(Database { gateway: Some(name.to_owned()), ..database }))
-            }
+            Self::Database(database) => Some(Self::Database(Database { gateway: Some(name.to_owned()), ..database })),
         }
     }
 

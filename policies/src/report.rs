@@ -126,7 +126,9 @@ impl SpendGroup {
             match found.filter(|group| !groups.contains(group)) {
                 Some(group) => groups.push(group),
                 None => {
-                    return Err("group by one or more of agent, team, model, alias, run, day and gateway, each once".to_owned());
+                    return Err(
+                        "group by one or more of agent, team, model, alias, run, day and gateway, each once".to_owned()
+                    );
                 }
             }
         }

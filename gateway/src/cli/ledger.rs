@@ -101,7 +101,10 @@ impl Migrate {
     fn run(self) -> Result<(), String> {
         let done = migrate(self.ledger.to_read()?, self.to, self.discard).map_err(|error| error.to_string())?;
         let lost = done.lost;
-        say(&format!("version {} is now {}, {} rows and {} kept things lost", done.from, done.to, lost.rows, lost.kept));
+        say(&format!(
+            "version {} is now {}, {} rows and {} kept things lost",
+            done.from, done.to, lost.rows, lost.kept
+        ));
         Ok(())
     }
 }

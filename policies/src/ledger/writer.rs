@@ -23,7 +23,7 @@ pub(super) struct Writer {
     state: Vec<StateChange>,
     buffer: Vec<u8>,
     /// A batch that the store may have or not: it is given again as it was until that is known.
-    doubtful: Option<Doubtful>,
+    doubtful: Option<Box<Doubtful>>,
     status: Arc<Status>,
     stopping: Vec<oneshot::Sender<()>>,
 }
@@ -143,7 +143,7 @@ impl Writer {
             }
         }
         let (rows, state) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.state));
-        self.doubtful = Some(Doubtful { jobs, rows, state, tail });
+        self.doubtful = Some(Box::new(Doubtful { jobs, rows, state, tail }));
     }
 
     /// Gives a batch that is in doubt again as it was. Returns whether none is in doubt any more.

@@ -190,7 +190,12 @@ impl<'a> Sink<'a> {
                 Ok(csv.write_record(None::<&[u8]>)?)
             }
             Self::JsonLines(out) => {
-                let fields = COLUMNS.iter().chain(&DERIVED).chain(&[GATEWAY]).zip(values).filter(|(_, value)| *value != Value::Null);
+                let fields = COLUMNS
+                    .iter()
+                    .chain(&DERIVED)
+                    .chain(&[GATEWAY])
+                    .zip(values)
+                    .filter(|(_, value)| *value != Value::Null);
                 let object: serde_json::Map<_, _> =
                     fields.map(|(name, value)| ((*name).to_owned(), json(&value))).collect();
                 serde_json::to_writer(&mut **out, &object)?;

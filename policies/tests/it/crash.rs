@@ -12,7 +12,11 @@ use tollkeeper_policies::{Clock, OutputBound, Place, Policies};
 /// A gateway whose ledger is in this folder or this database.
 fn config(place: &str) -> Config {
     let budgets = [(Window::Total, 1_000_000)];
-    if place.starts_with("postgres:") { stored_in(place, "victim", &budgets) } else { stored(Path::new(place), &budgets) }
+    if place.starts_with("postgres:") {
+        stored_in(place, "victim", &budgets)
+    } else {
+        stored(Path::new(place), &budgets)
+    }
 }
 
 /// The victim: run by the other tests in a process of its own, which tell it the place and kill it when it says so.

@@ -10,7 +10,9 @@ use tollkeeper_policies::report::{
     ExportFilter, Format, MigrateError, Reconcile, SpendGroup, SpendQuery, VerifyReport, export, ledgers, migrate,
     reconcile, spend_by, verify,
 };
-use tollkeeper_policies::{AgentSpec, Clock, Denied, Lease, OpenError, Outcome, OutputBound, Place, Policies, Recovered};
+use tollkeeper_policies::{
+    AgentSpec, Clock, Denied, Lease, OpenError, Outcome, OutputBound, Place, Policies, Recovered,
+};
 
 /// How long anything may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -121,7 +123,9 @@ async fn gateways_write_side_by_side_and_reports_read_them_all() {
     let query = SpendQuery { groups, ..SpendQuery::default() };
     let spent = |place: &Place| -> Vec<(String, u64, i64)> {
         let sums = spend_by(place, &query).unwrap();
-        sums.into_iter().map(|sum| (sum.group.into_iter().flatten().collect::<Vec<_>>().join(" "), sum.attempts, sum.cost.0)).collect()
+        sums.into_iter()
+            .map(|sum| (sum.group.into_iter().flatten().collect::<Vec<_>>().join(" "), sum.attempts, sum.cost.0))
+            .collect()
     };
     let line = |gateway: &str| (format!("{gateway} scout 2026-03-04"), 100, 1100);
     assert_eq!(spent(&fleet), [line("left"), line("right")]);
@@ -130,10 +134,11 @@ async fn gateways_write_side_by_side_and_reports_read_them_all() {
     let exported = export(&fleet, &ExportFilter::default(), Format::Csv, &mut csv).unwrap();
     assert_eq!((exported.rows, exported.gateways.len()), (400, 2));
     let mut reader = csv::Reader::from_reader(&csv[..]);
-    assert_eq!(reader.headers().unwrap().iter().last(), Some("gateway"));
+    assert_eq!(reader.headers().unwrap().iter().next_back(), Some("gateway"));
     let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
-    assert_eq!(rows.iter().filter(|row| row.iter().last() == Some("right")).count(), 200);
-    let how = Reconcile { provider: "openai".into(), zone: jiff::tz::TimeZone::UTC, tolerance: Usd(0), token_tolerance: 0 };
+    assert_eq!(rows.iter().filter(|row| row.iter().next_back() == Some("right")).count(), 200);
+    let how =
+        Reconcile { provider: "openai".into(), zone: jiff::tz::TimeZone::UTC, tolerance: Usd(0), token_tolerance: 0 };
     let invoice = "day,model,input_tokens,output_tokens,cost_usd\n2026-03-04,small,2000,200,0.0000022\n";
     let lines = reconcile(&fleet, invoice.as_bytes(), &how).unwrap();
     assert!(lines.len() == 1 && !lines[0].differs, "{lines:?}");
@@ -201,7 +206,8 @@ async fn wired(url: &str, name: &str, gateway: &str) -> (Proxy, Config, Policies
     config.store.url = Some(Secret::new(format!("postgres://postgres@{}/{name}?sslmode=disable", proxy.addr())));
     let opened = config.clone();
     // It waits for the proxy, which runs here.
-    let policies = tokio::task::spawn_blocking(move || Policies::open(&opened, Clock::system()).unwrap().0).await.unwrap();
+    let policies =
+        tokio::task::spawn_blocking(move || Policies::open(&opened, Clock::system()).unwrap().0).await.unwrap();
     (proxy, config, policies)
 }
 

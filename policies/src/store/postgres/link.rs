@@ -82,10 +82,7 @@ impl Drop for Driver {
 }
 
 /// Waits no longer than that.
-pub(super) async fn within<T>(
-    longest: Duration,
-    answer: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
+pub(super) async fn within<T>(longest: Duration, answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let late = |_| Fault::Lost(StoreError(format!("it has not answered within {longest:?}").into()));
     tokio::time::timeout(longest, answer).await.map_err(late)?
 }
@@ -184,7 +181,9 @@ impl From<sqlx::Error> for Fault {
         match &error {
             // Less than an error is no answer, and more than one ends the connection, perhaps in the middle of a commit.
             sqlx::Error::Database(said)
-                if said.try_downcast_ref::<PgDatabaseError>().is_some_and(|said| said.severity() == PgSeverity::Error) =>
+                if said
+                    .try_downcast_ref::<PgDatabaseError>()
+                    .is_some_and(|said| said.severity() == PgSeverity::Error) =>
             {
                 Self::Refused(text)
             }

@@ -75,7 +75,9 @@ pub(super) fn unwritten(text: &str) -> Cow<'_, str> {
     let mut read = String::with_capacity(text.len());
     while let Some(character) = characters.next() {
         match character {
-            ESCAPE => read.push(characters.next().map_or(ESCAPE, |escaped| if escaped == '0' { '\0' } else { escaped })),
+            ESCAPE => {
+                read.push(characters.next().map_or(ESCAPE, |escaped| if escaped == '0' { '\0' } else { escaped }))
+            }
             other => read.push(other),
         }
     }
@@ -92,11 +94,7 @@ fn insertion() -> String {
             Kind::Bytes => format!("${place}::bytea[]"),
         })
         .collect();
-    format!(
-        "INSERT INTO ledger (gateway, {}) SELECT $1, * FROM UNNEST({})",
-        COLUMNS.join(", "),
-        places.join(", ")
-    )
+    format!("INSERT INTO ledger (gateway, {}) SELECT $1, * FROM UNNEST({})", COLUMNS.join(", "), places.join(", "))
 }
 
 /// The same, and at once changes of state: two arrays of what goes, four of what comes.
@@ -116,12 +114,7 @@ fn insertion_and_state() -> String {
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, PgArguments>;
 
 /// Appends rows and makes changes of state, in one statement: all or nothing, and one round trip.
-pub(super) async fn append(
-    link: &mut Link,
-    gateway: &str,
-    rows: &[Row],
-    state: &[StateChange],
-) -> Result<(), Fault> {
+pub(super) async fn append(link: &mut Link, gateway: &str, rows: &[Row], state: &[StateChange]) -> Result<(), Fault> {
     if state.is_empty() {
         let sql = insertion();
         bind_rows(sqlx::query(&sql).bind(gateway), rows).execute(&mut link.connection).await?;
@@ -181,9 +174,8 @@ fn bytes(value: &Value<'_>) -> Option<Vec<u8>> {
 pub(super) async fn state(link: &mut Link, gateway: &str, kind: &str) -> Result<Kept, Fault> {
     let sql = "SELECT id, body FROM state WHERE gateway = $1 AND kind = $2 ORDER BY id";
     let rows = sqlx::query(sql).bind(gateway).bind(kind).fetch_all(&mut link.connection).await?;
-    let text = |row: &PgRow, column: usize| -> Result<Arc<str>, Fault> {
-        Ok(Arc::from(&*unwritten(row.try_get(column)?)))
-    };
+    let text =
+        |row: &PgRow, column: usize| -> Result<Arc<str>, Fault> { Ok(Arc::from(&*unwritten(row.try_get(column)?))) };
     rows.iter().map(|row| Ok((text(row, 0)?, text(row, 1)?))).collect()
 }
 

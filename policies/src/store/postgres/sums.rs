@@ -55,11 +55,7 @@ const FIGURES: [&str; 7] = [
 ];
 
 /// Sums of closed attempts by groups, ordered by them; of one gateway or of all.
-pub(super) async fn spend(
-    link: &mut Link,
-    gateway: Option<&str>,
-    query: &SpendQuery,
-) -> Result<Vec<SpendSum>, Fault> {
+pub(super) async fn spend(link: &mut Link, gateway: Option<&str>, query: &SpendQuery) -> Result<Vec<SpendSum>, Fault> {
     let columns: Vec<&str> = query.groups.iter().map(|group| column(*group)).collect();
     let places: Vec<String> = (1..=columns.len()).map(|place| place.to_string()).collect();
     let order: Vec<String> = places.iter().map(|place| format!("{place} NULLS FIRST")).collect();

@@ -43,7 +43,8 @@ impl Tables {
         let now = Timestamp::now().as_microsecond();
         let changed = async {
             sqlx::query("BEGIN").execute(&mut link.connection).await?;
-            let table = "CREATE TABLE IF NOT EXISTS ledger_migrations (version BIGINT PRIMARY KEY, at_us BIGINT NOT NULL)";
+            let table =
+                "CREATE TABLE IF NOT EXISTS ledger_migrations (version BIGINT PRIMARY KEY, at_us BIGINT NOT NULL)";
             sqlx::query("SET LOCAL client_min_messages = warning").execute(&mut link.connection).await?;
             sqlx::query(table).execute(&mut link.connection).await?;
             sqlx::query(note).persistent(false).bind(version).bind(now).execute(&mut link.connection).await?;
@@ -57,7 +58,8 @@ impl Tables {
 
 /// Brings the tables up to date, unless they are; that needs them for itself.
 pub(super) fn bring_up_to_date(database: &Database) -> Result<(), OpenError> {
-    let failed = |StoreError(reason)| OpenError::Store { place: Place::Database(database.clone()), reason: reason.to_string() };
+    let failed =
+        |StoreError(reason)| OpenError::Store { place: Place::Database(database.clone()), reason: reason.to_string() };
     let is_known = |found| match known_version() {
         known if found > known => Err(OpenError::Newer { place: Place::Database(database.clone()), found, known }),
         known => Ok(found == known),
@@ -67,7 +69,9 @@ pub(super) fn bring_up_to_date(database: &Database) -> Result<(), OpenError> {
     }
     let mut tables = match Tables::open(database) {
         // Another gateway of the fleet may have been faster.
-        Err(OpenError::Held { .. }) if is_known(Tables::connect(database)?.version().map_err(failed)?)? => return Ok(()),
+        Err(OpenError::Held { .. }) if is_known(Tables::connect(database)?.version().map_err(failed)?)? => {
+            return Ok(());
+        }
         tables => tables?,
     };
     let found = tables.version().map_err(failed)?;

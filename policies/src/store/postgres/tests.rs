@@ -82,7 +82,8 @@ fn a_failed_batch_leaves_nothing_behind_and_the_next_is_written() {
     store.append(&[row(2)], &[change("b", Some("3")), change("e\0", Some("5"))]).unwrap();
     drop(store);
     let mut store = Postgres::open(&database(&url, "left")).unwrap();
-    let kept = |pairs: &[(&str, &str)]| -> Kept { pairs.iter().map(|(id, body)| ((*id).into(), (*body).into())).collect() };
+    let kept =
+        |pairs: &[(&str, &str)]| -> Kept { pairs.iter().map(|(id, body)| ((*id).into(), (*body).into())).collect() };
     assert_eq!(store.state("agent").unwrap(), kept(&[("a", "2"), ("b", "3"), ("e\0", "5")]));
     assert_eq!(store.state("run").unwrap(), []);
     store.append(&[], &[change("a", None), change("e\0", None)]).unwrap();
@@ -113,7 +114,8 @@ fn one_process_writes_under_a_name() {
     let url = PostgresServer::shared().database();
     let left = Postgres::open(&database(&url, "left")).unwrap();
     let right = Postgres::open(&database(&url, "right")).unwrap();
-    let error = Postgres::open(&Database { timeout: Duration::from_millis(300), ..database(&url, "left") }).err().unwrap();
+    let error =
+        Postgres::open(&Database { timeout: Duration::from_millis(300), ..database(&url, "left") }).err().unwrap();
     let OpenError::Held { holder, .. } = &error else { panic!("{error}") };
     assert!(holder.contains(&format!("tollkeeper left (process {})", std::process::id())), "{holder}");
     assert!(!error.to_string().contains("postgres@"), "{error}");
@@ -267,7 +269,11 @@ async fn migrations_go_up_from_nothing_and_down_to_nothing_and_keep_rows() {
     let gateway = Postgres::open(&database(&url, "left")).unwrap();
     assert_eq!(schema(server, &url), seen[2]);
     assert_eq!(verify(&all).unwrap(), before);
-    let error = migrate(Place::Database(Database { timeout: Duration::from_millis(300), ..database(&url, "") }), Some(1), false);
+    let error = migrate(
+        Place::Database(Database { timeout: Duration::from_millis(300), ..database(&url, "") }),
+        Some(1),
+        false,
+    );
     assert!(matches!(error, Err(MigrateError::Open(OpenError::Held { .. }))), "a gateway uses it: {error:?}");
     drop(gateway);
     let Err(MigrateError::Loses { losses, .. }) = migrate(&all, Some(0), false) else { panic!("that loses all") };
@@ -275,7 +281,10 @@ async fn migrations_go_up_from_nothing_and_down_to_nothing_and_keep_rows() {
     assert_eq!(verify(&all).unwrap(), before, "refused, and nothing happened");
     assert_eq!(migrate(&all, Some(0), true).unwrap().lost, losses);
     assert_eq!(schema(server, &url), "");
-    server.sql(name(&url), "CREATE TABLE ledger_migrations (version BIGINT, at_us BIGINT); INSERT INTO ledger_migrations VALUES (99, 0)");
+    server.sql(
+        name(&url),
+        "CREATE TABLE ledger_migrations (version BIGINT, at_us BIGINT); INSERT INTO ledger_migrations VALUES (99, 0)",
+    );
     let error = Postgres::open(&database(&url, "left")).err().unwrap();
     assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
 }

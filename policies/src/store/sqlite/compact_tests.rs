@@ -11,8 +11,8 @@ use crate::report::{
 };
 use crate::setup::{growing, nano_per_token, spend as a_spend};
 use crate::{Clock, Policies, Spend};
-use proptest::prelude::*;
 use jiff::Timestamp;
+use proptest::prelude::*;
 use std::path::PathBuf;
 use std::time::Duration;
 use tollkeeper_config::Usd;

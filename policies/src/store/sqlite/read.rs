@@ -43,10 +43,7 @@ impl Reader {
 
     /// Visits every row in order, as they all were at one instant. A row that cannot be read is given as its number and
     /// the bad column.
-    pub(crate) fn rows(
-        &self,
-        mut visit: impl FnMut(Result<Row, Bad>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn rows(&self, mut visit: impl FnMut(Result<Row, Bad>) -> ControlFlow<()>) -> Result<(), StoreError> {
         let mut query = self.0.prepare(&format!("SELECT {} FROM ledger ORDER BY seq", COLUMNS.join(", ")))?;
         let mut found = query.query([])?;
         while let Some(row) = found.next()? {

@@ -419,7 +419,13 @@ async fn a_way_down_loses_nothing_that_it_was_not_allowed_to() {
     let tail = store.tail().unwrap();
     let mut rows = [
         Row { team: Some("red".into()), ..a_row(10) },
-        Row { kind: Kind::Release, intent: Some(10), outcome: Some("done".into()), team: Some("red".into()), ..a_row(11) },
+        Row {
+            kind: Kind::Release,
+            intent: Some(10),
+            outcome: Some("done".into()),
+            team: Some("red".into()),
+            ..a_row(11)
+        },
     ];
     crate::ledger::writer::seal(Tail { oldest_open: 10, ..tail }, &mut rows, &mut Vec::new());
     let kept = StateChange { kind: "agent", id: "a".into(), body: Some("1".into()), changed: 7 };
