@@ -163,7 +163,8 @@ impl Ledger {
 
     /// Puts an administrative change on record together with the state that it leaves, all or nothing, and returns when
     /// that is durable. `actor` did it, at `now` (microseconds since 1970), to `subject` (such as "agent/scout"); `note`
-    /// is JSON and must hold no secrets. When the store fails, nothing was changed.
+    /// is JSON and must hold no secrets. When the store fails, nothing was changed; when it gives no answer for so long that
+    /// nobody can be made wait for it, that is known at the next start.
     pub(crate) async fn change(
         &self,
         now: i64,

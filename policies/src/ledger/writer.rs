@@ -4,10 +4,11 @@ use super::Status;
 use super::attempt::Intent;
 use super::queue::{Job, Queue};
 use super::row::{Kind, Row};
+use super::status::PATIENCE;
 use crate::store::{StateChange, Store, StoreError, Tail};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How long to wait before settlements that could not be written are tried again; a new admission tries them at once.
@@ -35,6 +36,19 @@ struct Doubtful {
     state: Vec<StateChange>,
     /// Where the chain ends with it.
     tail: Tail,
+    since: Instant,
+}
+
+impl Doubtful {
+    /// Whoever still waits for a change waits no longer, although it may have been made.
+    fn send_away(&mut self) {
+        for job in &mut self.jobs {
+            if let Job::Change { answer, .. } = job {
+                // A dropped sender tells the one who waits.
+                *answer = oneshot::channel().0;
+            }
+        }
+    }
 }
 
 /// The end of the hash chain, and which attempts are open.
@@ -143,16 +157,19 @@ impl Writer {
             }
         }
         let (rows, state) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.state));
-        self.doubtful = Some(Box::new(Doubtful { jobs, rows, state, tail }));
+        self.doubtful = Some(Box::new(Doubtful { jobs, rows, state, tail, since: Instant::now() }));
     }
 
     /// Gives a batch that is in doubt again as it was. Returns whether none is in doubt any more.
     fn ends_doubt(&mut self) -> bool {
-        let Some(batch) = self.doubtful.take() else { return true };
+        let Some(mut batch) = self.doubtful.take() else { return true };
         self.status.begins();
         let written = self.store.append(&batch.rows, &batch.state);
         self.status.ended(written.as_ref().err());
         if written.is_err() && self.store.in_doubt() {
+            if batch.since.elapsed() >= PATIENCE {
+                batch.send_away();
+            }
             self.doubtful = Some(batch);
             return false;
         }

@@ -158,6 +158,9 @@ async fn a_server_that_is_killed_refuses_and_forgets_nothing() {
     assert!(!policies.store_up());
     assert_eq!(stands(&policies), (0, 20 + 14), "the refused one gave everything back");
     assert!(matches!(stream.cover(5), Err(Denied::StoreDown { .. })), "more is not granted");
+    let asked = Instant::now();
+    policies.create_agent("ops", "digger", AgentSpec::default()).await.unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(20), "nobody is left waiting");
     kept.settle(used(10, 3));
     stream.settle(used(10, 4));
     server.restart();

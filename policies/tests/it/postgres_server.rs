@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -31,6 +31,8 @@ const SETTINGS: [&str; 6] = [
 pub(crate) struct PostgresServer {
     folder: PathBuf,
     supervisor: Child,
+    settings: Vec<String>,
+    port: u16,
     databases: AtomicU32,
 }
 
@@ -43,14 +45,35 @@ impl PostgresServer {
 
     /// Starts one.
     pub(crate) fn start() -> Self {
+        Self::start_with(Vec::new(), 5432, &[])
+    }
+
+    /// Starts one that can be reached by TCP, too, with TLS by this certificate (of `localhost`) and key, both PEM.
+    pub(crate) fn with_tls(certificate: &str, key: &str) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let settings =
+            ["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key", "listen_addresses=127.0.0.1"];
+        let files = [("server.crt", certificate), ("server.key", key)];
+        Self::start_with(settings.map(str::to_owned).into(), port, &files)
+    }
+
+    fn start_with(mut settings: Vec<String>, port: u16, files: &[(&str, &str)]) -> Self {
+        settings.push(format!("port={port}"));
         let folder = tempfile::tempdir().unwrap().keep();
+        for (name, text) in files {
+            fs::write(folder.join(name), text).unwrap();
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
         if is_root() {
-            done(Command::new("chown").arg("postgres:postgres").arg(&folder));
+            done(Command::new("chown").args(["-R", "postgres:postgres"]).arg(&folder));
         }
         let data = folder.join("data");
         let options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"];
         done(as_nobody(&program("initdb")).args(options).arg("-D").arg(&data));
-        let server = Self { supervisor: supervise(&folder), folder, databases: AtomicU32::new(0) };
+        let supervisor = supervise(&folder, &settings);
+        let server = Self { folder, supervisor, settings, port, databases: AtomicU32::new(0) };
         server.wait();
         server
     }
@@ -62,8 +85,13 @@ impl PostgresServer {
         self.url(&name)
     }
 
+    /// The same by TCP and this name of the machine.
+    pub(crate) fn tcp_url(&self, database: &str, host: &str) -> String {
+        format!("postgres://postgres@{host}:{}/{database}", self.port)
+    }
+
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+        format!("postgres://postgres@localhost/{database}?host={}&port={}", self.folder.display(), self.port)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -79,7 +107,7 @@ impl PostgresServer {
     pub(crate) fn ask(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut client = Command::new(program("psql"));
         client.args(["-U", "postgres", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
-        let output = client.arg("-h").arg(&self.folder).output().unwrap();
+        let output = client.arg("-h").arg(&self.folder).arg("-p").arg(self.port.to_string()).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap().trim().to_owned();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
@@ -100,7 +128,7 @@ impl PostgresServer {
     /// Starts it again after [`kill`](Self::kill), with what it has on disk.
     pub(crate) fn restart(&mut self) {
         self.tell_supervisor("leave\n");
-        self.supervisor = supervise(&self.folder);
+        self.supervisor = supervise(&self.folder, &self.settings);
         self.wait();
     }
 
@@ -116,7 +144,7 @@ impl PostgresServer {
     fn wait(&self) {
         let ready = || {
             let mut ask = Command::new(program("pg_isready"));
-            ask.arg("-q").arg("-h").arg(&self.folder).status().unwrap().success()
+            ask.arg("-q").arg("-h").arg(&self.folder).arg("-p").arg(self.port.to_string()).status().unwrap().success()
         };
         wait_for("the server to answer", ready);
     }
@@ -135,10 +163,11 @@ impl Drop for PostgresServer {
     }
 }
 
-fn supervise(folder: &Path) -> Child {
+fn supervise(folder: &Path, settings: &[String]) -> Child {
     let mut server = as_nobody(&program("postgres"));
     server.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
-    SETTINGS.iter().for_each(|setting| _ = server.arg("-c").arg(setting));
+    let all = SETTINGS.iter().copied().chain(settings.iter().map(String::as_str));
+    all.for_each(|setting| _ = server.arg("-c").arg(setting));
     let mut shell = Command::new("sh");
     shell.args(["-c", SUPERVISE, "sh"]).arg(folder).arg(server.get_program()).args(server.get_args());
     shell.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()

@@ -335,3 +335,59 @@ fn what_is_no_database_of_ours_is_told() {
     server.sql("postgres", "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'");
     assert!(open(&server.url("latin")).contains("LATIN1"));
 }
+
+#[test]
+fn tls_is_used_and_the_server_must_prove_who_it_is() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = made.cert.pem();
+    let server = PostgresServer::with_tls(&certificate, &made.signing_key.serialize_pem());
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, pem: &str| {
+        std::fs::write(folder.path().join(name), pem).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    let open = |host: &str, root: &str| {
+        let url = format!("{}?sslmode=verify-full&sslrootcert={root}", server.tcp_url("postgres", host));
+        Postgres::open(&database(&url, "left"))
+    };
+    let right = write("right.pem", &certificate);
+    let store = open("localhost", &right).unwrap();
+    let sql =
+        "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'tollkeeper left %'";
+    assert_eq!(server.sql("postgres", sql), "t");
+    drop(store);
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    assert!(open("localhost", &write("wrong.pem", &other.cert.pem())).is_err(), "it is signed by somebody else");
+    assert!(open("127.0.0.1", &right).is_err(), "it is of another name");
+}
+
+#[test]
+fn a_gateway_needs_no_more_rights_than_the_docs_say() {
+    let server = PostgresServer::shared();
+    let url = server.database();
+    migrate(place(&url, "left"), None, false).unwrap();
+    let role = format!("gateway_{}", name(&url));
+    let grants = [
+        "SELECT, INSERT ON ledger",
+        "SELECT, INSERT, UPDATE, DELETE ON state",
+        "SELECT, INSERT ON gateways",
+        "SELECT ON ledger_migrations",
+    ];
+    let grants: Vec<String> = grants.iter().map(|grant| format!("GRANT {grant} TO {role};")).collect();
+    server.sql(name(&url), &format!("CREATE ROLE {role} LOGIN; {}", grants.concat()));
+    let as_role = url.replace("//postgres@", &format!("//{role}@"));
+    let mut store = Postgres::open(&database(&as_role, "left")).unwrap();
+    let change =
+        |body: Option<&str>| StateChange { kind: "agent", id: "a".into(), body: body.map(Into::into), changed: 7 };
+    for (seq, change) in [(1, change(Some("1"))), (2, change(Some("2"))), (3, change(None))] {
+        let rows = sealed(store.end.into_tail(), vec![a_row(seq)]);
+        store.append(&rows, &[change]).unwrap();
+    }
+    // It may end its own connection before, and take its name again.
+    store.link = None;
+    store.append(&sealed(store.end.into_tail(), vec![a_row(4)]), &[]).unwrap();
+    assert_eq!(verify(place(&as_role, "left")).unwrap().rows, 4);
+    assert!(store.settled(NOW).unwrap().is_empty() && store.open_attempts(1).unwrap().len() == 4);
+    let refused = server.ask(name(&url), &format!("SET ROLE {role}; DELETE FROM ledger")).unwrap_err();
+    assert!(refused.contains("permission denied"), "{refused}");
+}
