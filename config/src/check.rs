@@ -59,9 +59,9 @@ impl<'a> Check<'a> {
         };
         let budgets = self.budgets(raw.budgets.value, own, &known);
         let beside = raw.store.value.path.value.clone();
-        let store = self.store(raw.store.value);
         let notify = self.notify(raw.notify.value, raw.webhooks.value, &beside);
         let shared = raw.shared.at.and_then(|shared| self.shared(shared.value));
+        let store = self.store(raw.store.value, shared.as_ref().map(|shared| shared.gateway.as_str()));
         let log = raw.log.value;
         let mut config = Config {
             server,

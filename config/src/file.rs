@@ -109,7 +109,7 @@ table! {
         /// A PostgreSQL database instead of the file, such as `postgres://user:password@host/database?sslmode=verify-full`: for gateways
         /// that are to have their ledgers in one place.
         url: SecretRef = optional,
-        /// This gateway's own name in the database; it keeps it over restarts.
+        /// This gateway's own name in the database, which it keeps over restarts; without it that in `[shared]`.
         gateway: Slug = optional,
         /// Longest wait for a connection to the database, and for an answer of it.
         timeout: Duration = default("2s"),

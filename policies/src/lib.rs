@@ -32,11 +32,6 @@ pub mod velocity;
 mod watches;
 mod window;
 
-/// The database server of the integration tests, for the unit tests too.
-#[cfg(test)]
-#[expect(dead_code, reason = "each kind of tests needs another part of it")]
-#[path = "../tests/it/postgres_server.rs"]
-mod postgres_server;
 /// The small world of the integration tests, for the unit tests too.
 #[cfg(test)]
 #[expect(dead_code, reason = "each kind of tests needs another part of it")]

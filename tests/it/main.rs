@@ -22,9 +22,6 @@ mod models;
 mod money;
 mod passthrough;
 mod postgres;
-#[expect(dead_code, reason = "the tests of policies need other parts of it")]
-#[path = "../../policies/tests/it/postgres_server.rs"]
-mod postgres_server;
 mod python;
 mod rates;
 mod rerank;

@@ -1,6 +1,6 @@
 //! The gateway with its ledger in PostgreSQL: killed, refused, cut off from its database, and asked by the command line.
 
-use crate::postgres_server::PostgresServer;
+use tollkeeper_servers::PostgresServer;
 use tollkeeper_tests::asks::{CHAT, chat};
 use tollkeeper_tests::process::{Process, run};
 use tollkeeper_tests::setup::{Setup, due};

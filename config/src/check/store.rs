@@ -10,7 +10,9 @@ use crate::value::SecretRef;
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 impl Check<'_> {
-    pub(super) fn store(&mut self, raw: RawStore) -> Store {
+    /// `shared` is the gateway's name in `[shared]`.
+    pub(super) fn store(&mut self, raw: RawStore, shared: Option<&str>) -> Store {
+        let gateway = raw.gateway.at.map(|at| at.value.0).or_else(|| shared.map(str::to_owned));
         let url = raw.url.at.as_ref().and_then(|at| match self.fetch(&at.value) {
             Ok(url) if is_database(&url) => {
                 if matches!(at.value, SecretRef::Literal(_)) && has_password(&url) {
@@ -28,14 +30,14 @@ impl Check<'_> {
                 None
             }
         });
-        if let (Some(at), None) = (&raw.url.at, &raw.gateway.at) {
+        if let (Some(at), None) = (&raw.url.at, &gateway) {
             let message = "`url` needs `gateway`: the name under which this gateway writes, and no other";
             self.problems.add(&at.span, message);
         }
         Store {
             path: self.path(&raw.path.value),
             url,
-            gateway: raw.gateway.at.map(|at| at.value.0),
+            gateway,
             timeout: raw.timeout.value,
             durability: raw.durability.value,
             keep: raw.keep.value.0,

@@ -1,6 +1,5 @@
 //! A gateway that is killed in the middle of its work: nothing that was admitted is forgotten.
 
-use crate::postgres_server::PostgresServer;
 use crate::setup::{growing, nano_per_token, own, scout, spend, stored, stored_in, used};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -8,6 +7,7 @@ use std::process::{Command, Stdio};
 use tollkeeper_config::{Config, Usd, Window};
 use tollkeeper_policies::report::verify;
 use tollkeeper_policies::{Clock, OutputBound, Place, Policies};
+use tollkeeper_servers::PostgresServer;
 
 /// A gateway whose ledger is in this folder or this database.
 fn config(place: &str) -> Config {

@@ -1,7 +1,6 @@
 //! For every budget, at every instant, under any interleaving: settled + leased stays within the limit. Checked against
 //! a naive book.
 
-use crate::postgres_server::PostgresServer;
 use crate::setup::{Hand, clock, config, own, price, scout, spend, used};
 use proptest::prelude::*;
 use std::sync::OnceLock;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use tollkeeper_config::{Config, Price, Secret, Usd, Window};
 use tollkeeper_policies::report::verify;
 use tollkeeper_policies::{Caller, Clock, Denied, Lease, Outcome, OutputBound, Place, Policies, Recovered};
+use tollkeeper_servers::PostgresServer;
 
 #[derive(Debug, Clone)]
 enum Step {

@@ -14,9 +14,6 @@ mod invariant;
 mod leases;
 mod ledger;
 mod postgres;
-#[expect(dead_code, reason = "the unit tests need other parts of it")]
-mod postgres_server;
-mod proxy;
 mod rates;
 mod setup;
 mod shared;

@@ -1,8 +1,6 @@
 //! Gateways whose ledgers are in PostgreSQL: a real server that is killed, stopped, restarted and cut off while they work.
 //! Nothing is admitted that is not on record, nothing is written twice or forgotten.
 
-use crate::postgres_server::PostgresServer;
-use crate::proxy::Proxy;
 use crate::setup::{add_agent, clock, growing, nano_per_token, own, scout, spend, stored_in, used};
 use std::time::{Duration, Instant};
 use tollkeeper_config::{Config, Secret, Usd, Window};
@@ -13,6 +11,7 @@ use tollkeeper_policies::report::{
 use tollkeeper_policies::{
     AgentSpec, Clock, Denied, Lease, OpenError, Outcome, OutputBound, Place, Policies, Recovered,
 };
+use tollkeeper_servers::{PostgresServer, Proxy};
 
 /// How long anything may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -204,7 +203,7 @@ async fn a_server_that_stops_refuses_in_time_and_nothing_is_written_twice() {
 
 /// A gateway behind a wire that a test can cut.
 async fn wired(url: &str, name: &str, gateway: &str) -> (Proxy, Config, Policies) {
-    let proxy = Proxy::start(PostgresServer::shared().socket()).await;
+    let proxy = Proxy::to(PostgresServer::shared().socket()).await;
     let mut config = config(url, gateway);
     config.store.url = Some(Secret::new(format!("postgres://postgres@{}/{name}?sslmode=disable", proxy.addr())));
     let opened = config.clone();

@@ -4,7 +4,6 @@ use super::*;
 use crate::ledger::row::{COLUMNS, Kind};
 use crate::ledger::writer::seal;
 use crate::place::Place;
-use crate::postgres_server::PostgresServer;
 use crate::report::{CompactError, MigrateError, VerifyError, compact, ledgers, migrate, spend, verify};
 use crate::setup::{clock, growing, nano_per_token, price, scout, spend as a_spend, stored_in, used};
 use crate::store::memory::Memory;
@@ -14,6 +13,7 @@ use crate::{Outcome, OutputBound, Policies, Spend};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
 use tollkeeper_config::{PicoUsd, Secret, Usd};
+use tollkeeper_servers::PostgresServer;
 
 fn database(url: &str, gateway: &str) -> Database {
     Database { url: Secret::new(url), gateway: Some(gateway.to_owned()), timeout: Duration::from_secs(2) }

@@ -1,5 +1,6 @@
 //! A real PostgreSQL server as a child process.
 
+use crate::PATIENCE;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,9 +9,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-
-/// How long anything may take before it counts as a hang.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts the server; ends it and removes its folder when the input ends, which it does however the tests end; leaves both
 /// alone when told.
@@ -28,7 +26,8 @@ const SETTINGS: [&str; 6] = [
 ];
 
 /// A server that listens on a socket in a folder of its own. Killed when dropped.
-pub(crate) struct PostgresServer {
+#[derive(Debug)]
+pub struct PostgresServer {
     folder: PathBuf,
     supervisor: Child,
     settings: Vec<String>,
@@ -38,18 +37,18 @@ pub(crate) struct PostgresServer {
 
 impl PostgresServer {
     /// The one that all tests of this process share, each with a database of its own. Nobody may stop it.
-    pub(crate) fn shared() -> &'static Self {
+    pub fn shared() -> &'static Self {
         static SERVER: OnceLock<PostgresServer> = OnceLock::new();
         SERVER.get_or_init(Self::start)
     }
 
     /// Starts one.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with(Vec::new(), 5432, &[])
     }
 
     /// Starts one that can be reached by TCP, too, with TLS by this certificate (of `localhost`) and key, both PEM.
-    pub(crate) fn with_tls(certificate: &str, key: &str) -> Self {
+    pub fn with_tls(certificate: &str, key: &str) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -79,32 +78,34 @@ impl PostgresServer {
     }
 
     /// A new database: the URL to reach it.
-    pub(crate) fn database(&self) -> String {
+    pub fn database(&self) -> String {
         let name = format!("d{}", self.databases.fetch_add(1, SeqCst));
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
         self.url(&name)
     }
 
     /// The same by TCP and this name of the machine.
-    pub(crate) fn tcp_url(&self, database: &str, host: &str) -> String {
+    pub fn tcp_url(&self, database: &str, host: &str) -> String {
         format!("postgres://postgres@{host}:{}/{database}", self.port)
     }
 
-    pub(crate) fn url(&self, database: &str) -> String {
+    /// The URL of a database by the server's socket.
+    pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@localhost/{database}?host={}&port={}", self.folder.display(), self.port)
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.join(".s.PGSQL.5432")
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// Asks the server's own command line client: the values of a row with bars between them, a row a line.
-    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
+    pub fn sql(&self, database: &str, sql: &str) -> String {
         self.ask(database, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     /// The same, or what the server has against it.
-    pub(crate) fn ask(&self, database: &str, sql: &str) -> Result<String, String> {
+    pub fn ask(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut client = Command::new(program("psql"));
         client.args(["-U", "postgres", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
         let output = client.arg("-h").arg(&self.folder).arg("-p").arg(self.port.to_string()).output().unwrap();
@@ -113,20 +114,20 @@ impl PostgresServer {
     }
 
     /// Stops all its processes, so that nobody gets an answer, or lets them go on.
-    pub(crate) fn stop(&self, stopped: bool) {
+    pub fn stop(&self, stopped: bool) {
         let signal = if stopped { "-STOP" } else { "-CONT" };
         send(signal, &self.processes());
     }
 
     /// Ends it at once, as a crash would.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         let processes = self.processes();
         send("-KILL", &processes);
         wait_for("the end of the server", || processes.iter().all(|pid| has_ended(*pid)));
     }
 
     /// Starts it again after [`kill`](Self::kill), with what it has on disk.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.tell_supervisor("leave\n");
         self.supervisor = supervise(&self.folder, &self.settings);
         self.wait();
