@@ -27,6 +27,8 @@ have_libclang() { [[ -n "${LIBCLANG_PATH:-}" ]] || have clang || compgen -G '/us
 
 have_venv() { [[ -x "$VENV/bin/python" ]] || python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
+have_postgres() { have postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; }
+
 # Prints the Debian packages whose content is missing: the ones to build with, and those the tests need too if told so.
 missing_packages() {
     local for_tests="$1"
@@ -36,6 +38,7 @@ missing_packages() {
     have ccache || echo ccache # lets the debug and the release build share llama.cpp's objects
     if [[ "$for_tests" == yes ]]; then
         have redis-server || echo redis-server
+        have_postgres || echo postgresql
         have_venv || echo python3-venv
     fi
 }

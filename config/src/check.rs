@@ -10,12 +10,13 @@ mod rates;
 mod secrets;
 mod server;
 mod shared;
+mod store;
 mod velocity;
 mod webhooks;
 
 use crate::file::RawFile;
 use crate::problem::{Problems, Span};
-use crate::settings::{Config, Log, Store};
+use crate::settings::{Config, Log};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,17 +58,14 @@ impl<'a> Check<'a> {
             catalog: &catalog,
         };
         let budgets = self.budgets(raw.budgets.value, own, &known);
-        let store = raw.store.value;
-        let notify = self.notify(raw.notify.value, raw.webhooks.value, &store.path.value);
+        let beside = raw.store.value.path.value.clone();
+        let notify = self.notify(raw.notify.value, raw.webhooks.value, &beside);
         let shared = raw.shared.at.and_then(|shared| self.shared(shared.value));
+        let store = self.store(raw.store.value, shared.as_ref().map(|shared| shared.gateway.as_str()));
         let log = raw.log.value;
         let mut config = Config {
             server,
-            store: Store {
-                path: self.path(&store.path.value),
-                durability: store.durability.value,
-                keep: store.keep.value.0,
-            },
+            store,
             shared,
             log: Log { format: log.format.value, filter: log.filter.value },
             local,

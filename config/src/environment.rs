@@ -40,6 +40,25 @@ pub fn of_operators() -> Operators {
     Operators { url: read("TOLLKEEPER_URL"), admin_key: read("TOLLKEEPER_ADMIN_KEY").map(Secret::new) }
 }
 
+/// The secret that an argument of the command line names as the configuration would: "env:NAME", "file:PATH" or itself.
+///
+/// # Errors
+/// There is no such variable or file, or it is empty.
+#[expect(clippy::disallowed_methods, reason = "this crate reads the environment for all")]
+pub fn secret(text: &str) -> Result<Secret, String> {
+    let found = match text.split_once(':') {
+        Some(("env", name)) => {
+            std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?
+        }
+        Some(("file", path)) => {
+            std::fs::read_to_string(path).map_err(|cause| format!("cannot read the file {path}: {cause}"))?
+        }
+        _ => text.to_owned(),
+    };
+    let found = found.trim();
+    if found.is_empty() { Err(format!("{text} is empty")) } else { Ok(Secret::new(found)) }
+}
+
 /// The part of this process's environment that an engine in a process of its own may see. API keys of providers and agents are no part
 /// of it, whatever the configuration calls their variables: only names of a fixed list are passed on.
 pub fn of_engines() -> Vec<(OsString, OsString)> {

@@ -106,9 +106,16 @@ table! {
 table! {
     /// Where money and requests are recorded.
     RawStore "[store]" {
-        /// The SQLite file; its folder is made when missing.
+        /// The SQLite file; its folder is made when missing. Not used with `url`.
         path: PathBuf = default("data/tollkeeper.db"),
-        /// What a committed entry survives: the gateway's death, or also a power cut (an fsync per group commit).
+        /// A PostgreSQL database instead of the file, such as `postgres://user:password@host/database?sslmode=verify-full`: for gateways
+        /// that are to have their ledgers in one place.
+        url: SecretRef = optional,
+        /// This gateway's own name in the database, which it keeps over restarts; without it that in `[shared]`.
+        gateway: Slug = optional,
+        /// Longest wait for a connection to the database, and for an answer of it.
+        timeout: Duration = default("2s"),
+        /// What a committed entry of the file survives: the gateway's death, or also a power cut (an fsync per group commit).
         durability: Durability = default("process"),
         /// How long single attempts stay in the ledger: at each start, what ended before is replaced by sums of each day that count the same.
         keep: Keep = default("forever"),

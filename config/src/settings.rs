@@ -94,8 +94,14 @@ pub struct Tls {
 /// Where money and requests are recorded.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// The SQLite file.
+    /// The SQLite file; not used when there is a `url`.
     pub path: PathBuf,
+    /// The PostgreSQL database instead of it.
+    pub url: Option<Secret>,
+    /// This gateway's name; there is one when there is a `url`.
+    pub gateway: Option<String>,
+    /// Longest wait for a connection to the database, and for an answer of it.
+    pub timeout: Duration,
     /// `Process`: a commit survives a killed process; `Power`: also a power cut (an fsync per group commit).
     pub durability: Durability,
     /// How long single attempts stay in the ledger before sums stand for them; `None` for ever. A whole number of days.

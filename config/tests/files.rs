@@ -38,7 +38,10 @@ fn home() -> tempfile::TempDir {
 #[test]
 fn every_example_loads_with_all_variables_set() {
     let home = home();
-    let set = |name: &str| Some(format!("value-of-{name}"));
+    let set = |name: &str| {
+        let scheme = if name.ends_with("_STORE_URL") { "postgres://" } else { "" };
+        Some(format!("{scheme}value-of-{name}"))
+    };
     for file in toml_files("examples").into_iter().chain([folder("tollkeeper.toml")]) {
         let config = load_in(home.path(), &file, &set).unwrap_or_else(|errors| panic!("{errors}"));
         let shown = format!("{config:?}");

@@ -8,7 +8,7 @@ use crate::told;
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollkeeper_config::{Config, Reloader};
 use tollkeeper_inference::{Fleet, FleetError};
-use tollkeeper_policies::{Clock, OpenError, Policies, Rates};
+use tollkeeper_policies::{Clock, OpenError, Place, Policies, Rates};
 
 /// Streams of events of runs that may be open at once.
 const MOST_WATCHERS: usize = 256;
@@ -49,8 +49,8 @@ pub(crate) struct App {
     pub(crate) labels: Labels,
     pace: Pace,
     ids: Ids,
-    /// The ledger's file.
-    pub(crate) ledger: PathBuf,
+    /// The ledgers: this gateway's file, or the database with those of its fleet.
+    pub(crate) ledger: Place,
     /// What reads the configuration file again, if there is one.
     pub(crate) reloader: Option<Reloader>,
     /// Whether `/admin` has a listener of its own.
@@ -287,7 +287,7 @@ impl Gateway {
             pace: Pace::default(),
             ids: Ids::new(),
             labels: Labels::default(),
-            ledger: config.store.path.clone(),
+            ledger: Place::fleet(&config.store),
             reloader: options.reloader,
             admin_apart: config.server.admin_listen.is_some(),
             reloading: Mutex::new(()),

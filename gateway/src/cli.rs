@@ -5,6 +5,7 @@ mod engine;
 mod ledger;
 mod models;
 mod operate;
+mod place;
 mod reconcile;
 mod serve;
 mod spend;

@@ -156,7 +156,7 @@ fn admin_doc(call: admin::Call) -> Doc {
 fn query(call: Call) -> &'static [(&'static str, &'static str)] {
     match call {
         Call::Admin(admin::Call::Spend) => &[
-            ("group", "One or more of agent, team, model, alias, run and day, with commas; without it agent."),
+            ("group", "One or more of agent, team, model, alias, run, day and gateway, with commas; without it agent."),
             ("agent", "Only this agent."),
             ("since", "Only what was admitted since then: a date, a time, or an age such as 24h."),
             ("until", "Only what was admitted before then."),

@@ -1,14 +1,15 @@
-//! How many attempts a second can be admitted and settled, and how long an admission takes, with the ledger in memory
-//! and in SQLite.
+//! How many attempts a second can be admitted and settled, and how long an admission takes, with the ledger in memory,
+//! in SQLite, and in the PostgreSQL database of the URL that is given, under two names at once as well.
 //!
-//! `cargo run --release -p tollkeeper-policies --example ledger_rate`
+//! `cargo run --release -p tollkeeper-policies --example ledger_rate [-- postgres://user@host/database]`
 
 #![expect(clippy::print_stdout, reason = "prints its figures")]
 
 use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tollkeeper_config::{BackendId, Config, Durability, PicoUsd, Price, PriceSource, Rates};
+use tokio::runtime::Runtime;
+use tollkeeper_config::{BackendId, Config, Durability, PicoUsd, Price, PriceSource, Rates, Secret};
 use tollkeeper_policies::{Clock, Outcome, OutputBound, Policies, Settlement, Spend};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::usage::Usage;
@@ -41,6 +42,29 @@ fn main() -> Result<(), Box<dyn Error>> {
             runtime.block_on(measure(name, load, Policies::open(&config, Clock::system())?.0));
         }
     }
+    if let Some(url) = std::env::args().nth(1) {
+        in_database(&runtime, &url)?;
+    }
+    Ok(())
+}
+
+/// One gateway in a database, and then two at once, each under a name that nobody has used there.
+fn in_database(runtime: &Runtime, url: &str) -> Result<(), Box<dyn Error>> {
+    let run = std::process::id();
+    let open = |gateway: &str| -> Result<Policies, Box<dyn Error>> {
+        let mut config = config(Path::new(""), Durability::Process)?;
+        config.store.url = Some(Secret::new(url));
+        config.store.gateway = Some(format!("bench-{run}-{gateway}"));
+        Ok(Policies::open(&config, Clock::system())?.0)
+    };
+    for (number, load) in LOADS.into_iter().enumerate() {
+        runtime.block_on(measure("postgres", load, open(&number.to_string())?));
+    }
+    let (left, right) = (open("left")?, open("right")?);
+    let load = Load::Closed(64);
+    runtime.block_on(async {
+        tokio::join!(measure("postgres, left", load, left), measure("postgres, right", load, right))
+    });
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod attempt;
 pub(crate) mod compaction;
 pub(crate) mod postings;
 mod queue;
+pub(crate) mod read;
 pub(crate) mod row;
 mod status;
 pub(crate) mod writer;
@@ -163,7 +164,8 @@ impl Ledger {
 
     /// Puts an administrative change on record together with the state that it leaves, all or nothing, and returns when
     /// that is durable. `actor` did it, at `now` (microseconds since 1970), to `subject` (such as "agent/scout"); `note`
-    /// is JSON and must hold no secrets. When the store fails, nothing was changed.
+    /// is JSON and must hold no secrets. When the store fails, nothing was changed; when it gives no answer for so long that
+    /// nobody can be made wait for it, that is known at the next start.
     pub(crate) async fn change(
         &self,
         now: i64,
@@ -299,6 +301,9 @@ mod tests {
         fails: bool,
         waits: bool,
         panics: bool,
+        /// The next answer is lost, and the batch is there or not.
+        loses: Option<bool>,
+        doubt: Option<bool>,
     }
 
     impl Moody {
@@ -325,7 +330,22 @@ mod tests {
             let mood = self.0.0.lock().unwrap();
             let mut mood = self.0.1.wait_while(mood, |mood| mood.waits).unwrap();
             assert!(!mood.panics, "the store has a bug");
+            if let Some(there) = mood.loses.take() {
+                if there {
+                    mood.memory.append(rows, state)?;
+                }
+                mood.doubt = Some(there);
+                return Err(StoreError("no answer".into()));
+            }
+            if !mood.fails && mood.doubt.take() == Some(true) {
+                assert_eq!(mood.memory.rows.last(), rows.last(), "it is given again as it was");
+                return Ok(());
+            }
             if mood.fails { Err(StoreError("the disk is full".into())) } else { mood.memory.append(rows, state) }
+        }
+
+        fn in_doubt(&self) -> bool {
+            self.0.0.lock().unwrap().doubt.is_some()
         }
 
         fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
@@ -361,6 +381,35 @@ mod tests {
     fn state(policies: &Policies) -> (i64, i64) {
         let budget = own(policies, &scout(policies))[0];
         (budget.spent.0, budget.reserved.0)
+    }
+
+    #[tokio::test]
+    async fn a_batch_whose_answer_was_lost_is_written_once() {
+        for (own_thread, there) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (policies, store) = open(own_thread);
+            let kept = admit(&policies, OutputBound::Whole(5)).await.unwrap();
+            store.set(|mood| (mood.loses, mood.fails) = (Some(there), true));
+            // Refused at once, although it may be on record; meanwhile nothing else is written.
+            assert!(matches!(admit(&policies, OutputBound::Whole(5)).await, Err(Denied::StoreDown { .. })));
+            assert_eq!(state(&policies), (0, 15));
+            kept.settle(used(10, 3));
+            assert!(!policies.flush().await);
+            assert!(matches!(admit(&policies, OutputBound::Whole(5)).await, Err(Denied::StoreDown { .. })));
+            store.set(|mood| mood.fails = false);
+            // It was there, or it is now; whichever, the refused attempt ends.
+            assert!(policies.flush().await && policies.store_up());
+            let ends = [Kind::Release, Kind::Settlement];
+            assert_eq!(store.kinds(), [&[Kind::Intent; 2][..], &ends].concat(), "{own_thread} {there}");
+            let rows = store.rows();
+            assert_eq!((rows[2].intent, rows[3].intent), (Some(2), Some(1)));
+            assert_eq!((rows[2].cost, rows[2].leased, rows[3].cost), (Usd::ZERO, Usd(15), Usd(13)));
+            assert!(rows.windows(2).all(|pair| pair[1].prev_hash == pair[0].hash && pair[1].seq == pair[0].seq + 1));
+            assert_eq!((state(&policies), policies.queue_depth()), ((13, 0), 0));
+            assert_eq!(rows[3].oldest_open, 1);
+            admit(&policies, OutputBound::Whole(5)).await.unwrap().settle(used(10, 1));
+            assert!(policies.flush().await);
+            assert_eq!(store.rows()[4].oldest_open, 5, "nothing stays open");
+        }
     }
 
     #[tokio::test]

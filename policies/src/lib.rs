@@ -21,6 +21,7 @@ mod ledger;
 mod manage;
 mod metering;
 mod pauses;
+mod place;
 mod rate;
 mod recall;
 pub mod report;
@@ -50,6 +51,7 @@ pub use event::{Event, What};
 pub use lease::{Lease, Outcome, OutputBound, Payer, Settlement, Spend};
 pub use manage::{AgentView, BudgetEntry, KeyChange, KeyView, ManageError, NewKey, Source};
 pub use metering::{Charge, Pieces};
+pub use place::{Database, Place};
 pub use rate::{Left, RateAsk, RateDenied, RateGuard, RateLimit, RateScope, Rates, Standing};
 pub use run::{NewRun, Run, RunEnd, RunError, RunLimits, RunPolicy, RunView};
 pub use sharing::SharedView;
@@ -64,12 +66,10 @@ use ledger::{Ledger, Opened};
 use pauses::Pauses;
 use run::Runs;
 use sharing::{Sharing, tighter};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use store::memory::Memory;
 use store::settled::Settled;
-use store::sqlite::Sqlite;
 use store::{Store, StoreError};
 use tollkeeper_config::{BackendId, BudgetConfig, Config, Limit, Owner, Scope, Usd, Window};
 use watches::Watches;
@@ -130,20 +130,28 @@ pub struct Recovered {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another gateway uses it.
-    #[error("the ledger {path} is in use by another gateway (process {pid}); give each gateway its own `store.path`")]
+    #[error("the ledger {place} is in use by another gateway (process {pid}); give each gateway its own `store.path`")]
     Locked {
-        /// The ledger's file.
-        path: PathBuf,
+        /// Where the ledger is.
+        place: Place,
         /// The other gateway's process id, as far as its lock file tells.
         pid: String,
     },
+    /// Another gateway writes under this name, or gateways use the tables that are to be changed.
+    #[error("the ledger {place} is in use by another gateway ({holder}); give each gateway its own `store.gateway`")]
+    Held {
+        /// Where the ledger is.
+        place: Place,
+        /// What the database tells of the other gateway.
+        holder: String,
+    },
     /// A newer version wrote it.
     #[error(
-        "the ledger {path} has schema version {found}, but this gateway knows only versions up to {known}; use a newer gateway"
+        "the ledger {place} has schema version {found}, but this gateway knows only versions up to {known}; use a newer gateway"
     )]
     Newer {
-        /// The ledger's file.
-        path: PathBuf,
+        /// Where the ledger is.
+        place: Place,
         /// Its version.
         found: i64,
         /// The newest version known here.
@@ -153,24 +161,24 @@ pub enum OpenError {
     #[error("{0}")]
     Shared(#[from] shared::SharedError),
     /// It could not be opened or read.
-    #[error("cannot open the ledger {path}: {reason}")]
+    #[error("cannot open the ledger {place}: {reason}")]
     Store {
-        /// The ledger's file.
-        path: PathBuf,
+        /// Where the ledger is.
+        place: Place,
         /// What went wrong.
         reason: String,
     },
 }
 
 impl Policies {
-    /// Opens the SQLite ledger, charges what an earlier gateway left open, and counts what is already spent. The ledger
+    /// Opens the ledger, charges what an earlier gateway left open, and counts what is already spent. The ledger
     /// is locked until [`close`](Self::close) or until the last handle and lease are gone.
     pub fn open(config: &Config, clock: Clock) -> Result<(Self, Recovered), OpenError> {
         report::keep(&config.store, clock.now());
-        let store = Sqlite::open(&config.store.path, config.store.durability)?;
+        let store = store::open(&config.store)?;
         let sharing = Sharing::of(config, &clock)?;
-        Self::start_with(config, clock, Box::new(store), true, sharing).map_err(|StoreError(reason)| OpenError::Store {
-            path: config.store.path.clone(),
+        Self::start_with(config, clock, store, true, sharing).map_err(|StoreError(reason)| OpenError::Store {
+            place: Place::own(&config.store),
             reason: reason.to_string(),
         })
     }

@@ -13,10 +13,12 @@ pub use invoice::InvoiceError;
 pub use reconcile::{Figures, Reconcile, ReconcileError, ReconcileLine, reconcile};
 pub use verify::{AgentTotals, VerifyError, VerifyReport, verify};
 
+pub use crate::store::schema::{Losses, MigrateError, Migrated, migrate};
+
+use crate::place::Place;
 use crate::store::StoreError;
-use crate::store::sqlite::Reader;
+use crate::store::reader::Reader;
 use jiff::Timestamp;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tollkeeper_config::Usd;
 
@@ -68,11 +70,11 @@ pub struct SpendRow {
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// It could not be opened or read.
-    #[error("cannot read the ledger {path}: {reason}")]
+    #[error("cannot read the ledger {place}: {reason}")]
     Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite said.
+        /// Where it is.
+        place: Place,
+        /// What the store said.
         reason: Arc<str>,
     },
 }
@@ -92,17 +94,20 @@ pub enum SpendGroup {
     Run,
     /// The day of admission in UTC.
     Day,
+    /// The gateway that wrote it; nothing in a file, which is one gateway's.
+    Gateway,
 }
 
 impl SpendGroup {
     /// All of them, with their names.
-    pub const NAMES: [(&'static str, Self); 6] = [
+    pub const NAMES: [(&'static str, Self); 7] = [
         ("agent", Self::Agent),
         ("team", Self::Team),
         ("model", Self::Model),
         ("alias", Self::Alias),
         ("run", Self::Run),
         ("day", Self::Day),
+        ("gateway", Self::Gateway),
     ];
 
     /// The name in queries and answers.
@@ -121,7 +126,9 @@ impl SpendGroup {
             match found.filter(|group| !groups.contains(group)) {
                 Some(group) => groups.push(group),
                 None => {
-                    return Err("group by one or more of agent, team, model, alias, run and day, each once".to_owned());
+                    return Err(
+                        "group by one or more of agent, team, model, alias, run, day and gateway, each once".to_owned()
+                    );
                 }
             }
         }
@@ -163,21 +170,36 @@ pub struct SpendSum {
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub fn spend_by(path: &Path, query: &SpendQuery) -> Result<Vec<SpendSum>, ReportError> {
-    let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
-    Reader::open(path).and_then(|ledger| ledger.spend(query)).map_err(unreadable)
+pub fn spend_by(place: impl Into<Place>, query: &SpendQuery) -> Result<Vec<SpendSum>, ReportError> {
+    let place = place.into();
+    Reader::open(&place).and_then(|mut ledger| ledger.spend(query)).map_err(unreadable(&place))
+}
+
+/// The ledgers that there are: of a file itself, of a database those of its gateways, ordered by name.
+///
+/// # Errors
+/// They cannot be read.
+pub fn ledgers(place: impl Into<Place>) -> Result<Vec<Place>, ReportError> {
+    let place = place.into();
+    let chains = Reader::open(&place).and_then(|mut ledger| ledger.chains()).map_err(unreadable(&place))?;
+    let of = |chain: Option<Arc<str>>| chain.and_then(|name| place.clone().of_gateway(&name));
+    Ok(chains.into_iter().map(|chain| of(chain).unwrap_or_else(|| place.clone())).collect())
+}
+
+fn unreadable(place: &Place) -> impl Fn(StoreError) -> ReportError + Copy + '_ {
+    move |StoreError(reason)| ReportError::Unreadable { place: place.clone(), reason }
 }
 
 /// Adds up charges, grouped by agent, ordered by agent, day and backend. Attempts in flight are not in it.
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub fn spend(path: &Path, filter: &SpendFilter) -> Result<Vec<SpendRow>, ReportError> {
+pub fn spend(place: impl Into<Place>, filter: &SpendFilter) -> Result<Vec<SpendRow>, ReportError> {
     let mut groups = vec![SpendGroup::Agent];
     groups.extend(filter.by_day.then_some(SpendGroup::Day));
     groups.extend(filter.by_backend.then_some(SpendGroup::Model));
     let SpendFilter { agent, since, until, .. } = filter.clone();
-    let sums = spend_by(path, &SpendQuery { groups, agent, since, until })?;
+    let sums = spend_by(place, &SpendQuery { groups, agent, since, until })?;
     let row = |sum: SpendSum| {
         let mut names = sum.group.into_iter();
         SpendRow {

@@ -3,14 +3,34 @@
 mod lock;
 pub(crate) mod memory;
 mod mover;
+pub(crate) mod postgres;
+pub(crate) mod reader;
 pub(crate) mod redis;
+pub(crate) mod schema;
 pub(crate) mod settled;
 pub(crate) mod sqlite;
+mod sums;
 
+use crate::OpenError;
+use crate::ledger::read::Bad;
 use crate::ledger::row::{Hash, Kind, Row};
+use crate::place::Place;
+use postgres::Postgres;
 use settled::Settled;
+use sqlite::Sqlite;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Opens the store that a gateway of this configuration writes.
+pub(crate) fn open(store: &tollkeeper_config::Store) -> Result<Box<dyn Store>, OpenError> {
+    Ok(match Place::own(store) {
+        Place::File(path) => Box::new(Sqlite::open(&path, store.durability)?),
+        Place::Database(database) => Box::new(Postgres::open(&database)?),
+    })
+}
+
+/// The name of the gateway that wrote a chain; `None` of the one in a file.
+pub(crate) type Chain = Option<Arc<str>>;
 
 /// A place for ledger rows: append-only, written by one thread at a time. It keeps rows and knows nothing of what they
 /// mean beyond their kind.
@@ -21,6 +41,13 @@ pub(crate) trait Store: Send {
     /// Appends all rows and makes all changes of state, or none of them. When this returns, they are as durable as the
     /// store promises.
     fn append(&mut self, rows: &[Row], state: &[StateChange]) -> Result<(), StoreError>;
+
+    /// Whether it is not known if the last rows, which [`append`](Self::append) failed on, are there. They must then be
+    /// given again as they were before any others, until they are found there or appended, or until this is false: then
+    /// they are not there.
+    fn in_doubt(&self) -> bool {
+        false
+    }
 
     /// What is kept of this kind: ids and bodies, ordered by id.
     fn state(&mut self, kind: &str) -> Result<Kept, StoreError>;
@@ -85,3 +112,10 @@ pub(crate) struct Tail {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct StoreError(pub(crate) Arc<str>);
+
+impl StoreError {
+    /// A row holds what no writer of ours can have written.
+    fn bad((seq, column): Bad) -> Self {
+        Self(format!("row {seq} is bad in column {column}").into())
+    }
+}

@@ -6,9 +6,11 @@
     reason = "a harness fails by panicking: that is how a test learns of it"
 )]
 
+mod postgres;
 mod proxy;
 mod redis;
 
+pub use postgres::PostgresServer;
 pub use proxy::Proxy;
 pub use redis::RedisServer;
 

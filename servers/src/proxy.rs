@@ -26,11 +26,16 @@ pub struct Proxy {
 impl Proxy {
     /// Starts to listen on a free port.
     pub async fn start(server: &RedisServer) -> Self {
+        Self::to(server.socket()).await
+    }
+
+    /// The same for whatever listens on this socket.
+    pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (hold, let_go) = (Arc::default(), Arc::default());
         let proxy = Self { addr, delay: Arc::default(), cut: Arc::default(), hold, let_go };
-        let (shared, socket) = (proxy.clone(), server.socket());
+        let shared = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(shared.clone().forward(client, socket.clone()));
@@ -39,7 +44,12 @@ impl Proxy {
         proxy
     }
 
-    /// Its address as a gateway is told it.
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its address as a gateway is told that of Redis.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }

@@ -23,6 +23,7 @@ mod models;
 mod money;
 mod openapi;
 mod passthrough;
+mod postgres;
 mod python;
 mod rates;
 mod rerank;

@@ -26,10 +26,14 @@ const FOR_TESTS: &[&str] = &["models", "servers"];
 
 /// Which foreign crates a crate must not depend on, and why.
 const FOREIGN: &[(&str, &[&str], &str)] = &[
-    ("protocol", &["tokio", "hyper", "http", "http-body", "tower", "rusqlite", "rand", "jiff"], "protocol is pure"),
+    (
+        "protocol",
+        &["tokio", "hyper", "http", "http-body", "tower", "rusqlite", "sqlx", "rand", "jiff"],
+        "protocol is pure",
+    ),
     (
         "router",
-        &["tokio", "hyper", "http", "tower", "rusqlite", "rand", "jiff"],
+        &["tokio", "hyper", "http", "tower", "rusqlite", "sqlx", "rand", "jiff"],
         "router has no I/O, clock or randomness",
     ),
     (
@@ -37,12 +41,13 @@ const FOREIGN: &[(&str, &[&str], &str)] = &[
         &["http", "hyper", "http-body", "http-body-util", "hyper-util", "tower", "axum"],
         "policies knows no HTTP",
     ),
-    ("config", &["http", "hyper", "tower", "rusqlite"], "config reads files and the environment only"),
+    ("config", &["http", "hyper", "tower", "rusqlite", "sqlx"], "config reads files and the environment only"),
 ];
 
 /// Which words may stand only in these files (or folders, with a closing slash), and why.
 const TOUCHES: &[(&[&str], &[&str], &str)] = &[
     (&["rusqlite"], &["policies/src/store/sqlite.rs", "policies/src/store/sqlite/"], "one store touches SQLite"),
+    (&["sqlx"], &["policies/src/store/postgres.rs", "policies/src/store/postgres/"], "one store touches PostgreSQL"),
     (&["redis"], &["policies/src/store/redis.rs", "servers/"], "one file touches Redis; the tests start a server"),
     (
         &["llama_cpp_2", "llama_cpp_sys_2"],

@@ -26,6 +26,7 @@ pub struct Setup {
     rest: String,
     scout: String,
     velocity: String,
+    store: String,
 }
 
 /// What this usage of a test provider's model costs, by this file's own arithmetic.
@@ -55,8 +56,8 @@ impl Setup {
     pub fn new() -> Self {
         // Tests and benches are faster than any agent normally is.
         let velocity = "enabled = false\n".to_owned();
-        let (server, rest, scout) = Default::default();
-        let setup = Self { folder: TempDir::new().unwrap(), server, rest, scout, velocity };
+        let (server, rest, scout, store) = Default::default();
+        let setup = Self { folder: TempDir::new().unwrap(), server, rest, scout, velocity, store };
         setup.server("listen = \"127.0.0.1:0\"").server(&format!("admin_key = \"{ADMIN_KEY}\""))
     }
 
@@ -70,6 +71,12 @@ impl Setup {
     pub fn server(mut self, line: &str) -> Self {
         writeln!(self.server, "{line}").unwrap();
         self
+    }
+
+    /// The same with these keys of `[store]` besides the file, which is not used with a `url`.
+    #[must_use]
+    pub fn store(self, lines: &str) -> Self {
+        Self { store: lines.to_owned(), ..self }
     }
 
     /// The same with one more provider of kind `custom` with the test prices; `lines` are more keys of it.
@@ -125,9 +132,10 @@ impl Setup {
     /// The configuration's text.
     pub fn toml(&self) -> String {
         let ledger = self.ledger();
-        let (server, rest, scout, velocity) = (&self.server, &self.rest, &self.scout, &self.velocity);
+        let (server, rest, scout, velocity, store) =
+            (&self.server, &self.rest, &self.scout, &self.velocity, &self.store);
         format!(
-            "[server]\n{server}\n[store]\npath = {ledger:?}\n[velocity]\n{velocity}\n{rest}\n[[agents]]\nname = \"scout\"\nkey = \"{KEY}\"\n{scout}"
+            "[server]\n{server}\n[store]\npath = {ledger:?}\n{store}\n[velocity]\n{velocity}\n{rest}\n[[agents]]\nname = \"scout\"\nkey = \"{KEY}\"\n{scout}"
         )
     }
 

@@ -68,7 +68,7 @@ pub(crate) struct SpendShown {
 /// The sum of a group. Attempts in flight are not in it.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct SpendRowShown {
-    /// The agent, team, model, alias, run and day (UTC), as far as they are grouped by; null where there is none.
+    /// The agent, team, model, alias, run, day (UTC) and gateway, as far as they are grouped by; null where there is none.
     #[serde(flatten)]
     group: BTreeMap<&'static str, Option<String>>,
     /// Closed attempts, free and released ones included.
@@ -172,14 +172,14 @@ fn owner(app: &App, scope: Scope, name: &str) -> Result<Owner, ApiError> {
     Ok(Owner::new(scope, name))
 }
 
-/// Sums of the ledger, read from its file beside the gateway's own work.
+/// Sums of the ledger, or of all gateways' ledgers in their database, read beside the gateway's own work.
 pub(crate) async fn spend(app: &App, query: &str) -> Result<Response<Body>, ApiError> {
     let query = parse(query)?;
-    let path = app.ledger.clone();
+    let place = app.ledger.clone();
     // What was charged a moment ago is looked for as well.
     _ = app.policies.flush().await;
     let asked = query.clone();
-    let read = tokio::task::spawn_blocking(move || spend_by(&path, &asked)).await.map_err(|_| ApiError::Panicked)?;
+    let read = tokio::task::spawn_blocking(move || spend_by(place, &asked)).await.map_err(|_| ApiError::Panicked)?;
     let sums = read.map_err(|error| ApiError::Ledger(error.to_string()))?;
     let total = sums.iter().fold(Usd::ZERO, |total, sum| total.saturating_add(sum.cost));
     let group = query.groups.iter().map(|group| group.name()).collect();

@@ -1,6 +1,7 @@
 //! `tollkeeper reconcile`: a provider's invoice beside the ledger.
 
-use super::{FileArg, say};
+use super::place::LedgerArg;
+use super::say;
 use clap::Args;
 use jiff::tz::TimeZone;
 use std::fs::File;
@@ -12,7 +13,7 @@ use tollkeeper_policies::report::{Figures, Reconcile, ReconcileLine, reconcile};
 #[derive(Debug, Args)]
 pub(super) struct ReconcileCommand {
     #[command(flatten)]
-    file: FileArg,
+    ledger: LedgerArg,
     /// The provider, by its name in the configuration
     #[arg(long, value_name = "NAME")]
     provider: String,
@@ -43,7 +44,7 @@ fn usd(text: &str) -> Result<Usd, String> {
 
 impl ReconcileCommand {
     pub(super) fn run(self) -> Result<(), String> {
-        let config = self.file.load()?;
+        let config = self.ledger.config()?;
         if !config.providers.contains_key(&self.provider) {
             let known: Vec<_> = config.providers.keys().map(String::as_str).collect();
             return Err(format!("there is no provider `{}`; there are {}", self.provider, known.join(", ")));
@@ -55,7 +56,7 @@ impl ReconcileCommand {
             tolerance: self.tolerance,
             token_tolerance: self.token_tolerance,
         };
-        let lines = reconcile(&config.store.path, invoice, &how).map_err(|error| error.to_string())?;
+        let lines = reconcile(self.ledger.to_read()?, invoice, &how).map_err(|error| error.to_string())?;
         let (ledger, invoice) =
             lines.iter().fold((Figures::default(), Figures::default()), |(ledger, invoice), line| {
                 (ledger.plus(&line.ledger), invoice.plus(&line.invoice))

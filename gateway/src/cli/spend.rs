@@ -1,7 +1,8 @@
 //! `tollkeeper spend`: sums of the ledger, to the nano-dollar, also while a gateway runs.
 
+use super::place::LedgerArg;
+use super::say;
 use super::table::{Column, shown, table};
-use super::{FileArg, say};
 use clap::Args;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -14,7 +15,7 @@ use tollkeeper_policies::report::{SpendGroup, SpendQuery, SpendSum, spend_by};
 #[derive(Debug, Args)]
 pub(super) struct Spend {
     #[command(flatten)]
-    file: FileArg,
+    ledger: LedgerArg,
     /// Only this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
@@ -24,7 +25,7 @@ pub(super) struct Spend {
     /// Only charges before then
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
-    /// One line for each combination of these: agent, team, model, alias, run, day (UTC)
+    /// One line for each combination of these: agent, team, model, alias, run, day (UTC), gateway
     #[arg(long, value_name = "GROUPS", default_value = "agent,model", value_parser = groups)]
     group: Groups,
     /// One line for each day as well
@@ -45,13 +46,13 @@ fn groups(text: &str) -> Result<Groups, String> {
 
 impl Spend {
     pub(super) fn run(self) -> Result<(), String> {
-        let config = self.file.load()?;
+        let place = self.ledger.to_read()?;
         let Groups(mut groups) = self.group;
         if self.by_day && !groups.contains(&SpendGroup::Day) {
             groups.insert(1.min(groups.len()), SpendGroup::Day);
         }
         let query = SpendQuery { groups, agent: self.agent, since: self.since, until: self.until };
-        let sums = spend_by(&config.store.path, &query).map_err(|error| error.to_string())?;
+        let sums = spend_by(place, &query).map_err(|error| error.to_string())?;
         let total = sums.iter().fold(Usd::ZERO, |sum, row| sum.saturating_add(row.cost));
         let rows: Vec<Value> = sums.iter().map(|sum| json(&query, sum)).collect();
         if self.json {
@@ -89,6 +90,7 @@ fn column(group: SpendGroup) -> Column {
         SpendGroup::Alias => Column("alias", |row| shown(&row["alias"])),
         SpendGroup::Run => Column("run", |row| shown(&row["run"])),
         SpendGroup::Day => Column("day", |row| shown(&row["day"])),
+        SpendGroup::Gateway => Column("gateway", |row| shown(&row["gateway"])),
     }
 }
 

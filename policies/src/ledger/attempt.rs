@@ -121,6 +121,28 @@ impl Attempt {
         Row { intent: None, ..self.covering_row(Kind::Intent, self.admitted, self.granted) }
     }
 
+    /// The writer's: the number of the intent's row; 0 before it has one.
+    pub(super) fn number(&self) -> i64 {
+        self.seq.load(SeqCst)
+    }
+
+    /// The writer's: the row that ends an attempt which was refused after its intent was recorded. It used nothing.
+    pub(super) fn undoing_row(&self) -> Row {
+        let leased = self.spend.price.charge(&self.spend.worst_usage(self.granted));
+        self.closing_row(&Closing {
+            at: self.admitted,
+            kind: Kind::Release,
+            usage: Usage::default(),
+            estimated: false,
+            leased,
+            cost: Usd::ZERO,
+            overrun: Usd::ZERO,
+            outcome: "cancelled",
+            ttft: None,
+            duration: Duration::ZERO,
+        })
+    }
+
     /// The writer's: tokens covered now, for an extension's row. An extension from now on needs another row.
     pub(crate) fn begin_extension(&self) -> u64 {
         self.extending.store(false, SeqCst);

@@ -17,6 +17,15 @@ use tollkeeper_protocol::usage::{ServiceTier, Usage};
 /// Microseconds.
 pub(crate) const DAY: i64 = 86_400_000_000;
 
+/// What a compaction did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) removed: u64,
+    pub(crate) summaries: u64,
+    /// The hash that the chain had reached where rows went, in hexadecimal.
+    pub(crate) head: String,
+}
+
 /// What an old part of the ledger holds.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
@@ -165,6 +174,15 @@ impl Scan {
     /// How many rows go.
     pub(crate) fn goes(&self) -> u64 {
         self.rows - u64::try_from(self.kept().len()).unwrap_or(u64::MAX)
+    }
+
+    /// What was done when so many rows came in their place.
+    pub(crate) fn replaced(&self, rows: usize) -> Replaced {
+        Replaced {
+            removed: self.goes(),
+            summaries: u64::try_from(rows.saturating_sub(1)).unwrap_or(u64::MAX),
+            head: hex(&self.head),
+        }
     }
 
     /// The rows that come in their place, not yet numbered and hashed.

@@ -27,6 +27,9 @@ pub(super) enum Job {
     Extension { attempt: Arc<Attempt>, at: i64, covered: u64 },
     /// Record how it ended, and free its place.
     Close { attempt: Arc<Attempt>, end: Closing, place: OwnedSemaphorePermit },
+    /// Record that an attempt ended which was refused, but whose intent is on record. The writer's own: the intent's answer
+    /// was lost.
+    Undo(Arc<Attempt>),
     /// Record what changed, with its row if somebody did it on purpose, and answer when that is done.
     Change { row: Option<Box<Row>>, state: Vec<StateChange>, answer: oneshot::Sender<()> },
     /// Answer when all before is recorded.

@@ -4,10 +4,11 @@ use super::Status;
 use super::attempt::Intent;
 use super::queue::{Job, Queue};
 use super::row::{Kind, Row};
+use super::status::PATIENCE;
 use crate::store::{StateChange, Store, StoreError, Tail};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How long to wait before settlements that could not be written are tried again; a new admission tries them at once.
@@ -22,8 +23,32 @@ pub(super) struct Writer {
     rows: Vec<Row>,
     state: Vec<StateChange>,
     buffer: Vec<u8>,
+    /// A batch that the store may have or not: it is given again as it was until that is known.
+    doubtful: Option<Box<Doubtful>>,
     status: Arc<Status>,
     stopping: Vec<oneshot::Sender<()>>,
+}
+
+/// A batch of which it is not known whether it was written.
+struct Doubtful {
+    jobs: Vec<Job>,
+    rows: Vec<Row>,
+    state: Vec<StateChange>,
+    /// Where the chain ends with it.
+    tail: Tail,
+    since: Instant,
+}
+
+impl Doubtful {
+    /// Whoever still waits for a change waits no longer, although it may have been made.
+    fn send_away(&mut self) {
+        for job in &mut self.jobs {
+            if let Job::Change { answer, .. } = job {
+                // A dropped sender tells the one who waits.
+                *answer = oneshot::channel().0;
+            }
+        }
+    }
 }
 
 /// The end of the hash chain, and which attempts are open.
@@ -36,7 +61,7 @@ impl Writer {
     pub(super) fn new(mut store: Box<dyn Store>, status: Arc<Status>) -> Result<Self, StoreError> {
         let chain = Chain { tail: store.tail()?, open: BTreeSet::new() };
         let (jobs, rows, state, buffer) = Default::default();
-        Ok(Self { store, chain, jobs, rows, state, buffer, status, stopping: Vec::new() })
+        Ok(Self { store, chain, jobs, rows, state, buffer, doubtful: None, status, stopping: Vec::new() })
     }
 
     /// Appends rows that belong to no job. For start-up only: the attempts they close count as not open.
@@ -56,7 +81,7 @@ impl Writer {
         let mut batch = Vec::new();
         let _closes = Closes { queue, status: self.status.clone() };
         loop {
-            let unsaved = !self.jobs.is_empty();
+            let unsaved = !self.jobs.is_empty() || self.doubtful.is_some();
             queue.take(&mut batch, unsaved.then_some(RETRY));
             let stop = self.write(&mut batch);
             if stop && queue.close_if_empty() {
@@ -67,9 +92,10 @@ impl Writer {
 
     /// Gives up what cannot be written.
     pub(super) fn stop(mut self) -> Vec<oneshot::Sender<()>> {
-        if !self.jobs.is_empty() {
+        let doubtful = self.doubtful.as_ref().map_or(0, |batch| batch.jobs.len());
+        if !self.jobs.is_empty() || doubtful > 0 {
             tracing::error!(
-                rows = self.jobs.len(),
+                rows = self.jobs.len() + doubtful,
                 "stopped with settlements that the ledger could not record; they become unknown charges at the next start"
             );
         }
@@ -80,6 +106,10 @@ impl Writer {
     /// else is kept for the next time. Returns whether it was told to stop.
     pub(super) fn write(&mut self, batch: &mut Vec<Job>) -> bool {
         self.jobs.append(batch);
+        if !self.ends_doubt() {
+            self.fail_jobs();
+            return !self.stopping.is_empty();
+        }
         self.rows.clear();
         self.state.clear();
         let tail = self.chain.tail;
@@ -99,13 +129,76 @@ impl Writer {
                     recorded(job, &mut *self.store, &mut self.stopping);
                 }
             }
-            Err(_) => {
-                for job in std::mem::take(&mut self.jobs) {
-                    self.jobs.extend(failed(job, &self.status, &mut self.stopping));
-                }
-            }
+            Err(_) if self.store.in_doubt() => self.doubt(tail),
+            Err(_) => self.fail_jobs(),
         }
         !self.stopping.is_empty()
+    }
+
+    fn fail_jobs(&mut self) {
+        for job in std::mem::take(&mut self.jobs) {
+            self.jobs.extend(failed(job, &self.status, &mut self.stopping));
+        }
+    }
+
+    /// The store may have this batch or not. Who waits to be admitted is refused at once.
+    fn doubt(&mut self, tail: Tail) {
+        let mut jobs = Vec::new();
+        for job in std::mem::take(&mut self.jobs) {
+            match job {
+                Job::Intent(attempt) => {
+                    attempt.set_refused();
+                    jobs.push(Job::Intent(attempt));
+                }
+                Job::Flush(_) | Job::Sums { .. } | Job::Stop(_) => {
+                    jobs.extend(failed(job, &self.status, &mut self.stopping))
+                }
+                Job::Extension { ref attempt, .. } => {
+                    attempt.wake();
+                    jobs.push(job);
+                }
+                Job::Close { .. } | Job::Undo(_) | Job::Change { .. } => jobs.push(job),
+            }
+        }
+        let (rows, state) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.state));
+        self.doubtful = Some(Box::new(Doubtful { jobs, rows, state, tail, since: Instant::now() }));
+    }
+
+    /// Gives a batch that is in doubt again as it was. Returns whether none is in doubt any more.
+    fn ends_doubt(&mut self) -> bool {
+        let Some(mut batch) = self.doubtful.take() else { return true };
+        self.status.begins();
+        let written = self.store.append(&batch.rows, &batch.state);
+        self.status.ended(written.as_ref().err());
+        if written.is_err() && self.store.in_doubt() {
+            if batch.since.elapsed() >= PATIENCE {
+                batch.send_away();
+            }
+            self.doubtful = Some(batch);
+            return false;
+        }
+        let since = std::mem::take(&mut self.jobs);
+        if written.is_err() {
+            self.jobs = batch.jobs;
+            self.fail_jobs();
+            self.jobs.extend(since);
+            return false;
+        }
+        self.chain.commit(batch.tail, &batch.rows);
+        for job in batch.jobs {
+            self.status.written(1);
+            match job {
+                // It is on record, but was refused: it is to be released, unless the same batch did that.
+                Job::Intent(attempt) if self.chain.open.contains(&attempt.number()) => {
+                    self.status.queued();
+                    self.jobs.push(Job::Undo(attempt));
+                }
+                Job::Intent(_) => {}
+                job => recorded(job, &mut *self.store, &mut self.stopping),
+            }
+        }
+        self.jobs.extend(since);
+        true
     }
 
     fn append_rows(&mut self) -> Result<(), StoreError> {
@@ -142,7 +235,8 @@ fn refuse(jobs: &[Job]) {
             Job::Intent(attempt) => attempt.set_refused(),
             Job::Extension { attempt, .. } => attempt.wake(),
             // A dropped sender tells the one who waits.
-            Job::Close { .. } | Job::Change { .. } | Job::Flush(_) | Job::Sums { .. } | Job::Stop(_) => {}
+            Job::Close { .. } | Job::Undo(_) | Job::Change { .. } | Job::Flush(_) | Job::Sums { .. } | Job::Stop(_) => {
+            }
         }
     }
 }
@@ -187,6 +281,7 @@ fn row_of(job: &mut Job, seq: i64) -> Option<Row> {
             Some(attempt.covering_row(Kind::Extension, *at, *covered))
         }
         Job::Close { attempt, end, .. } => (attempt.intent() != Intent::Refused).then(|| attempt.closing_row(end)),
+        Job::Undo(attempt) => Some(attempt.undoing_row()),
         Job::Change { row, .. } => row.as_deref().cloned(),
         Job::Flush(_) | Job::Sums { .. } | Job::Stop(_) => None,
     }
@@ -198,6 +293,7 @@ fn recorded(job: Job, store: &mut dyn Store, stopping: &mut Vec<oneshot::Sender<
         Job::Intent(attempt) => attempt.set_recorded(attempt.granted),
         Job::Extension { attempt, covered, .. } => attempt.set_recorded(covered),
         Job::Close { place, .. } => drop(place),
+        Job::Undo(_) => {}
         // Whoever asked may have gone.
         Job::Change { answer, .. } | Job::Flush(answer) => _ = answer.send(()),
         Job::Sums { now, answer } => match store.settled(now) {
@@ -217,13 +313,19 @@ fn failed(job: Job, status: &Status, stopping: &mut Vec<oneshot::Sender<()>>) ->
             return Some(job);
         }
         Job::Close { attempt, .. } if attempt.intent() != Intent::Refused => return Some(job),
+        Job::Undo(_) => return Some(job),
         _ => status.written(1),
     }
     match job {
         Job::Intent(attempt) => attempt.set_refused(),
         Job::Stop(answer) => stopping.push(answer),
         // A dropped sender tells the one who waits.
-        Job::Change { .. } | Job::Flush(_) | Job::Sums { .. } | Job::Extension { .. } | Job::Close { .. } => {}
+        Job::Change { .. }
+        | Job::Flush(_)
+        | Job::Sums { .. }
+        | Job::Extension { .. }
+        | Job::Close { .. }
+        | Job::Undo(_) => {}
     }
     None
 }

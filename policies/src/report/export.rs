@@ -1,18 +1,19 @@
 //! Writes the ledger's rows for other programs, as CSV or as JSON lines: every column as it is stored, so that who has
 //! the export can check every hash, and what people read besides.
 
-use super::ReportError;
+use super::{ReportError, unreadable};
 use crate::ledger::compaction::{DAY, hex};
 use crate::ledger::postings::{Balances, postings};
 use crate::ledger::row::{COLUMNS, Row, Value};
-use crate::store::StoreError;
-use crate::store::sqlite::Reader;
+use crate::place::Place;
+use crate::store::reader::Reader;
+use crate::store::{Chain, StoreError};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::sync::Arc;
 use tollkeeper_config::Usd;
 
 /// What an export is written as.
@@ -43,8 +44,10 @@ pub struct Exported {
     /// How many rows.
     pub rows: u64,
     /// The hash of the last of them, in hexadecimal; empty when there are none. Of rows to be removed, the hash that the
-    /// chain had reached there, which the checkpoint will hold.
+    /// chain had reached there, which the checkpoint will hold. Of several gateways' ledgers, that of the last.
     pub head: String,
+    /// Of a database: each gateway whose rows these are, how many of them, and their head.
+    pub gateways: Vec<(Arc<str>, u64, String)>,
 }
 
 /// Why an export could not be made, or not in full.
@@ -71,31 +74,57 @@ pub enum ExportError {
 const DERIVED: [&str; 7] =
     ["at", "admitted", "leased_usd", "cost_usd", "overrun_usd", "to_leased_nano", "to_spent_nano"];
 
-/// Writes the rows as they all are at one instant, in order; a gateway may be writing the ledger. Nothing is held in
-/// memory but which attempts are open.
+/// The column behind all others in an export of a database: whose ledger the row is of.
+const GATEWAY: &str = "gateway";
+
+/// Writes the rows as they all are at one instant, in order, one gateway's after the other's; gateways may be writing
+/// them. Nothing is held in memory but which attempts are open.
 pub fn export(
-    path: &Path,
+    place: impl Into<Place>,
     filter: &ExportFilter,
     format: Format,
     out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
-    let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
-    let ledger = Reader::open(path).map_err(unreadable)?;
+    let place = place.into();
+    let unreadable = unreadable(&place);
+    let mut ledger = Reader::open(&place).map_err(unreadable)?;
     ledger.hold_still().map_err(unreadable)?;
-    let old = filter.removable_before.map(|before| ledger.scan(before.as_microsecond().div_euclid(DAY) * DAY));
+    let chains = ledger.chains().map_err(unreadable)?;
+    let mut sink = Sink::new(format, matches!(place, Place::Database(_)), out)?;
+    let mut exported = Exported::default();
+    for chain in chains {
+        let (rows, head) = one_chain(&mut ledger, &chain, filter, &mut sink, unreadable)?;
+        exported.rows += rows;
+        if rows > 0 {
+            exported.head.clone_from(&head);
+        }
+        exported.gateways.extend(chain.map(|gateway| (gateway, rows, head)));
+    }
+    sink.end()?;
+    Ok(exported)
+}
+
+/// Writes the rows of one gateway; returns how many, and their head.
+fn one_chain(
+    ledger: &mut Reader,
+    chain: &Chain,
+    filter: &ExportFilter,
+    sink: &mut Sink<'_>,
+    unreadable: impl Fn(StoreError) -> ReportError + Copy,
+) -> Result<(u64, String), ExportError> {
+    let old = filter.removable_before.map(|before| ledger.scan(chain, before.as_microsecond().div_euclid(DAY) * DAY));
     let old = old.transpose().map_err(unreadable)?.map(|scan| (scan.through, scan.kept(), scan.head));
     let goes = |seq| old.as_ref().is_none_or(|(through, kept, _)| seq <= *through && !kept.contains_key(&seq));
-    let mut sink = Sink::new(format, out)?;
     let mut held: HashMap<i64, Usd> = HashMap::new();
-    let mut exported = Exported::default();
+    let (mut rows, mut head) = (0, String::new());
     let mut failed = None;
-    let read = ledger.rows(|row| {
+    let read = ledger.rows(chain, |row| {
         let written = row.map_err(|(seq, field)| ExportError::Row { seq, field }).and_then(|row| {
             let before = account(&mut held, &row);
             if filter.takes(&row) && goes(row.seq) {
-                sink.write(&row, before)?;
-                exported.rows += 1;
-                exported.head = hex(&row.hash);
+                sink.write(&row, before, chain.as_deref())?;
+                rows += 1;
+                head = hex(&row.hash);
             }
             Ok(())
         });
@@ -106,11 +135,10 @@ pub fn export(
     if let Some(error) = failed {
         return Err(error);
     }
-    sink.end()?;
-    if let Some((_, _, head)) = old.filter(|_| exported.rows > 0) {
-        exported.head = hex(&head);
+    if let Some((_, _, through)) = old.filter(|_| rows > 0) {
+        head = hex(&through);
     }
-    Ok(exported)
+    Ok((rows, head))
 }
 
 impl ExportFilter {
@@ -139,19 +167,21 @@ enum Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    fn new(format: Format, out: &'a mut dyn Write) -> std::io::Result<Self> {
+    fn new(format: Format, of_gateways: bool, out: &'a mut dyn Write) -> std::io::Result<Self> {
         match format {
             Format::JsonLines => Ok(Self::JsonLines(out)),
             Format::Csv => {
                 let mut csv = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(out);
-                csv.write_record(COLUMNS.iter().chain(&DERIVED))?;
+                let gateway = of_gateways.then_some(&GATEWAY);
+                csv.write_record(COLUMNS.iter().chain(&DERIVED).chain(gateway))?;
                 Ok(Self::Csv(Box::new(csv)))
             }
         }
     }
 
-    fn write(&mut self, row: &Row, held: Usd) -> std::io::Result<()> {
-        let values = row.values().into_iter().chain(derived(row, held));
+    fn write(&mut self, row: &Row, held: Usd, gateway: Option<&str>) -> std::io::Result<()> {
+        let gateway = gateway.map(|name| Value::Text(name.into()));
+        let values = row.values().into_iter().chain(derived(row, held)).chain(gateway);
         match self {
             Self::Csv(csv) => {
                 for value in values {
@@ -160,7 +190,12 @@ impl<'a> Sink<'a> {
                 Ok(csv.write_record(None::<&[u8]>)?)
             }
             Self::JsonLines(out) => {
-                let fields = COLUMNS.iter().chain(&DERIVED).zip(values).filter(|(_, value)| *value != Value::Null);
+                let fields = COLUMNS
+                    .iter()
+                    .chain(&DERIVED)
+                    .chain(&[GATEWAY])
+                    .zip(values)
+                    .filter(|(_, value)| *value != Value::Null);
                 let object: serde_json::Map<_, _> =
                     fields.map(|(name, value)| ((*name).to_owned(), json(&value))).collect();
                 serde_json::to_writer(&mut **out, &object)?;

@@ -1,16 +1,15 @@
 //! Lays a provider's invoice beside the ledger, by day and model.
 
-use super::ReportError;
 use super::invoice::{self, Billed, Invoice, InvoiceError};
-use crate::store::StoreError;
-use crate::store::sqlite::Reader;
+use super::{ReportError, unreadable};
+use crate::place::Place;
+use crate::store::reader::Reader;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::path::Path;
 use tollkeeper_config::{BackendId, Usd};
 
 /// What to compare, and how exactly.
@@ -97,10 +96,14 @@ pub enum ReconcileError {
 
 /// Compares every day and model of the invoice, and of the ledger within the invoice's days. An invoice's model with a
 /// date behind it (`gpt-5-mini-2025-08-07`) is the ledger's without one, when the ledger does not name it in full.
-pub fn reconcile(path: &Path, file: impl Read, how: &Reconcile) -> Result<Vec<ReconcileLine>, ReconcileError> {
+pub fn reconcile(
+    place: impl Into<Place>,
+    file: impl Read,
+    how: &Reconcile,
+) -> Result<Vec<ReconcileLine>, ReconcileError> {
     let invoice = invoice::read(file, &how.zone)?;
     let Some((first, last)) = days(&invoice) else { return Ok(Vec::new()) };
-    let mut ledger = charged(path, how, (first, last))?;
+    let mut ledger = charged(&place.into(), how, (first, last))?;
     let tells_models = invoice.keys().any(|(_, model)| !model.is_empty());
     if !tells_models {
         let by_model = std::mem::take(&mut ledger);
@@ -172,15 +175,17 @@ fn undated(model: &str) -> Option<&str> {
 
 /// What the ledger's closed attempts at the provider come to, by day of admission and model.
 fn charged(
-    path: &Path,
+    place: &Place,
     how: &Reconcile,
     (first, last): (Date, Date),
 ) -> Result<BTreeMap<(Date, String), Figures>, ReconcileError> {
-    let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
+    let unreadable = unreadable(place);
     let mut sums: BTreeMap<(Date, String), Figures> = BTreeMap::new();
     let mut bad = None;
-    let read = Reader::open(path).and_then(|ledger| {
-        ledger.rows(|row| {
+    let mut ledger = Reader::open(place).map_err(unreadable)?;
+    ledger.hold_still().map_err(unreadable)?;
+    for chain in ledger.chains().map_err(unreadable)? {
+        let read = ledger.rows(&chain, |row| {
             let row = match row {
                 Ok(row) => row,
                 Err((seq, field)) => {
@@ -205,8 +210,8 @@ fn charged(
                 *sum = sum.plus(&more);
             }
             ControlFlow::Continue(())
-        })
-    });
-    read.map_err(unreadable)?;
+        });
+        read.map_err(unreadable)?;
+    }
     bad.map_or(Ok(sums), Err)
 }

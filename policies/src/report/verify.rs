@@ -1,18 +1,18 @@
 //! Proves a ledger from its rows alone.
 
-use super::ReportError;
+use super::{ReportError, unreadable};
 use crate::lease::Payer;
 use crate::ledger::compaction::{Checkpoint, Totals, hex};
 use crate::ledger::postings::{Balances, Book};
 use crate::ledger::row::{Hash, Kind, Row};
 use crate::metering::Pieces;
+use crate::place::Place;
 use crate::store::StoreError;
+use crate::store::reader::Reader;
 use crate::store::settled::Settled;
-use crate::store::sqlite::Reader;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use tollkeeper_config::Usd;
 
@@ -97,19 +97,26 @@ pub enum VerifyError {
 
 /// Proves the hash chain, that every attempt is closed at most once, that every cost is its tokens times its rates,
 /// rounded up, that the double entry balances, and that counters restored from the ledger are the sums of its rows. Reads
-/// one instant of the ledger; a gateway may be writing it.
-pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
-    let unreadable = |StoreError(reason)| ReportError::Unreadable { path: path.to_owned(), reason };
-    let ledger = Reader::open(path).map_err(unreadable)?;
+/// one instant of the ledger; a gateway may be writing it. Of a database with several gateways' ledgers, one must be
+/// named; see [`ledgers`](super::ledgers).
+pub fn verify(place: impl Into<Place>) -> Result<VerifyReport, VerifyError> {
+    let place = place.into();
+    let unreadable = unreadable(&place);
+    let mut ledger = Reader::open(&place).map_err(unreadable)?;
     ledger.hold_still().map_err(unreadable)?;
+    let chain = match &ledger.chains().map_err(unreadable)?[..] {
+        [chain] => chain.clone(),
+        [] => return Err(unreadable(StoreError("no gateway has written there".into())).into()),
+        _ => return Err(unreadable(StoreError("several gateways have written there: name one".into())).into()),
+    };
     let mut check = Check::default();
-    if let Some(row) = ledger.checkpoint().map_err(unreadable)? {
+    if let Some(row) = ledger.checkpoint(&chain).map_err(unreadable)? {
         let problem = "says nothing that a proof can begin with".to_owned();
         check.begin = Some(Checkpoint::read(&row).ok_or(VerifyError::Row { seq: row.seq, field: "note", problem })?);
         check.begins_at = row.seq;
     }
     let mut bad = None;
-    let read = ledger.rows(|row| {
+    let read = ledger.rows(&chain, |row| {
         let checked = match row {
             Ok(row) => check.row(&row).map_err(|(field, problem)| (row.seq, field, problem)),
             Err((seq, field)) => Err((seq, field, "holds what no gateway writes".to_owned())),
@@ -122,7 +129,7 @@ pub fn verify(path: &Path) -> Result<VerifyReport, VerifyError> {
     if let Some((seq, field, problem)) = bad {
         return Err(VerifyError::Row { seq, field, problem });
     }
-    let counters = ledger.settled(Timestamp::now().as_microsecond()).map_err(unreadable)?;
+    let counters = ledger.settled(&chain, Timestamp::now().as_microsecond()).map_err(unreadable)?;
     check.counters(&counters)?;
     Ok(check.report())
 }

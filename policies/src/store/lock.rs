@@ -16,7 +16,7 @@ impl Lock {
     /// Locks `<ledger>.lock`, through whichever path the ledger is named.
     pub(crate) fn take(ledger: &Path) -> Result<Self, OpenError> {
         let failed = |cause: std::io::Error| OpenError::Store {
-            path: ledger.to_owned(),
+            place: ledger.into(),
             reason: format!("its lock file {} cannot be used: {cause}", lock_path(ledger).display()),
         };
         let options = File::options().create(true).truncate(false).read(true).write(true).clone();
@@ -27,7 +27,7 @@ impl Lock {
                 let mut pid = String::new();
                 let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
                 let pid = if known { pid.trim().to_owned() } else { "unknown".to_owned() };
-                return Err(OpenError::Locked { path: ledger.to_owned(), pid });
+                return Err(OpenError::Locked { place: ledger.into(), pid });
             }
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }

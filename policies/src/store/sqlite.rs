@@ -3,31 +3,23 @@
 mod compact;
 mod read;
 mod sums;
+mod tables;
 
 pub(crate) use read::Reader;
+pub(crate) use tables::Tables;
 
 use super::lock::Lock;
 use super::mover::Mover;
+use super::schema::{Tables as _, raise};
 use super::settled::Settled;
 use super::{Kept, Open, StateChange, Store, StoreError, Tail};
 use crate::OpenError;
 use crate::ledger::row::{COLUMNS, Row, Value};
-use jiff::Timestamp;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tollkeeper_config::Durability;
-
-/// Each brings the file from its number's version to the next.
-const MIGRATIONS: &[&str] = &[
-    include_str!("migrations/0001_ledger.sql"),
-    include_str!("migrations/0002_accounts.sql"),
-    include_str!("migrations/0003_postings.sql"),
-];
-
-/// "Toll": tells our files from other SQLite files.
-const APPLICATION_ID: i64 = 0x546f_6c6c;
 
 /// How long to wait for another process's lock on the file. Readers do not lock; somebody with a database shell may.
 const BUSY: Duration = Duration::from_secs(2);
@@ -47,16 +39,15 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     /// Opens or makes the file and its folder, locks it, and brings its schema up to date.
     pub(crate) fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let failed = |StoreError(reason)| OpenError::Store { path: path.to_owned(), reason: reason.to_string() };
-        let real = real_path(path).map_err(|cause| failed(StoreError(cause.to_string().into())))?;
-        let lock = Lock::take(&real)?;
-        let connect = || connect(&real, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed);
-        let (mut db, known) = (connect()?, known_version());
-        match version(&db).map_err(failed)? {
-            found if found > known => return Err(OpenError::Newer { path: path.to_owned(), found, known }),
-            found => set_up(&db, durability).and_then(|()| migrate(&mut db, found)).map_err(failed)?,
+        let failed = |StoreError(reason)| OpenError::Store { place: path.into(), reason: reason.to_string() };
+        let mut tables = Tables::open(path)?;
+        let (found, known) = (tables.version().map_err(failed)?, tables.known());
+        if found > known {
+            return Err(OpenError::Newer { place: path.into(), found, known });
         }
-        let second = connect()?;
+        set_up(&tables.db, durability).and_then(|()| raise(&mut tables, found, known)).map_err(failed)?;
+        let Tables { db, real, lock } = tables;
+        let second = connect(&real, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
         let move_log = move || Ok(second.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?);
         let mover = Mover::start(move_log).map_err(failed)?;
         let places: Vec<String> = (1..=COLUMNS.len()).map(|place| format!("?{place}")).collect();
@@ -97,16 +88,6 @@ impl Sqlite {
     }
 }
 
-/// The file's path without links, so that it has one lock however it is named; its folder is made when it is not there.
-fn real_path(path: &Path) -> std::io::Result<PathBuf> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
-    }
-    // SQLite takes an empty file for a new one.
-    std::fs::File::options().create(true).append(true).open(path)?;
-    path.canonicalize()
-}
-
 /// Without SQLite's own locking: a connection belongs to one thread at a time.
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
     let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -125,40 +106,6 @@ fn set_up(db: &Connection, durability: Durability) -> Result<(), StoreError> {
     };
     db.pragma_update(None, "synchronous", synchronous)?;
     Ok(db.pragma_update(None, "wal_autocheckpoint", MOST_LOG_PAGES)?)
-}
-
-fn known_version() -> i64 {
-    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
-}
-
-/// Brings the schema from version `found` up to date.
-fn migrate(db: &mut Connection, found: i64) -> Result<(), StoreError> {
-    for (migration, version) in MIGRATIONS.iter().zip(1..).skip(usize::try_from(found).unwrap_or(0)) {
-        let step = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        step.execute_batch(
-            "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, at_us INTEGER NOT NULL) STRICT",
-        )?;
-        step.execute_batch(migration)?;
-        step.execute(
-            "INSERT INTO migrations (version, at_us) VALUES (?1, ?2)",
-            params![version, Timestamp::now().as_microsecond()],
-        )?;
-        step.pragma_update(None, "application_id", APPLICATION_ID)?;
-        step.pragma_update(None, "user_version", version)?;
-        step.commit()?;
-    }
-    Ok(())
-}
-
-/// The schema's version; 0 for an empty file; an error for a file that is not ours.
-fn version(db: &Connection) -> Result<i64, StoreError> {
-    let number = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let tables: i64 = db.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    match (number("application_id")?, tables) {
-        (APPLICATION_ID, _) => Ok(number("user_version")?),
-        (_, 0) => Ok(0),
-        _ => Err(StoreError("it is a SQLite file of something else".into())),
-    }
 }
 
 impl Store for Sqlite {
@@ -193,8 +140,7 @@ impl Store for Sqlite {
         let mut found = query.query([seq])?;
         let mut open = Open::default();
         while let Some(row) = found.next()? {
-            let bad = |(seq, column)| StoreError(format!("row {seq} is bad in column {column}").into());
-            open.see(read::read(row).map_err(bad)?);
+            open.see(read::read(row).map_err(StoreError::bad)?);
         }
         Ok(open.rows())
     }
@@ -224,4 +170,4 @@ impl From<rusqlite::Error> for StoreError {
 #[cfg(test)]
 mod compact_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

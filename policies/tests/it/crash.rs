@@ -1,24 +1,34 @@
 //! A gateway that is killed in the middle of its work: nothing that was admitted is forgotten.
 
-use crate::setup::{growing, nano_per_token, own, scout, spend, stored, used};
+use crate::setup::{growing, nano_per_token, own, scout, spend, stored, stored_in, used};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tollkeeper_config::{Usd, Window};
+use tollkeeper_config::{Config, Usd, Window};
 use tollkeeper_policies::report::verify;
-use tollkeeper_policies::{Clock, OutputBound, Policies};
+use tollkeeper_policies::{Clock, OutputBound, Place, Policies};
+use tollkeeper_servers::PostgresServer;
 
-/// The victim: run by the other test in a process of its own, which tells it the folder and kills it when it says so.
+/// A gateway whose ledger is in this folder or this database.
+fn config(place: &str) -> Config {
+    let budgets = [(Window::Total, 1_000_000)];
+    if place.starts_with("postgres:") {
+        stored_in(place, "victim", &budgets)
+    } else {
+        stored(Path::new(place), &budgets)
+    }
+}
+
+/// The victim: run by the other tests in a process of its own, which tell it the place and kill it when it says so.
 #[tokio::test]
-#[ignore = "started by `a_killed_gateway_forgets_nothing`"]
+#[ignore = "started by those below"]
 async fn victim() {
-    let mut folder = String::new();
-    std::io::stdin().read_line(&mut folder).unwrap();
-    if folder.trim().is_empty() {
+    let mut place = String::new();
+    std::io::stdin().read_line(&mut place).unwrap();
+    if place.trim().is_empty() {
         return;
     }
-    let (policies, _) =
-        Policies::open(&stored(Path::new(folder.trim()), &[(Window::Total, 1_000_000)]), Clock::system()).unwrap();
+    let (policies, _) = Policies::open(&config(place.trim()), Clock::system()).unwrap();
     let agent = scout(&policies);
     let mut kept = Vec::new();
     for round in 0..20 {
@@ -36,13 +46,22 @@ async fn victim() {
     assert!(policies.flush().await);
     println!("ready to die");
     std::io::stdout().flush().unwrap();
-    std::io::stdin().read_line(&mut folder).unwrap();
+    std::io::stdin().read_line(&mut place).unwrap();
     unreachable!("this process is killed while it waits, its {} leases open", kept.len());
 }
 
 #[tokio::test]
 async fn a_killed_gateway_forgets_nothing() {
     let folder = tempfile::tempdir().unwrap();
+    killed_at(folder.path().to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_killed_gateway_forgets_nothing_in_postgres() {
+    killed_at(&PostgresServer::shared().database()).await;
+}
+
+async fn killed_at(place: &str) {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash::victim", "--ignored", "--nocapture"])
         .stdin(Stdio::piped())
@@ -50,20 +69,20 @@ async fn a_killed_gateway_forgets_nothing() {
         .spawn()
         .unwrap();
     let mut stdin = victim.stdin.take().unwrap();
-    writeln!(stdin, "{}", folder.path().display()).unwrap();
+    writeln!(stdin, "{place}").unwrap();
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("ready to die")), "the victim ended before it was killed");
     victim.kill().unwrap();
     victim.wait().unwrap();
 
-    let config = stored(folder.path(), &[(Window::Total, 1_000_000)]);
-    let before = verify(&config.store.path).unwrap();
+    let config = config(place);
+    let before = verify(Place::own(&config.store)).unwrap();
     assert_eq!((before.intents, before.settlements, before.open, before.cost), (40, 10, 30, Usd(110)));
     // The lock died with its holder. Ten leases were whole (20 each), twenty streams covered 8 tokens (18 each).
     let (policies, recovered) = Policies::open(&config, Clock::system()).unwrap();
     assert_eq!((recovered.unknown, recovered.amount), (30, Usd(10 * 20 + 20 * 18)));
     assert_eq!(own(&policies, &scout(&policies))[0].spent, Usd(110 + 560));
     policies.close().await;
-    let after = verify(&config.store.path).unwrap();
+    let after = verify(Place::own(&config.store)).unwrap();
     assert_eq!((after.unknown, after.open, after.cost), (30, 0, Usd(670)));
 }

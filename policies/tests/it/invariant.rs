@@ -3,9 +3,13 @@
 
 use crate::setup::{Hand, clock, config, own, price, scout, spend, used};
 use proptest::prelude::*;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
-use tollkeeper_config::{Price, Usd, Window};
-use tollkeeper_policies::{Caller, Denied, Lease, Outcome, OutputBound, Policies};
+use tollkeeper_config::{Config, Price, Secret, Usd, Window};
+use tollkeeper_policies::report::verify;
+use tollkeeper_policies::{Caller, Clock, Denied, Lease, Outcome, OutputBound, Place, Policies, Recovered};
+use tollkeeper_servers::PostgresServer;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -67,13 +71,25 @@ fn cost(price: &Price, input: u64, output: u64) -> i64 {
     i64::try_from(pico.div_ceil(1000)).unwrap()
 }
 
+/// What limits begin with.
+const LIMITS: [i64; 3] = [1000, 2000, 4000];
+
 impl World {
-    fn new() -> Self {
+    fn new(open: impl FnOnce(Clock) -> Policies) -> Self {
         let (clock, hand) = clock("2026-03-04T00:00:00Z");
-        let limits = [1000, 2000, 4000];
-        let policies = Policies::in_memory(&Self::config(limits), clock);
+        let policies = open(clock);
         let agent = scout(&policies);
-        Self { policies, agent, hand, limits, shown: 0, latest: 0, book: Vec::new() }
+        Self { policies, agent, hand, limits: LIMITS, shown: 0, latest: 0, book: Vec::new() }
+    }
+
+    /// Takes steps, and then ends every attempt that is open.
+    async fn walk(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            self.step(step).await;
+        }
+        while self.nth_open(0).is_some() {
+            self.step(Step::Drop { which: 0 }).await;
+        }
     }
 
     fn config(limits: [i64; 3]) -> tollkeeper_config::Config {
@@ -208,17 +224,56 @@ proptest! {
     fn settled_and_leased_stay_within_every_limit(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let mut world = World::new();
-            for step in steps {
-                world.step(step).await;
-            }
-            while world.nth_open(0).is_some() {
-                world.step(Step::Drop { which: 0 }).await;
-            }
+            let mut world = World::new(|clock| Policies::in_memory(&World::config(LIMITS), clock));
+            world.walk(steps).await;
             world.hand.advance(Duration::from_secs(1));
             prop_assert_eq!(world.policies.open_leases(), 0);
             prop_assert_eq!(world.policies.queue_depth(), 0);
             prop_assert!(own(&world.policies, &world.agent).iter().all(|budget| budget.reserved == Usd::ZERO));
+            Ok(())
+        })?;
+    }
+}
+
+/// A ledger of its own in a database that all cases share.
+fn in_database(config: &mut Config) {
+    static URL: OnceLock<String> = OnceLock::new();
+    static NAMES: AtomicU32 = AtomicU32::new(0);
+    config.store.url = Some(Secret::new(URL.get_or_init(|| PostgresServer::shared().database())));
+    config.store.gateway = Some(format!("g{}", NAMES.fetch_add(1, SeqCst)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #[test]
+    fn the_same_on_disk_and_the_ledger_has_the_same_sums(steps in steps(), database in any::<bool>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = World::config(LIMITS);
+        config.store.path = folder.path().join("tollkeeper.db");
+        if database {
+            in_database(&mut config);
+        }
+        runtime.block_on(async {
+            let mut world = World::new(|clock| Policies::open(&config, clock).unwrap().0);
+            world.walk(steps).await;
+            let spent = |policies: &Policies| -> Vec<_> {
+                own(policies, &scout(policies)).iter().map(|budget| (budget.spent, budget.reserved)).collect()
+            };
+            world.set_clock(world.latest);
+            prop_assert!(world.policies.flush().await);
+            prop_assert_eq!((world.policies.open_leases(), world.policies.queue_depth()), (0, 0));
+            let before = spent(&world.policies);
+            world.policies.close().await;
+            let report = verify(Place::own(&config.store)).unwrap();
+            let cost: i64 = world.book.iter().map(|entry| entry.amount).sum();
+            prop_assert_eq!((report.cost, report.open, report.unknown), (Usd(cost), 0, 0));
+            prop_assert_eq!(report.intents, u64::try_from(world.book.len()).unwrap());
+            // A restart counts the same.
+            let limits = World::config(world.limits).budgets;
+            let (policies, recovered) = Policies::open(&Config { budgets: limits, ..config.clone() }, world.hand.clock()).unwrap();
+            prop_assert_eq!(recovered, Recovered::default());
+            prop_assert_eq!(spent(&policies), before);
             Ok(())
         })?;
     }

@@ -15,6 +15,7 @@ mod keys;
 mod leases;
 mod ledger;
 mod pauses;
+mod postgres;
 mod rates;
 mod setup;
 mod shared;

@@ -63,6 +63,14 @@ pub(crate) fn stored(folder: &Path, budgets: &[(Window, i64)]) -> Config {
     config
 }
 
+/// The same with its ledger in a database, under this gateway's name.
+pub(crate) fn stored_in(url: &str, gateway: &str, budgets: &[(Window, i64)]) -> Config {
+    let mut config = config(budgets);
+    config.store.url = Some(Secret::new(url));
+    config.store.gateway = Some(gateway.to_owned());
+    config
+}
+
 /// A clock, and the hand that sets it.
 pub(crate) fn clock(at: &str) -> (Clock, Hand) {
     let hand = Hand(Arc::new(AtomicI64::new(0)));
@@ -75,6 +83,11 @@ pub(crate) fn clock(at: &str) -> (Clock, Hand) {
 pub(crate) struct Hand(Arc<AtomicI64>);
 
 impl Hand {
+    /// The clock that it sets.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::fixed(self.0.clone())
+    }
+
     pub(crate) fn set(&self, at: &str) {
         self.0.store(at.parse::<Timestamp>().unwrap().as_millisecond(), Relaxed);
     }

@@ -1,30 +1,19 @@
 //! Replaces old rows of the SQLite ledger by sums, in one transaction.
 
 use super::{Sqlite, read, sums};
-use crate::ledger::compaction::{Scan, gaps};
+use crate::ledger::compaction::{Replaced, Scan, gaps};
 use crate::ledger::row::COLUMNS;
 use crate::ledger::writer::seal;
 use crate::store::{Store, StoreError};
 use rusqlite::{Connection, params};
 
-/// What a compaction did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Replaced {
-    pub(crate) removed: u64,
-    pub(crate) summaries: u64,
-    /// The last row that was looked at and its hash.
-    pub(crate) through: i64,
-    pub(crate) head: String,
-}
-
 /// Looks through the rows before a time, in microseconds since 1970.
-pub(super) fn scan(db: &Connection, before: i64) -> Result<Scan, StoreError> {
+fn scan(db: &Connection, before: i64) -> Result<Scan, StoreError> {
     let mut query = db.prepare(&format!("SELECT {} FROM ledger ORDER BY seq", COLUMNS.join(", ")))?;
     let mut found = query.query([])?;
     let mut scan = Scan::default();
     while let Some(row) = found.next()? {
-        let bad = |(seq, column)| StoreError(format!("row {seq} is bad in column {column}").into());
-        if !scan.see(&read::read(row).map_err(bad)?, before) {
+        if !scan.see(&read::read(row).map_err(StoreError::bad)?, before) {
             break;
         }
     }
@@ -65,11 +54,6 @@ impl Sqlite {
         if sums::settled(&self.db, now)? != settled {
             return Err(StoreError("the sums after would not be those before: nothing was removed".into()));
         }
-        Ok(Replaced {
-            removed: scan.goes(),
-            summaries: u64::try_from(rows.len().saturating_sub(1)).unwrap_or(u64::MAX),
-            through: scan.through,
-            head: crate::ledger::compaction::hex(&scan.head),
-        })
+        Ok(scan.replaced(rows.len()))
     }
 }

@@ -11,7 +11,9 @@ use crate::report::{
 };
 use crate::setup::{growing, nano_per_token, spend as a_spend};
 use crate::{Clock, Policies, Spend};
+use jiff::Timestamp;
 use proptest::prelude::*;
+use std::path::PathBuf;
 use std::time::Duration;
 use tollkeeper_config::Usd;
 use tollkeeper_protocol::usage::Usage;

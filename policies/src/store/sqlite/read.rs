@@ -1,21 +1,19 @@
 //! The read-only side of a SQLite ledger: rows and sums, while a gateway may be writing it.
 
-use super::compact::scan;
+use super::connect;
 use super::sums::{halves, settled, whole};
-use super::{connect, known_version, version};
-use crate::ledger::compaction::Scan;
-use crate::ledger::row::{COLUMNS, Counts, HASH, Kind, Row, backend};
+use super::tables::{known_version, version};
+use crate::ledger::read::{Bad, Values};
+use crate::ledger::row::{COLUMNS, HASH, Row, Value};
 use crate::report::{SpendGroup, SpendQuery, SpendSum};
 use crate::store::StoreError;
 use crate::store::settled::Settled;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use crate::store::sums::{date, tokens, usd};
+use jiff::Timestamp;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, params};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
-use tollkeeper_config::{PicoUsd, Rates, Usd};
-use tollkeeper_protocol::usage::{ServiceTier, Usage};
 
 /// A ledger opened for reading, while a gateway may be writing it.
 pub(crate) struct Reader(Connection);
@@ -45,10 +43,7 @@ impl Reader {
 
     /// Visits every row in order, as they all were at one instant. A row that cannot be read is given as its number and
     /// the bad column.
-    pub(crate) fn rows(
-        &self,
-        mut visit: impl FnMut(Result<Row, (i64, &'static str)>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn rows(&self, mut visit: impl FnMut(Result<Row, Bad>) -> ControlFlow<()>) -> Result<(), StoreError> {
         let mut query = self.0.prepare(&format!("SELECT {} FROM ledger ORDER BY seq", COLUMNS.join(", ")))?;
         let mut found = query.query([])?;
         while let Some(row) = found.next()? {
@@ -59,19 +54,13 @@ impl Reader {
         Ok(())
     }
 
-    /// The rows that are older than a time.
-    pub(crate) fn scan(&self, before: i64) -> Result<Scan, StoreError> {
-        scan(&self.0, before)
-    }
-
     /// The newest checkpoint.
     pub(crate) fn checkpoint(&self) -> Result<Option<Row>, StoreError> {
         let columns = COLUMNS.join(", ");
         let sql = format!("SELECT {columns} FROM ledger WHERE kind = 'checkpoint' ORDER BY seq DESC LIMIT 1");
         let mut query = self.0.prepare(&sql)?;
         let mut found = query.query([])?;
-        let bad = |(seq, column)| StoreError(format!("row {seq} is bad in column {column}").into());
-        found.next()?.map(|row| read(row).map_err(bad)).transpose()
+        found.next()?.map(|row| read(row).map_err(StoreError::bad)).transpose()
     }
 
     /// Has what is read from now on be of one instant, until the reader is dropped.
@@ -125,23 +114,12 @@ fn column(group: SpendGroup) -> &'static str {
         SpendGroup::Alias => "alias",
         SpendGroup::Run => "run",
         SpendGroup::Day => "admitted_us / 86400000000",
+        SpendGroup::Gateway => "NULL",
     }
 }
 
 fn spend_sum(row: &rusqlite::Row<'_>, groups: &[SpendGroup]) -> Result<SpendSum, StoreError> {
     let first = groups.len();
-    let tokens = |column| {
-        u64::try_from(whole(row, column)?).map_err(|_| StoreError("a sum of tokens does not fit 64 bits".into()))
-    };
-    let usd = |column| {
-        let sum =
-            i64::try_from(whole(row, column)?).map_err(|_| StoreError("a sum of money does not fit 64 bits".into()));
-        sum.map(Usd)
-    };
-    let date = |day: i64| {
-        let midnight = Timestamp::UNIX_EPOCH.checked_add((day.saturating_mul(24)).hours());
-        midnight.map(|midnight| TimeZone::UTC.to_datetime(midnight).date().to_string()).ok()
-    };
     let mut group = Vec::with_capacity(first);
     for (place, by) in groups.iter().enumerate() {
         group.push(match by {
@@ -153,82 +131,29 @@ fn spend_sum(row: &rusqlite::Row<'_>, groups: &[SpendGroup]) -> Result<SpendSum,
         group,
         attempts: row.get(first)?,
         unknown: row.get(first + 1)?,
-        input: tokens(first + 2)?,
-        cached_input: tokens(first + 4)?,
-        cache_write: tokens(first + 6)?,
-        output: tokens(first + 8)?,
-        reasoning: tokens(first + 10)?,
-        cost: usd(first + 12)?,
-        overrun: usd(first + 14)?,
+        input: tokens(whole(row, first + 2)?)?,
+        cached_input: tokens(whole(row, first + 4)?)?,
+        cache_write: tokens(whole(row, first + 6)?)?,
+        output: tokens(whole(row, first + 8)?)?,
+        reasoning: tokens(whole(row, first + 10)?)?,
+        cost: usd(whole(row, first + 12)?)?,
+        overrun: usd(whole(row, first + 14)?)?,
     })
 }
 
-/// Reads a row selected as [`COLUMNS`]; an error names the row and the column that no writer of ours can have written.
-pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Row, (i64, &'static str)> {
-    let seq: i64 = row.get(0).unwrap_or(0);
-    let bad = |column: usize| (seq, COLUMNS[column]);
-    let int = |column: usize| row.get::<_, i64>(column).map_err(|_| bad(column));
-    let text = |column: usize| row.get::<_, String>(column).map_err(|_| bad(column));
-    let optional = |column: usize| row.get::<_, Option<i64>>(column).map_err(|_| bad(column));
-    let maybe = |column: usize| row.get::<_, Option<Arc<str>>>(column).map_err(|_| bad(column));
-    let count = |column: usize| int(column).and_then(|count| u64::try_from(count).map_err(|_| bad(column)));
-    let rate = |column: usize| int(column).map(|rate| PicoUsd(rate.cast_unsigned()));
-    let some = |column: usize| optional(column)?.map_or(Ok(0), |count| u64::try_from(count).map_err(|_| bad(column)));
-    let extra = |column: usize| Ok(optional(column)?.map(|rate| PicoUsd(rate.cast_unsigned())));
-    let kind = text(2)?;
-    Ok(Row {
-        seq,
-        at: int(1)?,
-        kind: Kind::ALL.into_iter().find(|known| known.name() == kind).ok_or(bad(2))?,
-        intent: optional(3)?,
-        admitted: int(4)?,
-        request_id: text(5)?.into(),
-        attempt: int(6)?.try_into().map_err(|_| bad(6))?,
-        agent: text(7)?.into(),
-        operation: text(8)?.into(),
-        alias: text(9)?.into(),
-        backend: backend(&text(10)?),
-        usage: Usage {
-            input: count(11)?,
-            cached_input: count(12)?,
-            cache_write: count(13)?,
-            output: count(14)?,
-            reasoning: count(15)?,
-            audio_input: some(38)?,
-            audio_output: some(39)?,
-            cache_write_1h: some(40)?,
-            tier: match maybe(41)? {
-                None => ServiceTier::Standard,
-                Some(name) => ServiceTier::ALL.into_iter().find(|tier| tier.name() == &*name).ok_or(bad(41))?,
-            },
-        },
-        estimated: [0, 1].contains(&int(16)?).then_some(int(16)? == 1).ok_or(bad(16))?,
-        leased: Usd(int(17)?),
-        rates: Rates {
-            input: rate(18)?,
-            cached_input: rate(19)?,
-            cache_write: rate(20)?,
-            output: rate(21)?,
-            audio_input: extra(42)?,
-            audio_output: extra(43)?,
-            cache_write_1h: extra(44)?,
-        },
-        catalog: text(22)?.into(),
-        cost: Usd(int(23)?),
-        overrun: Usd(int(24)?),
-        outcome: row.get::<_, Option<String>>(25).map_err(|_| bad(25))?.map(Into::into),
-        ttft_ms: optional(26)?,
-        duration_ms: optional(27)?,
-        oldest_open: int(28)?,
-        prev_hash: row.get(29).map_err(|_| bad(29))?,
-        hash: row.get(HASH).map_err(|_| bad(HASH))?,
-        team: maybe(31)?,
-        run: maybe(32)?,
-        task: maybe(33)?,
-        note: maybe(34)?,
-        sums: match optional(35)? {
-            None => None,
-            Some(attempts) => Some(Counts { attempts, unknowns: int(36)?, releases: int(37)? }),
-        },
-    })
+/// Reads a row selected as [`COLUMNS`].
+pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Row, Bad> {
+    Values(std::array::from_fn(|column| value(row, column))).row()
+}
+
+/// What no column of ours holds is given as an empty blob, which none can have.
+fn value<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> Value<'a> {
+    let odd = Value::Blob(&[]);
+    match row.get_ref(column) {
+        Ok(ValueRef::Null) => Value::Null,
+        Ok(ValueRef::Integer(number)) => Value::Int(number),
+        Ok(ValueRef::Text(text)) => std::str::from_utf8(text).map_or(odd, |text| Value::Text(text.into())),
+        Ok(ValueRef::Blob(bytes)) => Value::Blob(bytes),
+        Ok(ValueRef::Real(_)) | Err(_) => odd,
+    }
 }

@@ -1,16 +1,18 @@
 //! Tests of the SQLite store: full disks, changed rows, foreign files.
 
 use super::read::Reader;
+use super::tables::{known_version, version};
 use super::*;
 use crate::lease::Payer;
 use crate::ledger::postings::{Balances, Book, postings};
 use crate::ledger::row::{Kind, backend};
-use crate::report::{AgentTotals, VerifyError, verify};
+use crate::report::{AgentTotals, MigrateError, VerifyError, migrate, verify};
 use crate::setup::{clock, growing, nano_per_token, own, price, scout, spend, stored, used};
 use crate::store::memory::Memory;
 use crate::{Clock, Denied, Outcome, OutputBound, Policies, Spend};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tollkeeper_config::Window;
@@ -239,14 +241,14 @@ fn a_failed_batch_leaves_nothing_behind() {
 }
 
 /// A row of an attempt, closed or not.
-fn a_row(seq: i64) -> Row {
+pub(crate) fn a_row(seq: i64) -> Row {
     let payer = Payer::agent("scout").into();
     let row = crate::ledger::attempt::Attempt::new(payer, spend(nano_per_token(), 1, growing(1)), 0, 1).intent_row(seq);
     Row { seq, ..row }
 }
 
 /// Rows as they may be found: of a few payers, at any time of the last 40 days.
-fn rows() -> impl Strategy<Value = Vec<Row>> {
+pub(crate) fn rows() -> impl Strategy<Value = Vec<Row>> {
     let name = |names: &'static [&'static str]| proptest::sample::select(names);
     let maybe = |names| proptest::option::of(name(names));
     let at = prop_oneof![0..3_i64 * 3600, 0..40_i64 * 86400, Just(2 * 3600), Just(32 * 86400)];
@@ -279,7 +281,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 }
 
 /// 2026-03-04T05:06:07.5Z
-const NOW: i64 = 1_772_600_767_500_000;
+pub(crate) const NOW: i64 = 1_772_600_767_500_000;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
@@ -369,19 +371,78 @@ async fn the_view_says_what_the_postings_are() {
 async fn version_1(folder: &Path) -> PathBuf {
     let now = sample(folder).await;
     let old = folder.join("old.db");
+    migrate(&old, Some(1), false).unwrap();
     let db = Connection::open(&old).unwrap();
-    db.execute_batch(&format!(
-        "CREATE TABLE migrations (version INTEGER PRIMARY KEY, at_us INTEGER NOT NULL) STRICT; {}",
-        MIGRATIONS[0]
-    ))
-    .unwrap();
     db.execute("ATTACH ?1 AS now", [now.to_str().unwrap()]).unwrap();
     let columns = COLUMNS[..=crate::ledger::row::HASH].join(", ");
     db.execute(&format!("INSERT INTO main.ledger SELECT {columns} FROM now.ledger"), []).unwrap();
-    db.execute("INSERT INTO main.migrations VALUES (1, 0)", []).unwrap();
-    db.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
-    db.pragma_update(None, "user_version", 1).unwrap();
     old
+}
+
+/// What SQLite knows of the file's content.
+fn schema(path: &Path) -> Vec<String> {
+    let db = Connection::open(path).unwrap();
+    let mut query = db.prepare("SELECT type || ' ' || name FROM sqlite_schema ORDER BY 1").unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn migrations_go_up_from_nothing_and_down_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let mut seen = vec![Vec::new()];
+    for version in 1..=known_version() {
+        let done = migrate(&path, Some(version), false).unwrap();
+        assert_eq!((done.from, done.to), (version - 1, version));
+        seen.push(schema(&path));
+    }
+    for version in (0..known_version()).rev() {
+        assert_eq!(migrate(&path, Some(version), false).unwrap().to, version);
+        assert_eq!(schema(&path), seen[usize::try_from(version).unwrap()], "as it was at version {version}");
+    }
+    assert_eq!(migrate(&path, None, false).unwrap().to, known_version());
+    let Err(MigrateError::Unknown { known, .. }) = migrate(&path, Some(99), false) else { panic!("no version 99") };
+    assert_eq!(known, known_version());
+}
+
+#[tokio::test]
+async fn a_way_down_loses_nothing_that_it_was_not_allowed_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = version_1(folder.path()).await;
+    let before = verify(&path).unwrap();
+    // Rows that version 1 can hold survive the whole way, and prove themselves at every version.
+    for version in [3, 2, 1, 3] {
+        migrate(&path, Some(version), false).unwrap();
+        assert_eq!(verify(&path).unwrap(), before, "version {version}");
+    }
+    let mut store = Sqlite::open(&path, Durability::Process).unwrap();
+    let tail = store.tail().unwrap();
+    let mut rows = [
+        Row { team: Some("red".into()), ..a_row(10) },
+        Row {
+            kind: Kind::Release,
+            intent: Some(10),
+            outcome: Some("done".into()),
+            team: Some("red".into()),
+            ..a_row(11)
+        },
+    ];
+    crate::ledger::writer::seal(Tail { oldest_open: 10, ..tail }, &mut rows, &mut Vec::new());
+    let kept = StateChange { kind: "agent", id: "a".into(), body: Some("1".into()), changed: 7 };
+    store.append(&rows, &[kept]).unwrap();
+    assert!(matches!(migrate(&path, Some(1), true), Err(MigrateError::Open(OpenError::Locked { .. }))));
+    drop(store);
+    let after = verify(&path).unwrap();
+    assert_eq!(after.rows, 11);
+    let Err(MigrateError::Loses { losses, .. }) = migrate(&path, Some(1), false) else { panic!("that loses a row") };
+    assert_eq!((losses.rows, losses.kept), (2, 1));
+    assert_eq!(verify(&path).unwrap(), after, "refused, and nothing happened");
+    assert_eq!(migrate(&path, Some(1), true).unwrap().lost, losses);
+    assert_eq!(verify(&path).unwrap(), before, "what is left is whole");
+    let Err(MigrateError::Loses { losses, .. }) = migrate(&path, Some(0), false) else { panic!("that loses all") };
+    assert_eq!((losses.rows, losses.kept), (9, 0));
+    migrate(&path, Some(0), true).unwrap();
+    assert_eq!(schema(&path), Vec::<String>::new());
 }
 
 #[tokio::test]
