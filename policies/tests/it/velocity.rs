@@ -35,11 +35,13 @@ fn known() -> (Watch, i64) {
     (watch, now)
 }
 
-/// What every scenario file asks for, of each seed. `velocity_rate` shows more of these seeds.
+/// What every scenario file asks for, of each seed. `velocity_rate` shows more of these seeds. Calls come at random: of mean
+/// 30 in half a minute, a Poisson count is below the 17 or so that it takes in four cases of a thousand. So one run in a
+/// hundred may be told of later, by half at most.
 #[test]
 fn every_scenario_ends_within_its_bands() {
     let rules = VelocityConfig::default();
-    let mut breaches = Vec::new();
+    let (mut breaches, mut late, mut attacks) = (Vec::new(), Vec::new(), 0);
     for (name, scenario) in scenarios() {
         let expect = &scenario.expect;
         for seed in EVALUATION.take(if scenario.goes_wrong() { 12 } else { 3 }) {
@@ -52,17 +54,20 @@ fn every_scenario_ends_within_its_bands() {
                 breach(format!("nothing was wrong:\n  {}", outcome.why.join("\n  ")));
             }
             let Some(by) = &expect.caught_by else { continue };
+            attacks += 1;
             let (seconds, percent) = outcome.caught(level(by)).unwrap_or((f64::INFINITY, f64::INFINITY));
-            for (what, found, most) in
-                [("s", seconds, expect.within_seconds), ("% of the cap", percent, expect.before_cap_percent)]
-            {
-                if most.is_some_and(|most| found > most) {
-                    breach(format!("caught after {found:.2} {what}"));
-                }
+            if expect.before_cap_percent.is_some_and(|most| percent > most) {
+                breach(format!("caught after {percent:.2} % of the cap"));
+            }
+            match expect.within_seconds {
+                Some(most) if seconds > 1.5 * most => breach(format!("caught after {seconds:.2} s")),
+                Some(most) if seconds > most => late.push(format!("{name}, seed {seed}: {seconds:.2} s")),
+                _ => {}
             }
         }
     }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+    assert!(late.len() * 100 <= attacks, "late in more than one of a hundred: {late:?}");
 }
 
 #[test]
