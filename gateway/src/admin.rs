@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod budgets;
 pub(crate) mod models;
 pub(crate) mod operate;
+pub(crate) mod velocity;
 
 use crate::app::App;
 use crate::body::Body;
@@ -43,6 +44,10 @@ pub(crate) enum Call {
     Pauses,
     Pause(Scope),
     Resume(Scope),
+    Velocities,
+    Velocity(Scope),
+    Hold(Scope),
+    Release(Scope),
     Spend,
     Backends,
     Reload,
@@ -94,6 +99,10 @@ pub(crate) async fn serve(
         Call::Pauses => Ok(operate::pauses(app)),
         Call::Pause(scope) => operate::pause(app, scope, name(0), body).await,
         Call::Resume(scope) => operate::resume(app, scope, name(0)).await,
+        Call::Velocities => Ok(velocity::list(app)),
+        Call::Velocity(scope) => velocity::one(app, scope, name(0)),
+        Call::Hold(scope) => velocity::hold(app, scope, name(0), body).await,
+        Call::Release(scope) => velocity::release(app, scope, name(0)).await,
         Call::Spend => operate::spend(app, head.uri.query().unwrap_or("")).await,
         Call::Backends => Ok(operate::backends(app)),
         Call::Reload => operate::reload(app).await,

@@ -11,6 +11,7 @@ mod serve;
 mod spend;
 mod table;
 mod talk;
+mod velocity;
 
 pub(crate) use spend::moment;
 
@@ -50,6 +51,8 @@ enum Command {
     Pause(operate::Pause),
     /// Let it go on
     Resume(operate::Resume),
+    /// How fast agents and runs spend, what is normal for them, and stages set by hand
+    Velocity(velocity::Velocity),
     /// The ledger
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Runs(command) => command.run(),
         Command::Pause(command) => command.run(),
         Command::Resume(command) => command.run(),
+        Command::Velocity(command) => command.run(),
         Command::Engine(command) => command.run(),
         Command::Ledger(command) => command.run(),
         Command::Reconcile(command) => command.run(),

@@ -6,6 +6,7 @@ use crate::admin::agents::{AgentBody, AgentShown, KeyBody, KeyChangeBody, KeyMad
 use crate::admin::budgets::{BudgetBody, BudgetShown};
 use crate::admin::models::{ModelShown, ModelsShown};
 use crate::admin::operate::{BackendShown, PauseBody, PauseShown, Reloaded, Resumed, SpendShown};
+use crate::admin::velocity::{HoldBody, Released, VelocityShown};
 use crate::admin::{self, Done};
 use crate::body::Body;
 use crate::error::ok_json;
@@ -139,6 +140,14 @@ fn admin_doc(call: admin::Call) -> Doc {
         Admin::Pauses => get::<List<PauseShown>>("pauses", "Who is paused, and why"),
         Admin::Pause(_) => order::<PauseBody, PauseShown>("pauses", "Refuse everything from now on"),
         Admin::Resume(_) => get::<Resumed>("pauses", "Let it go on"),
+        Admin::Velocities => {
+            get::<List<VelocityShown>>("velocity", "How fast everybody spends, what is normal for it, and its stage")
+        }
+        Admin::Velocity(_) => get::<VelocityShown>("velocity", "The same of one"),
+        Admin::Hold(_) => {
+            order::<HoldBody, VelocityShown>("velocity", "Set its stage by hand; it holds over a restart")
+        }
+        Admin::Release(_) => get::<Released>("velocity", "Let its traffic decide again"),
         Admin::Spend => get::<SpendShown>("spend", "What was charged, by groups, from the ledger"),
         Admin::Backends => {
             get::<List<BackendShown>>("backends", "Local models, providers and their models as they are")

@@ -46,7 +46,7 @@ pub(crate) enum Call {
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) Call);
 
 /// Everything that is served. What is asked for most comes first.
-pub(crate) static TABLE: [Row; 63] = [
+pub(crate) static TABLE: [Row; 70] = [
     Row("POST", "/v1/chat/completions", Call::Infer(Operation::Chat)),
     Row("POST", "/v1/completions", Call::Infer(Operation::TextCompletion)),
     Row("POST", "/v1/embeddings", Call::Infer(Operation::Embeddings)),
@@ -78,6 +78,9 @@ pub(crate) static TABLE: [Row; 63] = [
     Row("POST", "/admin/v1/agents/{name}/keys/{id}/rotate", Call::Admin(admin::Call::RotateKey)),
     Row("POST", "/admin/v1/agents/{name}/pause", Call::Admin(admin::Call::Pause(Scope::Agent))),
     Row("POST", "/admin/v1/agents/{name}/resume", Call::Admin(admin::Call::Resume(Scope::Agent))),
+    Row("GET", "/admin/v1/agents/{name}/velocity", Call::Admin(admin::Call::Velocity(Scope::Agent))),
+    Row("POST", "/admin/v1/agents/{name}/velocity", Call::Admin(admin::Call::Hold(Scope::Agent))),
+    Row("DELETE", "/admin/v1/agents/{name}/velocity", Call::Admin(admin::Call::Release(Scope::Agent))),
     Row("GET", "/admin/v1/teams", Call::Admin(admin::Call::Teams)),
     Row("POST", "/admin/v1/teams/{name}/pause", Call::Admin(admin::Call::Pause(Scope::Team))),
     Row("POST", "/admin/v1/teams/{name}/resume", Call::Admin(admin::Call::Resume(Scope::Team))),
@@ -96,6 +99,7 @@ pub(crate) static TABLE: [Row; 63] = [
     Row("PATCH", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::ChangeBudget)),
     Row("DELETE", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::RemoveBudget)),
     Row("GET", "/admin/v1/pauses", Call::Admin(admin::Call::Pauses)),
+    Row("GET", "/admin/v1/velocity", Call::Admin(admin::Call::Velocities)),
     Row("GET", "/admin/v1/runs", Call::Runs),
     Row("POST", "/admin/v1/runs", Call::NewRun),
     Row("GET", "/admin/v1/runs/{id}", Call::Run),
@@ -104,6 +108,9 @@ pub(crate) static TABLE: [Row; 63] = [
     Row("POST", "/admin/v1/runs/{id}/cancel", Call::RunAction(Action::Cancel)),
     Row("POST", "/admin/v1/runs/{id}/pause", Call::Admin(admin::Call::Pause(Scope::Run))),
     Row("POST", "/admin/v1/runs/{id}/resume", Call::Admin(admin::Call::Resume(Scope::Run))),
+    Row("GET", "/admin/v1/runs/{id}/velocity", Call::Admin(admin::Call::Velocity(Scope::Run))),
+    Row("POST", "/admin/v1/runs/{id}/velocity", Call::Admin(admin::Call::Hold(Scope::Run))),
+    Row("DELETE", "/admin/v1/runs/{id}/velocity", Call::Admin(admin::Call::Release(Scope::Run))),
     Row("GET", "/admin/v1/spend", Call::Admin(admin::Call::Spend)),
     Row("GET", "/admin/v1/backends", Call::Admin(admin::Call::Backends)),
     Row("POST", "/admin/v1/reload", Call::Admin(admin::Call::Reload)),

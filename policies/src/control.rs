@@ -5,6 +5,7 @@ use crate::accounts::Accounts;
 use crate::agent::{Caller, Roster};
 use crate::denied::{Blocked, Denied, Stop};
 use crate::event::{Event, What};
+use crate::holds::{self, HOLD};
 use crate::pauses::Pauses;
 use crate::run::{NewRun, Run, RunEnd, RunError, RunLimits, RunView, Runs, Saved};
 use crate::store::{StateChange, Store, StoreError};
@@ -46,7 +47,7 @@ pub(crate) fn restore(
 pub(crate) type Unrecorded = (Arc<Run>, RunEnd, Arc<str>);
 
 /// Carries a change out to its end, also when whoever asked for it has gone: what is on record and what holds must not differ.
-async fn carried_out<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) async fn carried_out<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> T {
     match tokio::spawn(change).await {
         Ok(done) => done,
         Err(broken) => std::panic::resume_unwind(broken.into_panic()),
@@ -78,7 +79,7 @@ pub(crate) fn owner_of_mark(mark: &str) -> Option<Owner> {
     parse_owner(mark.strip_prefix(PAUSE)?.strip_prefix(':')?)
 }
 
-fn parse_owner(text: &str) -> Option<Owner> {
+pub(crate) fn parse_owner(text: &str) -> Option<Owner> {
     let (scope, id) = text.split_once('/')?;
     let scope = Scope::ALL.into_iter().find(|known| known.name() == scope)?;
     Some(Owner::new(scope, id))
@@ -121,7 +122,10 @@ impl Policies {
         let (this, actor, owner): (Self, Arc<str>, Owner) = (self.clone(), actor.into(), owner.clone());
         carried_out(async move {
             let id: Arc<str> = owner_id(&owner).into();
-            this.0.record(&actor, &id, json!({"resumed": &*id}), PAUSE, id.clone(), None).await?;
+            let now = this.0.now();
+            let mut state = vec![StateChange { kind: PAUSE, id: id.clone(), body: None, changed: now }];
+            state.extend(this.0.watches.is_held(&owner).then(|| holds::gone(&owner, now)));
+            this.0.ledger.change(now, (&actor, &id), json!({"resumed": &*id}).to_string().into(), state).await?;
             let resumed = this.0.watches.resume(&owner, this.0.now());
             let was = this.0.pauses.resume(&owner) || resumed.is_some();
             if let Some(sharing) = &this.0.sharing {
@@ -133,25 +137,6 @@ impl Policies {
             Ok(was)
         })
         .await
-    }
-
-    /// Sets a velocity stage by hand, until [`resume`](Self::resume) or another is set: [`Level::Normal`] lets everything
-    /// pass. False when there is no such agent or run.
-    ///
-    /// # Errors
-    /// The ledger cannot record it; then nothing has changed.
-    pub async fn hold(&self, actor: &str, owner: &Owner, level: Level) -> Result<bool, Denied> {
-        let name = match owner.scope {
-            Scope::Agent => Some(owner.id.clone()),
-            Scope::Run => self.0.runs().get(&owner.id).map(|run| run.agent.clone()),
-            _ => None,
-        };
-        let Some(agent) = name.and_then(|name| self.0.roster.load().named(&name).cloned()) else { return Ok(false) };
-        let now = self.0.now();
-        let note = json!({"held": owner_id(owner), "stage": level.name()});
-        self.0.ledger.change(now, (actor, &owner_id(owner)), note.to_string().into(), Vec::new()).await?;
-        self.0.tell_velocity(self.0.watches.hold(owner, &agent, now, level).into_iter().collect());
-        Ok(true)
     }
 
     /// Who was killed stays so over a restart, until somebody resumes it.
@@ -314,13 +299,16 @@ impl Policies {
         self.0.tell_velocity(self.0.watches.tick(self.0.now()));
         self.0.ended(&ended, RunEnd::Over, "tollkeeper");
         self.keep_kills().await;
+        self.forget_holds().await;
         if let Err(denied) = self.0.record_ends().await {
             tracing::warn!(%denied, "the end of runs cannot be recorded now; they have ended all the same");
         }
         if !forgotten.is_empty() {
             let gone = |kind, id: Arc<str>| StateChange { kind, id, body: None, changed: 0 };
-            let state =
-                forgotten.iter().flat_map(|run| [gone(RUN, run.id.clone()), gone(PAUSE, owner_id(&run.owner).into())]);
+            let state = forgotten.iter().flat_map(|run| {
+                let owner: Arc<str> = owner_id(&run.owner).into();
+                [gone(RUN, run.id.clone()), gone(PAUSE, owner.clone()), gone(HOLD, owner)]
+            });
             // What cannot be removed now is found ended at the next start, and forgotten then.
             _ = self.0.ledger.keep(state.collect()).await;
             for run in &forgotten {

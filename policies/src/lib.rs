@@ -16,6 +16,7 @@ mod created;
 mod denied;
 mod event;
 mod history;
+mod holds;
 mod lease;
 mod ledger;
 mod manage;
@@ -225,6 +226,7 @@ impl Policies {
         let mut roster = enrol(&book.merged(), &mut accounts, now);
         let watches = Watches::default();
         control::restore_baselines(ledger.store(), &roster, &watches)?;
+        holds::restore(ledger.store(), &roster, &runs, &watches, now)?;
         book.give_keys(&mut roster);
         let roster = ArcSwap::from_pointee(roster);
         // Every request holds one place, and its settlement may still hold it while the next attempt is admitted.

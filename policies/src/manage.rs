@@ -6,6 +6,7 @@ use crate::agent::{KeyHash, random_hex};
 use crate::control::{PAUSE, owner_id};
 use crate::created::{AGENT, AgentSpec, BUDGET, Book, Created, CreatedKey, Scopes, budget_body, is_alike};
 use crate::denied::Denied;
+use crate::holds;
 use crate::run::Run;
 use crate::store::StateChange;
 use crate::{Policies, Shared};
@@ -461,6 +462,7 @@ impl Policies {
         }
         if let Some(owner) = &edit.resumed {
             state.push(StateChange { kind: PAUSE, id: owner_id(owner).into(), body: None, changed: now });
+            state.push(holds::gone(owner, now));
         }
         self.0.ledger.change(now, (actor, subject), note.to_string().into(), state).await?;
         let mut book = self.0.book();
@@ -477,6 +479,7 @@ impl Policies {
         }
         if let Some(owner) = edit.resumed {
             self.0.pauses.resume(&owner);
+            self.0.watches.release(&owner, now);
         }
         self.0.enforce(&book);
         Ok(())

@@ -1,27 +1,44 @@
 //! Spend velocity: whether an agent or run spends far faster than is normal for it, and what is done about it.
 //!
 //! A [`Watch`] is told of every admitted call and of every cost, and says which [`Stage`] holds. It is pure: it has no
-//! clock, takes constant memory (about two kilobytes) and constant time for each call.
+//! clock, takes constant memory (about three kilobytes) and constant time for each call.
 //!
 //! **What is normal.** Agents work for minutes and rest for hours, so a rate over all time says nothing. Time is counted
-//! in bins of work (a quarter of an hour, ended early by a minute of rest; half an hour for drifts). Their rates go into an
-//! EWMA (Roberts 1959; NIST/SEMATECH e-Handbook of Statistical Methods §6.3.2.4) that weighs what lies above it nineteen
-//! times as much as what lies below: it goes to the 0.95-expectile (Newey & Powell 1987), the rate of the busier times,
-//! because an agent is not to be stopped whenever it is busier than its mean. Before there is history a configured rate is
-//! assumed, which counts for a quarter of an hour of work. No bin counts for more than three times normal, and what was
-//! throttled or stopped counts for nothing once an agent is known, so that an attack does not teach that it is normal.
+//! in bins of work (a quarter of an hour, ended early by a minute of rest; half an hour for drifts). Of their rates the mean
+//! and the mean square are kept (EWMAs with a memory of a day of work), less what chance adds to a square: of amounts that
+//! come at random, the sum of their squares (Campbell's theorem for compound Poisson sums). Their quotient, the rate that a
+//! unit of work meets, is what is normal: that of the busier times. The spread of a log-normal with these moments says how
+//! busy a session may be by chance. Before there is history a configured rate is assumed, which counts for less and less
+//! over two hours of work. No bin counts for more than 2.5 times normal, and what was throttled or stopped counts for
+//! nothing once an agent is known, so that an attack does not teach that it is normal.
 //!
-//! **What is too fast.** Each measure (USD, tokens, calls) fills one bucket for each stage. A bucket drains at the
-//! stage's multiple of normal: it is the one-sided CUSUM of Page (1954; NIST handbook §6.3.2.3) with that multiple as its
-//! reference value. How deep it is decides how often chance alone fills it: for amounts that come at random as lumps
-//! of size q that chance is below e^(−θh/q) at each of them, where e^θ = 1 + kθ for the multiple k (Lundberg's bound), and
-//! so h is the evidence asked for, divided by θ, in lumps. The lump is `E[x³]/E[x²]` of what comes within a second: dear
-//! calls and parallel ones make it larger. An excess of fewer than five calls or eight seconds is never enough. Stages are
+//! **What is too fast.** Each measure (USD, tokens, calls, and calls with parallel ones counted once: turns) fills one bucket
+//! for each stage. A bucket drains at the stage's multiple of normal: it is the one-sided CUSUM of Page (1954; NIST/SEMATECH
+//! e-Handbook of Statistical Methods §6.3.2.3) with that multiple as its reference value, which is the likelihood ratio test
+//! of a Poisson rate against one a few times as high (Lucas 1985, "Counted data CUSUM's"). How deep it is decides how often
+//! chance alone fills it: for lumps of size q at random times that is below e^(−θh/q) at each of them, where e^θ = 1 + kθ for
+//! the multiple k (Lundberg's bound), so that h is the evidence asked for, divided by θ, in lumps. The evidence comes of the
+//! false alarms that are allowed: a tenth of one a month for an agent that calls six times a minute, and so 260,000 times.
+//! Turns are lumps of one; for the others the lump is `E[x³]/E[x²]` of what comes within a second, and half more evidence is
+//! asked for, as prices have long tails. An excess of fewer than five calls or eight seconds is never enough. Stages are
 //! climbed one by one, two seconds apart at least. A slow CUSUM over half hours tells of drifts.
+//!
+//! **Bursts.** An agent whose sessions differ is measured against its busiest ones too, three standard deviations up: the
+//! first stage begins no lower than 1.8 times that, and is as deep as chance in such a session makes it. Within a session
+//! that is narrowed down by what it has done up to half a minute ago (a Gamma prior of the learned mean and spread, and
+//! Poisson counts), so that a loop in the midst of a session is measured against that session.
+//!
+//! **False alarms.** After an alarm has ended, or somebody has resumed, the next one within 30 days takes more evidence: an
+//! allowance that is spent and comes back, as in alpha-investing (Foster & Stine 2008).
+//!
+//! **What cannot be had.** Calls that come at random carry only so much information. At six turns a minute, ten times that
+//! is thirty in half a minute where three are normal. Telling at the sixteenth misses 2 loops in 1,000 within that time (a
+//! Poisson count of mean 30 below 16) and cries wolf 0.1 times a month (of mean 3, 16 or more, in any half minute); no test
+//! does much better at both. An agent that calls more seldom is caught after as many calls, so later.
 //!
 //! **The unknown.** With less than two hours of work behind it an agent is told of once, and throttled at most: that
 //! already bounds what it spends to what is assumed to be normal. The same traffic can be an agent's first batch job or a
-//! loop; only its history tells them apart.
+//! loop; only its history tells them apart. Of turns alone it is told, no more.
 //!
 //! **Loops.** The same signature (prompt or tool call) again and again fills a bucket of its own, whatever the rate is.
 //!
@@ -29,14 +46,19 @@
 //! that are not negative, and every divisor is more than 0, so that none becomes infinite or NaN.
 
 mod baseline;
+mod doubt;
 mod gauge;
 mod ladder;
 mod repeats;
+mod session;
+mod standing;
 
 pub use baseline::Learned;
 pub use gauge::LearnedMeasure;
 pub use ladder::{Level, Stage};
+pub use standing::{Speed, Standing};
 
+use doubt::Doubt;
 use gauge::{Bounds, Full, Gauge};
 use ladder::Ladder;
 use repeats::Repeats;
@@ -49,7 +71,13 @@ use tollkeeper_config::{StageRule, Usd, VelocityConfig};
 const CAP_SHARE: f64 = 0.0075;
 /// Longest and shortest time between throttled calls, in microseconds.
 const SPACING: (f64, f64) = (50_000.0, 60_000_000.0);
-const MEASURES: [Measure; 3] = [Measure::Usd, Measure::Tokens, Measure::Calls];
+/// Parallel calls are one turn if they come within this time, in microseconds, or within this share of what lies between turns
+/// in normal work: a loop is not to hide in it.
+const PARALLEL: f64 = 100_000.0;
+const PARALLEL_SHARE: f64 = 0.03;
+/// The rate of turns that is assumed without history is this share of that of calls.
+const ASSUMED_TURNS: f64 = 0.2;
+const MEASURES: [Measure; 4] = [Measure::Usd, Measure::Tokens, Measure::Calls, Measure::Turns];
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +88,8 @@ pub enum Measure {
     Tokens,
     /// Admitted calls.
     Calls,
+    /// Admitted calls, parallel ones counted once.
+    Turns,
 }
 
 /// Why the stage changed.
@@ -92,6 +122,8 @@ pub enum Reason {
     Resumed,
     /// Someone set it.
     Held,
+    /// The time that someone set it for is over, or someone released it.
+    Released,
 }
 
 impl Measure {
@@ -100,13 +132,14 @@ impl Measure {
             Self::Usd => "USD",
             Self::Tokens => "tokens",
             Self::Calls => "calls",
+            Self::Turns => "calls that are not parallel",
         }
     }
 
     fn shown(self, units: u64) -> String {
         match self {
             Self::Usd => Usd(i64::try_from(units).unwrap_or(i64::MAX)).to_string(),
-            Self::Tokens | Self::Calls => units.to_string(),
+            Self::Tokens | Self::Calls | Self::Turns => units.to_string(),
         }
     }
 }
@@ -125,6 +158,7 @@ impl std::fmt::Display for Reason {
             Self::Cooled => f.write_str("the rate is normal again"),
             Self::Resumed => f.write_str("somebody resumed it"),
             Self::Held => f.write_str("somebody set it"),
+            Self::Released => f.write_str("what somebody had set is over"),
         }
     }
 }
@@ -146,6 +180,17 @@ pub struct Baseline {
     usd: LearnedMeasure,
     tokens: LearnedMeasure,
     calls: LearnedMeasure,
+    #[serde(default)]
+    turns: LearnedMeasure,
+    #[serde(default)]
+    doubt: Doubt,
+}
+
+/// What held before something happened, and why it holds no more if nothing else changes it.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    level: Level,
+    over: Reason,
 }
 
 /// Watches one agent or run. Times are microseconds since 1970; one before an earlier one counts as that.
@@ -156,7 +201,10 @@ pub struct Watch {
     gauges: [Gauge; MEASURES.len()],
     repeats: Repeats,
     ladder: Ladder,
+    doubt: Doubt,
     calls: u64,
+    /// When the present turn began.
+    turn: i64,
     now: i64,
     /// The earliest time for the next throttled call.
     next: i64,
@@ -181,21 +229,27 @@ impl Watch {
             None => rules.floor.usd.0.max(1) as f64 / 60.0,
         };
         let most = cap.map(|cap| cap * CAP_SHARE);
+        let calls = f64::from(rules.floor.calls) / 60.0;
         let repeats = rules.loop_repeats.map(f64::from);
-        Self {
+        let mut watch = Self {
             enabled: rules.enabled,
             drifts: rules.drift.is_some(),
             gauges: [
-                Gauge::new(bounds, usd, most, baseline.usd).long_tailed(),
-                Gauge::new(bounds, rules.floor.tokens as f64 / 60.0, None, baseline.tokens).long_tailed(),
-                Gauge::new(bounds, f64::from(rules.floor.calls) / 60.0, None, baseline.calls),
+                Gauge::lumps(bounds, usd, most, baseline.usd),
+                Gauge::lumps(bounds, rules.floor.tokens as f64 / 60.0, None, baseline.tokens),
+                Gauge::lumps(bounds, calls, None, baseline.calls),
+                Gauge::single(bounds, calls * ASSUMED_TURNS, baseline.turns),
             ],
+            turn: i64::MIN,
             repeats: Repeats::new(repeats, micros(rules.loop_interval) as f64),
             ladder: Ladder::new(on, cool_downs, micros(rules.grace)),
+            doubt: baseline.doubt,
             calls: 0,
             now: i64::MIN,
             next: i64::MIN,
-        }
+        };
+        watch.weigh_doubt();
+        watch
     }
 
     /// Takes over other rules or another cap. Stage and baseline stay; what was under suspicion starts anew.
@@ -207,14 +261,17 @@ impl Watch {
 
     /// What was learned, for [`new`](Self::new) after a restart.
     pub fn baseline(&self) -> Baseline {
-        let [usd, tokens, calls] = [0, 1, 2].map(|at| self.gauges[at].learned());
-        Baseline { usd, tokens, calls }
+        let [usd, tokens, calls, turns] = MEASURES.map(|measure| self.gauges[measure as usize].learned());
+        Baseline { usd, tokens, calls, turns, doubt: self.doubt }
     }
 
     /// Counts a call. `signature` is a hash of what it asks: its last message or tool call. A throttled call takes its
     /// turn with this, so ask [`stage`](Self::stage) for its delay before.
     pub fn admitted(&mut self, now: i64, signature: Option<u64>) -> Option<Transition> {
-        let (now, from) = self.begin(now)?;
+        let (now, before) = self.begin(now)?;
+        if !self.enabled {
+            return self.end(before, None);
+        }
         self.calls = self.calls.saturating_add(1);
         if self.is_known() {
             self.ladder.is_known(now);
@@ -222,32 +279,43 @@ impl Watch {
         if self.ladder.level() == Level::Throttle {
             self.next = self.next.max(now).saturating_add(self.spacing());
         }
-        let full = self.gauges[Measure::Calls as usize].add(now, 1.0, self.calls, self.is_example());
+        let example = self.is_example();
+        let full = self.gauges[Measure::Calls as usize].add(now, 1.0, self.calls, example);
         let mut reason = self.rise(now, Measure::Calls, full);
+        let turns = &mut self.gauges[Measure::Turns as usize];
+        let parallel = PARALLEL.min(PARALLEL_SHARE * 1e6 / turns.normal());
+        if now.saturating_sub(self.turn) as f64 >= parallel {
+            self.turn = now;
+            let full = turns.add(now, 1.0, self.calls, example);
+            reason = self.rise(now, Measure::Turns, full).or(reason);
+        }
         if let Some(signature) = signature {
             let (bits, count) = self.repeats.see(now, signature);
             if self.ladder.rise(now, bits) {
                 reason = Some(Reason::Loop { repeats: count as u32 });
             }
         }
-        self.end(from, reason)
+        self.end(before, reason)
     }
 
     /// Counts a cost as it becomes known: at a lease's extension or settlement.
     pub fn spent(&mut self, now: i64, usd: Usd, tokens: u64) -> Option<Transition> {
-        let (now, from) = self.begin(now)?;
+        let (now, before) = self.begin(now)?;
+        if !self.enabled {
+            return self.end(before, None);
+        }
         let mut reason = None;
         for (measure, amount) in [(Measure::Usd, usd.0.max(0) as f64), (Measure::Tokens, tokens as f64)] {
             let full = self.gauges[measure as usize].add(now, amount, self.calls, self.is_example());
             reason = self.rise(now, measure, full).or(reason);
         }
-        self.end(from, reason)
+        self.end(before, reason)
     }
 
     /// Lets cool-downs end. The other calls do so too: this is for whoever wants to be told in time.
     pub fn tick(&mut self, now: i64) -> Option<Transition> {
-        let (_, from) = self.begin(now)?;
-        self.end(from, None)
+        let (_, before) = self.begin(now)?;
+        self.end(before, None)
     }
 
     /// What holds now.
@@ -270,36 +338,92 @@ impl Watch {
     /// on is learned.
     pub fn resume(&mut self, now: i64) -> Option<Transition> {
         self.now = self.now.max(now);
-        let from = self.ladder.cooled(self.now);
+        let (from, held) = (self.ladder.cooled(self.now), self.ladder.is_set_by_hand());
         self.clear();
         self.ladder.resume(self.now);
+        if from > Level::Normal && !held {
+            self.doubt.alarm(self.now);
+            self.weigh_doubt();
+        }
         (from != Level::Normal).then_some(Transition { from, to: Level::Normal, reason: Reason::Resumed })
     }
 
-    /// Sets a stage by hand, until it is resumed or another is set: [`Level::Normal`] lets everything pass. Until then nothing else
-    /// changes it.
-    pub fn hold(&mut self, now: i64, level: Level) -> Option<Transition> {
+    /// Sets a stage by hand, until a moment or until it is released, resumed, or another is set: [`Level::Normal`] lets
+    /// everything pass. Until then nothing else changes it.
+    pub fn hold(&mut self, now: i64, level: Level, until: Option<i64>) -> Option<Transition> {
         self.now = self.now.max(now);
         let from = self.ladder.cooled(self.now);
-        self.ladder.hold(level, self.now);
+        self.ladder.hold(level, self.now, until);
         (from != level).then_some(Transition { from, to: level, reason: Reason::Held })
+    }
+
+    /// Ends what was set by hand; its traffic decides from now on.
+    pub fn release(&mut self, now: i64) -> Option<Transition> {
+        self.now = self.now.max(now);
+        if !self.ladder.is_held(self.now) {
+            return None;
+        }
+        let from = self.ladder.cooled(self.now);
+        self.clear();
+        self.ladder.release(self.now);
+        (from != Level::Normal).then_some(Transition { from, to: Level::Normal, reason: Reason::Released })
+    }
+
+    /// Whether someone has set its stage by hand, and that has not ended.
+    pub fn is_held(&self, now: i64) -> bool {
+        self.ladder.is_held(now.max(self.now))
+    }
+
+    /// How it stands.
+    pub fn standing(&self, now: i64) -> Standing {
+        let now = now.max(self.now);
+        let held = self.ladder.is_held(now);
+        let speed = |measure| {
+            let gauge = &self.gauges[measure as usize];
+            Speed { measure, present: per_hour(gauge.present(now)), normal: per_hour(gauge.normal()) }
+        };
+        Standing {
+            stage: self.stage(now),
+            held,
+            until: self.ladder.until().filter(|_| held),
+            known: self.is_known(),
+            speeds: MEASURES.map(speed),
+        }
     }
 
     /// Forgets what is normal, for an agent that was given other work.
     pub fn forget(&mut self, rules: &VelocityConfig, daily_cap: Option<Usd>) {
         let fresh = Self::new(rules, daily_cap, &Baseline::default());
-        self.gauges = fresh.gauges;
+        (self.gauges, self.doubt) = (fresh.gauges, fresh.doubt);
     }
 
-    /// The time that counts, and the level before whatever happens now; `None` when nobody is watched.
-    fn begin(&mut self, now: i64) -> Option<(i64, Level)> {
-        if !self.enabled {
+    /// The time that counts, and what held before whatever happens now; `None` when nobody is watched and nothing was set by
+    /// hand.
+    fn begin(&mut self, now: i64) -> Option<(i64, Before)> {
+        self.now = self.now.max(now);
+        let (level, held) = (self.ladder.level(), self.ladder.is_set_by_hand());
+        if !self.enabled && !held {
             return None;
         }
-        self.now = self.now.max(now);
-        let from = self.ladder.level();
         self.ladder.cool(self.now);
-        Some((self.now, from))
+        if held {
+            if !self.ladder.is_set_by_hand() {
+                self.clear();
+            }
+            return Some((self.now, Before { level, over: Reason::Released }));
+        }
+        if level > Level::Normal && self.ladder.level() == Level::Normal {
+            self.doubt.alarm(self.now);
+            self.weigh_doubt();
+        } else if self.doubt.forget(self.now) {
+            self.weigh_doubt();
+        }
+        Some((self.now, Before { level, over: Reason::Cooled }))
+    }
+
+    fn weigh_doubt(&mut self) {
+        let times = self.doubt.times();
+        self.gauges.iter_mut().for_each(|gauge| gauge.doubt(times));
     }
 
     fn rise(&mut self, now: i64, measure: Measure, full: Full) -> Option<Reason> {
@@ -315,8 +439,8 @@ impl Watch {
         drifted.then(|| Reason::Drift { measure, normal: per_hour(gauge.slow_normal()) })
     }
 
-    fn end(&mut self, from: Level, reason: Option<Reason>) -> Option<Transition> {
-        let to = self.ladder.level();
+    fn end(&mut self, before: Before, reason: Option<Reason>) -> Option<Transition> {
+        let (from, to) = (before.level, self.ladder.level());
         if to == from {
             return None;
         }
@@ -324,7 +448,7 @@ impl Watch {
             // What led here is dealt with; whoever comes back begins anew.
             self.clear();
         }
-        Some(Transition { from, to, reason: reason.unwrap_or(Reason::Cooled) })
+        Some(Transition { from, to, reason: reason.unwrap_or(before.over) })
     }
 
     /// Whether what happens now may teach what is normal.

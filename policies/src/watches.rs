@@ -2,10 +2,10 @@
 
 use crate::agent::{Agent, Caller};
 use crate::denied::{Denied, Stop};
-use crate::velocity::{Baseline, Level, Stage, Transition, Watch};
+use crate::velocity::{Baseline, Level, Stage, Standing, Transition, Watch};
 use jiff::Timestamp;
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tollkeeper_config::{Owner, Scope, Usd, VelocityConfig};
@@ -23,6 +23,8 @@ struct Watched {
     /// What it was made with.
     rules: VelocityConfig,
     cap: Option<Usd>,
+    /// Whether the store says that its stage was set by hand.
+    kept: bool,
     /// Cancelled when it is killed; what is in flight ends then.
     alive: CancellationToken,
 }
@@ -110,34 +112,95 @@ impl Watches {
         watched(caller).map(token).collect()
     }
 
-    /// Lets cool-downs end.
+    /// Lets cool-downs end, and what was set until a moment that has passed.
     pub(crate) fn tick(&self, now: i64) -> Vec<Changed> {
         let mut all = self.lock();
-        all.iter_mut().filter_map(|(owner, watched)| Some((owner.clone(), watched.watch.tick(now)?))).collect()
+        let changed = all.iter_mut().filter_map(|(owner, watched)| {
+            let transition = watched.watch.tick(now)?;
+            watched.revive(now);
+            Some((owner.clone(), transition))
+        });
+        changed.collect()
     }
 
     /// Back to normal, by hand.
     pub(crate) fn resume(&self, owner: &Owner, now: i64) -> Option<Changed> {
         let mut all = self.lock();
         let watched = all.get_mut(owner)?;
-        if watched.alive.is_cancelled() {
-            watched.alive = CancellationToken::new();
-        }
-        Some((owner.clone(), watched.watch.resume(now)?))
+        watched.kept = false;
+        let changed = watched.watch.resume(now);
+        watched.revive(now);
+        Some((owner.clone(), changed?))
     }
 
-    /// Sets a stage by hand.
-    pub(crate) fn hold(&self, owner: &Owner, agent: &Agent, now: i64, level: Level) -> Option<Changed> {
+    /// Sets a stage by hand, until a moment or until it is released.
+    pub(crate) fn hold(
+        &self,
+        owner: &Owner,
+        agent: &Agent,
+        now: i64,
+        level: Level,
+        until: Option<i64>,
+    ) -> Option<Changed> {
         let mut all = self.lock();
         let watched = entry(&mut all, owner, agent);
-        if level != Level::Killed && watched.alive.is_cancelled() {
-            watched.alive = CancellationToken::new();
-        }
-        let changed = watched.watch.hold(now, level);
+        watched.kept = true;
+        let changed = watched.watch.hold(now, level, until);
+        watched.revive(now);
         changed.map(|transition| {
             act(&mut all, owner, &transition);
             (owner.clone(), transition)
         })
+    }
+
+    /// Ends what was set by hand. Returns whether something was.
+    pub(crate) fn release(&self, owner: &Owner, now: i64) -> (bool, Option<Changed>) {
+        let mut all = self.lock();
+        let Some(watched) = all.get_mut(owner) else { return (false, None) };
+        let was = std::mem::take(&mut watched.kept);
+        let changed = watched.watch.release(now).map(|transition| (owner.clone(), transition));
+        watched.revive(now);
+        (was, changed)
+    }
+
+    /// Whether somebody has set its stage by hand.
+    pub(crate) fn is_held(&self, owner: &Owner) -> bool {
+        self.lock().get(owner).is_some_and(|watched| watched.kept)
+    }
+
+    /// How many have a stage that was set by hand.
+    pub(crate) fn held(&self, now: i64) -> usize {
+        self.lock().values().filter(|watched| watched.watch.is_held(now)).count()
+    }
+
+    /// Who was held until a moment that has passed; each is named once.
+    pub(crate) fn ended_holds(&self, now: i64) -> Vec<Owner> {
+        let mut all = self.lock();
+        let ended = all.iter_mut().filter(|(_, watched)| watched.kept && !watched.watch.is_held(now));
+        ended
+            .map(|(owner, watched)| {
+                watched.kept = false;
+                owner.clone()
+            })
+            .collect()
+    }
+
+    /// How these agents stand, and everybody else who is watched, by name.
+    pub(crate) fn standings<'a>(
+        &self,
+        agents: impl Iterator<Item = &'a Arc<Agent>>,
+        now: i64,
+    ) -> Vec<(Owner, Standing)> {
+        let all = self.lock();
+        let mut standings: BTreeMap<Owner, Standing> =
+            all.iter().map(|(owner, watched)| (owner.clone(), watched.watch.standing(now))).collect();
+        for agent in agents {
+            if let Some(owner) = agent.owners.first() {
+                let fresh = || Watched::new(agent, &Baseline::default()).watch.standing(now);
+                standings.entry(owner.clone()).or_insert_with(fresh);
+            }
+        }
+        standings.into_iter().collect()
     }
 
     /// Takes over an agent's rules.
@@ -167,21 +230,13 @@ impl Watches {
 
     /// What holds of everybody who is watched.
     pub(crate) fn levels(&self, now: i64) -> Vec<(Owner, Level)> {
-        let level = |stage| match stage {
-            Stage::Normal => Level::Normal,
-            Stage::Notify => Level::Notify,
-            Stage::Throttle { .. } => Level::Throttle,
-            Stage::Local => Level::Local,
-            Stage::Paused { .. } => Level::Paused,
-            Stage::Killed => Level::Killed,
-        };
-        self.lock().iter().map(|(owner, watched)| (owner.clone(), level(watched.watch.stage(now)))).collect()
+        self.lock().iter().map(|(owner, watched)| (owner.clone(), watched.watch.stage(now).level())).collect()
     }
 
-    /// Who is refused until somebody resumes it.
+    /// Who is refused until somebody resumes it, because it was too fast.
     pub(crate) fn killed(&self, now: i64) -> Vec<Owner> {
         let all = self.lock();
-        let killed = all.iter().filter(|(_, watched)| watched.watch.stage(now) == Stage::Killed);
+        let killed = all.iter().filter(|(_, watched)| !watched.kept && watched.watch.stage(now) == Stage::Killed);
         killed.map(|(owner, _)| owner.clone()).collect()
     }
 
@@ -207,7 +262,15 @@ impl Watched {
             watch: Watch::new(&agent.velocity, agent.daily_cap, baseline),
             rules: agent.velocity.clone(),
             cap: agent.daily_cap,
+            kept: false,
             alive: CancellationToken::new(),
+        }
+    }
+
+    /// What is admitted from now on is not cut, unless it is killed.
+    fn revive(&mut self, now: i64) {
+        if self.alive.is_cancelled() && self.watch.stage(now) != Stage::Killed {
+            self.alive = CancellationToken::new();
         }
     }
 }

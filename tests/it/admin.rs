@@ -6,6 +6,9 @@ use document::Operator;
 use http::Method;
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use tollkeeper_policies::Clock;
 use tollkeeper_tests::asks::{self, CHAT, chat};
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
@@ -267,6 +270,77 @@ async fn agents_teams_and_runs_are_paused_and_resumed() {
     assert_eq!(teams["data"][0]["agents"], json!(["miner"]));
     for (path, code) in [("agents/x", "agent_not_found"), ("teams/x", "team_not_found"), ("runs/x", "run_not_found")] {
         refused(&operator.ask(Method::POST, &format!("/admin/v1/{path}/pause"), &json!({})).await, 404, code);
+    }
+}
+
+/// 2026-03-04, milliseconds since 1970.
+const START: i64 = 1_772_582_400_000;
+
+#[tokio::test]
+async fn a_stage_that_was_set_by_hand_holds_over_a_restart_until_it_ends_or_is_released() {
+    let upstream = Upstream::always(Script::words(10)).await;
+    let hand = Arc::new(AtomicI64::new(START));
+    let gateway = Gateway::start_by(Setup::with(&upstream).raw(FLAT), Clock::fixed(hand.clone())).await;
+    let operator = Operator::of(gateway.addr()).await;
+    let (_, secret) = agent(&operator, json!({"name": "miner"})).await;
+    let run = operator.good(Method::POST, "/admin/v1/runs", &json!({"agent": "scout"})).await;
+    let (id, of_run) = (run["id"].as_str().unwrap(), run["key"].as_str().unwrap());
+    let (scout, miner) = ("/admin/v1/agents/scout/velocity", "/admin/v1/agents/miner/velocity");
+    let of_id = format!("/admin/v1/runs/{id}/velocity");
+    let all = operator.good(Method::GET, "/admin/v1/velocity", &Value::Null).await;
+    let stages: Vec<_> = all["data"].as_array().unwrap().iter().map(|one| (&one["owner"], &one["stage"])).collect();
+    assert_eq!(stages, [(&json!("miner"), &json!("normal")), (&json!("scout"), &json!("normal"))]);
+
+    let held = operator.good(Method::POST, scout, &json!({"stage": "paused", "for_s": 3600})).await;
+    assert_eq!((&held["stage"], &held["held"]), (&json!("paused"), &json!(true)));
+    assert_eq!(held["until"], "2026-03-04T01:00:00Z");
+    operator.good(Method::POST, miner, &json!({"stage": "paused"})).await;
+    operator.good(Method::POST, &of_id, &json!({"stage": "killed"})).await;
+    let gateway = Gateway::start_by(gateway.stop().await.setup, Clock::fixed(hand.clone())).await;
+    let operator = Operator::of(gateway.addr()).await;
+    let answer = chats(&gateway, KEY).await;
+    refused(&answer, 429, "spend_velocity_exceeded");
+    assert_eq!(answer.header("retry-after"), "3600");
+    refused(&chats(&gateway, &secret).await, 403, "spend_velocity_exceeded");
+    refused(&chats(&gateway, of_run).await, 429, "spend_velocity_exceeded");
+    assert_eq!(gateway.metrics().await.sum("tollkeeper_velocity_held", &[]), 3.0);
+
+    hand.fetch_add(3_600_000, Relaxed);
+    assert_eq!(chats(&gateway, KEY).await.status, 200, "an hour is over");
+    assert_eq!(operator.good(Method::GET, scout, &Value::Null).await["held"], false);
+    refused(&chats(&gateway, of_run).await, 403, "spend_velocity_exceeded");
+    for (path, key) in [(miner, &*secret), (&*of_id, of_run)] {
+        refused(&chats(&gateway, key).await, 403, "spend_velocity_exceeded");
+        assert_eq!(operator.good(Method::DELETE, path, &Value::Null).await["was_held"], true);
+        assert_eq!(chats(&gateway, key).await.status, 200);
+        assert_eq!(operator.good(Method::DELETE, path, &Value::Null).await["was_held"], false);
+    }
+    operator.good(Method::POST, miner, &json!({"stage": "killed"})).await;
+    operator.good(Method::POST, "/admin/v1/agents/miner/resume", &Value::Null).await;
+    let gateway = Gateway::start_by(gateway.stop().await.setup, Clock::fixed(hand)).await;
+    for key in [KEY, &secret, of_run] {
+        assert_eq!(chats(&gateway, key).await.status, 200, "nothing comes back");
+    }
+}
+
+#[tokio::test]
+async fn a_stage_that_cannot_be_set_is_told_with_what_is_wrong_of_it() {
+    let (_gateway, _upstream, operator) = start().await;
+    for (body, param) in [
+        (json!({"stage": "quick"}), "stage"),
+        (json!({"stage": "local", "until": "tomorrow"}), "until"),
+        (json!({"stage": "local", "until": "2020-01-01T00:00:00Z"}), "until"),
+        (json!({"stage": "local", "for_s": 60, "until": "2099-01-01T00:00:00Z"}), "for_s"),
+        (json!({"stage": "local", "for_s": u64::MAX}), "for_s"),
+    ] {
+        let answer = operator.ask(Method::POST, "/admin/v1/agents/scout/velocity", &body).await;
+        assert_eq!((answer.status, &answer.error()["param"]), (400, &json!(param)), "{body}: {}", answer.text());
+    }
+    for (path, code) in [("agents/x", "agent_not_found"), ("runs/x", "run_not_found")] {
+        for method in [Method::GET, Method::POST, Method::DELETE] {
+            let body = if method == Method::POST { json!({"stage": "local"}) } else { Value::Null };
+            refused(&operator.ask(method, &format!("/admin/v1/{path}/velocity"), &body).await, 404, code);
+        }
     }
 }
 

@@ -43,7 +43,7 @@ table! {
         floor_usd: Usd = default("0.05"),
         /// The same in tokens a minute, input and output.
         floor_tokens: Whole<1, 1_000_000_000> = default(1000000),
-        /// The same in requests a minute.
+        /// The same in requests a minute; of those that are not parallel, a fifth.
         floor_calls: Whole<1, 1_000_000> = default(30),
     }
 }

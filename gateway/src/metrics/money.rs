@@ -28,6 +28,7 @@ pub(super) struct Money {
     shared_up: GaugeVec,
     shared_ending: GaugeVec,
     shared_unknown: IntCounter,
+    held: IntGauge,
     ledger_up: IntGauge,
     ledger_queue: IntGauge,
 }
@@ -76,6 +77,7 @@ impl Money {
             ),
             shared_unknown: make
                 .counter("tollkeeper_shared_unknown_total", "Leases of gateways that died which this one had charged."),
+            held: make.gauge("tollkeeper_velocity_held", "Agents and runs whose velocity stage the operator has set."),
             ledger_up: make.gauge("tollkeeper_ledger_up", "Whether the ledger can be written."),
             ledger_queue: make.gauge("tollkeeper_ledger_queue_depth", "Rows waiting for the next group commit."),
         }
@@ -111,6 +113,7 @@ impl Money {
             self.shared_ending.with_label_values(NONE).set(f64::from(u32::try_from(shared.ending).unwrap_or(u32::MAX)));
             self.shared_unknown.inc_by(shared.unknown.saturating_sub(self.shared_unknown.get()));
         }
+        self.held.set(count(app.policies.held()));
         self.ledger_up.set(i64::from(app.policies.store_up()));
         self.ledger_queue.set(count(app.policies.queue_depth()));
         self.read_budgets(app);

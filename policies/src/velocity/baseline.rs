@@ -1,18 +1,23 @@
-//! What is normal: an asymmetric EWMA of the rate while the agent works, and the size of the lumps its work comes in.
+//! What is normal: how fast the agent works when it works, how much that differs, and the size of the lumps its work comes in.
 
+use super::session::Rates;
 use serde::{Deserialize, Serialize};
 
 const MICROS: f64 = 1e6;
-/// Share of working time in which the rate is below normal: the expectile that the EWMA goes to.
-const EXPECTILE: f64 = 0.95;
+/// The busy rate is at most so many times the mean one.
+const MOST_BUSY: f64 = 4.0;
 /// A known agent's normal is at least the assumed one divided by this.
 const FLOOR_SHARE: f64 = 8.0;
-/// A rate above so many times normal is learned as if it were so many times normal.
-const MOST_LEARNED: f64 = 3.0;
 /// The same for lumps.
 const LARGEST_LUMP: f64 = 10.0;
 /// History that counts so many times as much as the assumption is enough to go by.
 const KNOWN: f64 = 8.0;
+/// Spread of the rate from one session to the next (standard deviation of its logarithm) that is assumed without history,
+/// and how many seconds of work that counts for.
+const ASSUMED_SPREAD: f64 = 0.4;
+const ASSUMED_SPREAD_FOR: f64 = 7_200.0;
+/// A wider spread is different kinds of work rather than chance, and the busy rate is nearer the fastest of them.
+const WIDEST_SPREAD: f64 = 0.7;
 /// How many lumps are assumed in a minute.
 const ASSUMED_LUMPS: f64 = 4.0;
 /// Seconds of work after which an older one counts for less: a day of it.
@@ -27,8 +32,13 @@ pub(super) struct Horizon {
     first_span: i64,
     /// Rest that ends a bin before its time, so that it counts work only; also the shortest that a bin then is.
     rest: Option<i64>,
-    /// Amounts within this time are one lump: parallel tool calls, or the pieces of one settlement.
+    /// Amounts within this time are one lump: parallel tool calls, or the pieces of one settlement. With zero each amount is
+    /// one, and all are 1.
     slice: i64,
+    /// Whether its lumps come at random within a bin, so that their chance is not taken for a spread of the rate.
+    random: bool,
+    /// A rate above so many times normal is learned as if it were so many times normal.
+    most_learned: f64,
     /// How many seconds of work the assumed rate counts for.
     assumed: f64,
     /// The assumed lump is what the assumed rate comes to in so many seconds.
@@ -41,26 +51,34 @@ pub(super) const FAST: Horizon = Horizon {
     first_span: 60_000_000,
     rest: Some(60_000_000),
     slice: 1_000_000,
+    random: true,
+    most_learned: 2.5,
     assumed: 900.0,
     assumed_lump: 8.0,
 };
+/// The same for what comes one by one.
+pub(super) const SINGLE: Horizon = Horizon { slice: 0, ..FAST };
 /// For drifts: half hours in which there was work, rest included; each is one lump.
 pub(super) const SLOW: Horizon = Horizon {
     span: 1_800_000_000,
     first_span: 1_800_000_000,
     rest: None,
     slice: 1_800_000_000,
+    random: false,
+    most_learned: 2.0,
     assumed: 3600.0,
     assumed_lump: 1800.0,
 };
 
 /// What was learned of one measure at one horizon, in its unit (nano-dollars, tokens or calls); all zero when nothing was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Learned {
-    /// Seconds of work seen, up to a working week.
+    /// Seconds of work seen, up to a day of it.
     work: f64,
-    /// The rate while working, per second.
+    /// The mean rate while working, per second, and the mean of its square without what chance adds to that.
     rate: f64,
+    rate_squares: f64,
     /// The squares of lumps and their cubes, per second of work: the quotient is the lump to reckon with.
     squares: f64,
     cubes: f64,
@@ -69,7 +87,7 @@ pub struct Learned {
 impl Learned {
     /// Whatever a store gave back: what cannot have been learned is forgotten.
     fn checked(self) -> Self {
-        let parts = [self.work, self.rate, self.squares, self.cubes];
+        let parts = [self.work, self.rate, self.rate_squares, self.squares, self.cubes];
         let plausible = parts.iter().all(|part| part.is_finite() && (0.0..1e90).contains(part));
         if plausible { Self { work: self.work.min(MEMORY), ..self } } else { Self::default() }
     }
@@ -113,16 +131,44 @@ impl Learner {
         self.learned.work >= KNOWN * self.horizon.assumed
     }
 
-    /// The normal rate per second, always more than 0.
+    /// The normal rate per second, always more than 0: that of its busier times, as each unit weighs what others come with it.
     pub(super) fn rate(&self) -> f64 {
-        let Learned { work, rate, .. } = self.learned;
-        let weighed = self.horizon.assumed * self.assumed + work * rate;
-        (weighed / (self.horizon.assumed + work)).max(self.assumed / FLOOR_SHARE)
+        let (mean, squares) = self.moments();
+        (squares / mean).clamp(mean, MOST_BUSY * mean).max(self.assumed / FLOOR_SHARE)
+    }
+
+    /// How the rate differs from session to session; `None` while too little is known.
+    pub(super) fn rates(&self) -> Option<Rates> {
+        if !self.is_known() {
+            return None;
+        }
+        let Learned { work, rate, rate_squares, .. } = self.learned;
+        let mean = rate.max(self.assumed * 1e-3);
+        let seen = (rate_squares / (mean * mean)).max(1.0).ln();
+        let assumed = ASSUMED_SPREAD * ASSUMED_SPREAD;
+        let variance = (ASSUMED_SPREAD_FOR * assumed + work * seen) / (ASSUMED_SPREAD_FOR + work);
+        Some(Rates { mean, spread: variance.sqrt().min(WIDEST_SPREAD) })
+    }
+
+    /// Mean and mean square of the rate. The assumption counts for less and less until enough is known.
+    fn moments(&self) -> (f64, f64) {
+        let Learned { work, rate, rate_squares, .. } = self.learned;
+        let weight = self.weight_of_assumption();
+        let mean = |assumed: f64, seen: f64| (weight * assumed + work * seen) / (weight + work);
+        (mean(self.assumed, rate).max(f64::MIN_POSITIVE), mean(self.assumed * self.assumed, rate_squares))
+    }
+
+    /// In seconds of work.
+    fn weight_of_assumption(&self) -> f64 {
+        self.horizon.assumed * (1.0 - self.learned.work / (KNOWN * self.horizon.assumed)).max(0.0)
     }
 
     /// The lump to reckon with, always more than 0: `E[x³]/E[x²]`, nearer the large ones than the typical, for those are
     /// what fills a bucket by chance.
     pub(super) fn lump(&self) -> f64 {
+        if self.horizon.slice == 0 {
+            return 1.0;
+        }
         let assumed = self.assumed * self.horizon.assumed_lump;
         let squares = assumed * assumed * ASSUMED_LUMPS / 60.0 * self.horizon.assumed;
         let Learned { work, squares: seen, cubes, .. } = self.learned;
@@ -177,13 +223,15 @@ impl Learner {
             return false;
         }
         let (normal, lump) = (self.rate(), self.lump());
-        let seen = (bin.sum / seconds).min(MOST_LEARNED * normal);
+        let seen = (bin.sum / seconds).min(self.horizon.most_learned * normal);
+        // Of amounts that come at random, the sum's variance is the mean of the sum of their squares.
+        let chance = if self.horizon.random { bin.squares / (bin.sum * bin.sum) } else { 0.0 };
         let cubes = bin.cubes.min(LARGEST_LUMP * lump * bin.squares);
         let learned = &mut self.learned;
         learned.work = (learned.work + seconds).min(MEMORY);
         let step = (seconds / learned.work).min(1.0);
-        let side = if seen > learned.rate { 2.0 * EXPECTILE } else { 2.0 * (1.0 - EXPECTILE) };
-        learned.rate += (step * side).min(1.0) * (seen - learned.rate);
+        learned.rate += step * (seen - learned.rate);
+        learned.rate_squares += step * (seen * seen * (1.0 - chance) - learned.rate_squares);
         learned.squares += step * (bin.squares / seconds - learned.squares);
         learned.cubes += step * (cubes / seconds - learned.cubes);
         true

@@ -49,6 +49,20 @@ pub enum Stage {
     Killed,
 }
 
+impl Stage {
+    /// The level without what comes with it.
+    pub fn level(self) -> Level {
+        match self {
+            Self::Normal => Level::Normal,
+            Self::Notify => Level::Notify,
+            Self::Throttle { .. } => Level::Throttle,
+            Self::Local => Level::Local,
+            Self::Paused { .. } => Level::Paused,
+            Self::Killed => Level::Killed,
+        }
+    }
+}
+
 impl Level {
     /// All of them with their names, mildest first.
     pub const NAMES: [(&'static str, Self); 6] = [
@@ -68,6 +82,12 @@ impl Level {
 
 const LEVELS: [Level; STAGES] = [Level::Notify, Level::Throttle, Level::Local, Level::Paused, Level::Killed];
 
+/// Until when a stage was set by hand; without a time, until it is released.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    until: Option<i64>,
+}
+
 /// Where an agent or run stands.
 #[derive(Debug, Clone)]
 pub(super) struct Ladder {
@@ -82,10 +102,16 @@ pub(super) struct Ladder {
     hot: [i64; STAGES],
     /// Whether the first stage lasts until it is known.
     once: bool,
-    /// Set by hand: nothing but a hand changes it.
-    held: bool,
+    /// Set by hand: nothing else changes it, until then.
+    held: Option<Held>,
     /// Up to this level nothing begins until then.
     spared: (Level, i64),
+}
+
+impl Held {
+    fn has_ended(self, now: i64) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
 }
 
 impl Ladder {
@@ -98,7 +124,7 @@ impl Ladder {
             entered: i64::MIN,
             hot: [i64::MIN; STAGES],
             once: false,
-            held: false,
+            held: None,
             spared: (Level::Normal, i64::MIN),
         }
     }
@@ -127,14 +153,17 @@ impl Ladder {
 
     /// When the present stage ends if nothing happens; `None` for those that a hand must end.
     pub(super) fn until(&self) -> Option<i64> {
-        let stage = (self.level as usize).checked_sub(1).filter(|_| !self.held)?;
+        if let Some(held) = self.held {
+            return held.until;
+        }
+        let stage = (self.level as usize).checked_sub(1)?;
         self.cool_downs[stage].map(|_| self.hot[stage])
     }
 
     /// The level that holds at `now`, cool-downs that have ended counted.
     pub(super) fn cooled(&self, now: i64) -> Level {
-        if self.held {
-            return self.level;
+        if let Some(held) = self.held {
+            return if held.has_ended(now) { Level::Normal } else { self.level };
         }
         let mut level = self.level;
         while let Some(stage) = (level as usize).checked_sub(1) {
@@ -155,9 +184,20 @@ impl Ladder {
     /// Goes down to what holds at `now`.
     pub(super) fn cool(&mut self, now: i64) {
         let level = self.cooled(now);
+        self.held = self.held.filter(|held| !held.has_ended(now));
         if level != self.level {
             self.set(level, now);
         }
+    }
+
+    /// Whether it was set by hand when it was looked at last.
+    pub(super) fn is_set_by_hand(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Whether it was set by hand, and that has not ended.
+    pub(super) fn is_held(&self, now: i64) -> bool {
+        self.held.is_some_and(|held| !held.has_ended(now))
     }
 
     /// What is too fast for the stages of these bits keeps the present one going, and leads to the next. Returns whether it
@@ -167,7 +207,7 @@ impl Ladder {
         let bits = bits & self.on;
         let bits = if bits >> spared == 0 { 0 } else { bits };
         let place = self.level as usize;
-        if bits == 0 || self.held || self.level >= Level::Killed {
+        if bits == 0 || self.held.is_some() || self.level >= Level::Killed {
             return false;
         }
         // A pause ends when it was said to end.
@@ -197,14 +237,19 @@ impl Ladder {
     /// Back to normal by hand: for the time of grace nothing up to the level that is left begins again.
     pub(super) fn resume(&mut self, now: i64) {
         self.spared = (self.level.min(Level::Paused), now.saturating_add(self.grace));
-        self.held = false;
-        self.set(Level::Normal, now);
+        self.release(now);
     }
 
-    /// Stays at a level until it is resumed.
-    pub(super) fn hold(&mut self, level: Level, now: i64) {
-        self.held = true;
+    /// Stays at a level until then, or until it is released.
+    pub(super) fn hold(&mut self, level: Level, now: i64, until: Option<i64>) {
+        self.held = Some(Held { until });
         self.set(level, now);
+    }
+
+    /// Back to normal, from where its traffic decides.
+    pub(super) fn release(&mut self, now: i64) {
+        self.held = None;
+        self.set(Level::Normal, now);
     }
 
     fn set(&mut self, level: Level, now: i64) {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tollkeeper_config::{Usd, VelocityConfig};
 use tollkeeper_policies::velocity::{Baseline, Level, Stage, Watch};
@@ -15,6 +16,9 @@ const DAY: i64 = 24 * HOUR;
 const MOST_DELAY: std::time::Duration = std::time::Duration::from_secs(30);
 /// A Monday, midnight.
 const START: i64 = 1_767_571_200 * SECOND;
+
+/// What the tests ask for and `velocity_rate` prints is of these seeds, which the detector's constants were not chosen by.
+pub(crate) const EVALUATION: Range<u64> = 2_000..2_040;
 
 /// One file of `tests/scenarios`.
 #[derive(Debug, Clone, Deserialize)]
@@ -102,6 +106,9 @@ struct Attack {
     minutes_in_session: Option<f64>,
     /// Multiple of the agent's mean rate while it works, or of the rate that it had then if that was higher.
     times: f64,
+    /// Multiple of the price and the tokens of a call.
+    #[serde(default = "one")]
+    dearer: f64,
     doubles_every_minutes: Option<f64>,
     #[serde(default)]
     same_prompt: bool,
@@ -351,7 +358,8 @@ impl Simulation<'_> {
         };
         self.outcome.calls += 1;
         let agent = &self.scenario.agent;
-        let size = self.random.around(1.0, agent.spread);
+        let dearer = self.scenario.attack.as_ref().filter(|_| self.wrong.is_some()).map_or(1.0, |attack| attack.dearer);
+        let size = self.random.around(dearer, agent.spread);
         let usd = (size * agent.mills_per_call * 1e6) as i64;
         let length = self.random.around(agent.seconds_per_call, 0.5);
         self.spent += usd as f64;

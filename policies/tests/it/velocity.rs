@@ -1,6 +1,6 @@
 //! The spend-velocity detector: what trips it and what does not, in every scenario file and for any order of calls.
 
-use crate::traffic::{level, run, scenarios};
+use crate::traffic::{EVALUATION, level, run, scenarios};
 use proptest::prelude::*;
 use std::time::Duration;
 use tollkeeper_config::{StageRule, Usd, VelocityConfig};
@@ -35,43 +35,39 @@ fn known() -> (Watch, i64) {
     (watch, now)
 }
 
-/// What every scenario file asks for: each seed within the bands for work in which nothing is wrong; for what goes wrong
-/// the median seed within them and every seed within twice as much, as calls come at random. `velocity_rate` shows more seeds.
+/// What every scenario file asks for, of each seed. `velocity_rate` shows more of these seeds. Calls come at random: of mean
+/// 30 in half a minute, a Poisson count is below the 17 or so that it takes in four cases of a thousand. So one run in a
+/// hundred may be told of later, by half at most.
 #[test]
 fn every_scenario_ends_within_its_bands() {
     let rules = VelocityConfig::default();
-    let mut breaches = Vec::new();
+    let (mut breaches, mut late, mut attacks) = (Vec::new(), Vec::new(), 0);
     for (name, scenario) in scenarios() {
         let expect = &scenario.expect;
-        let mut breach = |what: String| breaches.push(format!("{name}: {what}\n  {}", scenario.about));
-        let (mut seconds, mut percents) = (Vec::new(), Vec::new());
-        for seed in if scenario.goes_wrong() { 0..11 } else { 0..2 } {
+        for seed in EVALUATION.take(if scenario.goes_wrong() { 12 } else { 3 }) {
             let outcome = run(&scenario, seed, &rules);
-            assert!(
-                outcome.calls > 20 * scenario.days().unsigned_abs(),
-                "{name} has too little traffic to tell anything"
-            );
+            let mut breach = |what: String| breaches.push(format!("{name}, seed {seed}: {what}\n  {}", scenario.about));
+            if outcome.calls <= 20 * scenario.days().unsigned_abs() {
+                breach("too little traffic to tell anything".to_owned());
+            }
             if outcome.false_trips.len() > expect.false_trips || outcome.worst > level(&expect.worst) {
-                breach(format!("seed {seed}, nothing was wrong:\n  {}", outcome.why.join("\n  ")));
+                breach(format!("nothing was wrong:\n  {}", outcome.why.join("\n  ")));
             }
-            if let Some(by) = &expect.caught_by {
-                let (second, percent) = outcome.caught(level(by)).unwrap_or((f64::INFINITY, f64::INFINITY));
-                seconds.push(second);
-                percents.push(percent);
+            let Some(by) = &expect.caught_by else { continue };
+            attacks += 1;
+            let (seconds, percent) = outcome.caught(level(by)).unwrap_or((f64::INFINITY, f64::INFINITY));
+            if expect.before_cap_percent.is_some_and(|most| percent > most) {
+                breach(format!("caught after {percent:.2} % of the cap"));
             }
-        }
-        for (what, mut found, most) in
-            [("s", seconds, expect.within_seconds), ("% of the cap", percents, expect.before_cap_percent)]
-        {
-            let Some(most) = most else { continue };
-            found.sort_by(f64::total_cmp);
-            let (median, last) = (found[found.len() / 2], found[found.len() - 1]);
-            if median > most || last > 2.0 * most {
-                breach(format!("caught after {median:.2} {what}, at worst {last:.2}, where {most} are asked for"));
+            match expect.within_seconds {
+                Some(most) if seconds > 1.5 * most => breach(format!("caught after {seconds:.2} s")),
+                Some(most) if seconds > most => late.push(format!("{name}, seed {seed}: {seconds:.2} s")),
+                _ => {}
             }
         }
     }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+    assert!(late.len() * 100 <= attacks, "late in more than one of a hundred: {late:?}");
 }
 
 #[test]
@@ -92,7 +88,7 @@ fn a_loop_goes_through_the_stages_one_by_one_and_back_when_it_ends() {
 fn who_is_told_learns_what_was_too_fast() {
     let (mut watch, now) = known();
     let told = (0..600).find_map(|call| watch.admitted(now + call * SECOND, None)).unwrap();
-    let Reason::Fast { measure: Measure::Calls, rate, normal } = told.reason else { panic!("{told:?}") };
+    let Reason::Fast { measure: Measure::Turns, rate, normal } = told.reason else { panic!("{told:?}") };
     assert!((350..=450).contains(&normal), "six a minute are normal, not {normal} an hour");
     assert!((3000..=5000).contains(&rate), "one a second came, not {rate} an hour");
 }
@@ -174,13 +170,69 @@ fn what_a_person_set_stays_until_it_is_resumed() {
         (Level::Paused, Stage::Paused { until: None }),
         (Level::Killed, Stage::Killed),
     ] {
-        watch.hold(now, level);
+        watch.hold(now, level, None);
         let (later, reached) = work(&mut watch.clone(), now, 600, SECOND / 5);
         assert_eq!(reached, []);
         assert_eq!((watch.stage(later), watch.stage(i64::MAX)), (stage, stage));
     }
     assert_eq!(watch.resume(now).unwrap().from, Level::Killed);
     assert_eq!(watch.stage(now), Stage::Normal);
+}
+
+#[test]
+fn what_a_person_set_for_some_time_ends_then_and_is_no_alarm() {
+    let (mut watch, now) = known();
+    let fresh = watch.clone();
+    let told = watch.hold(now, Level::Paused, Some(now + HOUR)).unwrap();
+    assert_eq!((told.to, told.reason), (Level::Paused, Reason::Held));
+    assert_eq!(watch.stage(now), Stage::Paused { until: Some(now + HOUR) });
+    assert_eq!(watch.tick(now + HOUR - 1), None);
+    let told = watch.tick(now + HOUR).unwrap();
+    assert_eq!((told.from, told.to, told.reason), (Level::Paused, Level::Normal, Reason::Released));
+    assert!(!watch.is_held(now + HOUR));
+    watch.hold(now + HOUR, Level::Killed, None);
+    assert_eq!(watch.release(now + HOUR).unwrap().reason, Reason::Released);
+    assert_eq!(watch.release(now + HOUR), None);
+    let loops = |mut watch: Watch| {
+        let start = now + 2 * HOUR;
+        (0..600).find_map(|call| watch.admitted(start + call * SECOND, None).map(|_| call)).unwrap()
+    };
+    assert_eq!(loops(watch), loops(fresh), "its traffic decides as before");
+}
+
+#[test]
+fn after_an_alarm_the_next_one_takes_more_until_a_month_has_passed() {
+    let (mut watch, now) = known();
+    let delay = |mut watch: Watch, start: i64| {
+        (0..600).find_map(|call| watch.admitted(start + call * SECOND, None).map(|_| call)).unwrap()
+    };
+    let fresh = delay(watch.clone(), now + HOUR);
+    work(&mut watch, now, 600, SECOND / 5);
+    let later = now + 2 * HOUR;
+    watch.tick(later);
+    let doubted = delay(watch.clone(), later);
+    assert!((fresh + 2..=3 * fresh).contains(&doubted), "{fresh} s before, {doubted} s after");
+    let text = serde_json::to_string(&watch.baseline()).unwrap();
+    let restarted = Watch::new(&VelocityConfig::default(), CAP, &serde_json::from_str(&text).unwrap());
+    assert_eq!(delay(restarted, later), doubted, "also after a restart");
+    let month = delay(watch, later + 31 * 24 * HOUR);
+    assert!(month.abs_diff(fresh) <= 1, "{fresh} s before, {month} s a month after");
+}
+
+#[test]
+fn who_is_watched_stands_beside_what_is_normal_for_it() {
+    let (mut watch, now) = known();
+    let [usd, _, calls, turns] = watch.standing(now).speeds;
+    for (speed, normal) in [(usd, 3_600_000_000), (calls, 360), (turns, 360)] {
+        assert!(speed.normal.abs_diff(normal) * 10 < normal, "{speed:?}: {normal} is normal");
+        assert!(speed.present.abs_diff(normal) * 5 < normal, "{speed:?}: {normal} is what it did");
+    }
+    for call in 0..60 {
+        watch.admitted(now + call * SECOND, None);
+    }
+    let present = watch.standing(now + 60 * SECOND).speeds[2].present;
+    assert!((2000..3600).contains(&present), "one a second for a minute: {present}");
+    assert_eq!(watch.standing(now + HOUR).speeds[2].present, 0, "it rests");
 }
 
 #[test]
@@ -215,8 +267,9 @@ fn a_restart_and_new_rules_forget_nothing() {
     let (mut known, now) = known();
     let text = serde_json::to_string(&known.baseline()).unwrap();
     let baseline: Baseline = serde_json::from_str(&text).unwrap();
-    assert_eq!(baseline, known.baseline());
     let mut restarted = Watch::new(&VelocityConfig::default(), CAP, &baseline);
+    let normal = |watch: &Watch| watch.standing(now).speeds.map(|speed| speed.normal);
+    assert_eq!((normal(&restarted), restarted.standing(now).known), (normal(&known), true));
     assert_eq!(
         work(&mut restarted, now, 600, SECOND / 5).1.last(),
         Some(&Level::Paused),
@@ -274,7 +327,7 @@ proptest! {
                 Step::Spent(now, usd, tokens) => (now, watch.spent(now, Usd(usd), tokens)),
                 Step::Tick(now) => (now, watch.tick(now)),
                 Step::Resume(now) => (now, watch.resume(now)),
-                Step::Hold(now, level) => (now, watch.hold(now, level)),
+                Step::Hold(now, level) => (now, watch.hold(now, level, None)),
             };
             watch.stage(now);
             if let Some(told) = told {
@@ -283,7 +336,7 @@ proptest! {
                     Reason::Fast { .. } | Reason::Loop { .. } => prop_assert!(told.to > Level::Normal),
                     Reason::Drift { .. } => prop_assert!(told.to == Level::Notify),
                     Reason::Cooled => prop_assert!(told.to < told.from && told.from <= Level::Paused),
-                    Reason::Resumed => prop_assert!(told.to == Level::Normal),
+                    Reason::Resumed | Reason::Released => prop_assert!(told.to == Level::Normal),
                     Reason::Held => {}
                 }
                 level = told.to;
