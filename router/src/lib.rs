@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod candidate;
+pub mod difficulty;
 pub mod estimate;
 pub mod fit;
 pub mod plan;
@@ -12,6 +13,7 @@ mod strategy;
 
 pub use ask::{Ask, ask};
 pub use candidate::{Candidate, Health};
+pub use difficulty::{Difficulty, Score};
 pub use estimate::CostEstimate;
 pub use fit::Reason;
 pub use plan::{Attempt, Plan, Rules, Why, plan};
