@@ -7,6 +7,7 @@ mod cases;
 mod features;
 mod forest;
 mod lexicon;
+mod line;
 pub mod measure;
 mod model;
 mod text;

@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod fit;
 pub mod plan;
 mod strategy;
+pub mod task;
 
 pub use ask::{Ask, ask};
 pub use candidate::{Candidate, Health};
@@ -17,3 +18,4 @@ pub use difficulty::{Difficulty, Score};
 pub use estimate::CostEstimate;
 pub use fit::Reason;
 pub use plan::{Attempt, Plan, Rules, Why, plan};
+pub use task::TaskType;

@@ -2,6 +2,7 @@
 
 use super::lexicon::{GROUPS, group};
 use super::text::{Kind, Token, mix, sample, tokens};
+use std::sync::LazyLock;
 
 /// How many places there are for words and pairs.
 pub(super) const BUCKETS: usize = 1 << BUCKET_BITS;
@@ -51,6 +52,47 @@ pub(super) const SHAPE: &[&str] = &[
     "last_sentence",
 ];
 
+/// The features that count in open questions: what makes a problem told in words long and winding.
+pub(super) const TOLD: &[&str] = &[
+    "bytes",
+    "words",
+    "sentences",
+    "last_sentence",
+    "commas",
+    "numbers",
+    "distinct_numbers",
+    "largest_number",
+    "decimals",
+    "percents",
+    "dollars",
+    "slashes",
+    "numeral",
+    "fraction",
+    "compare",
+    "rest",
+    "rate",
+    "time",
+    "money",
+    "condition",
+    "order",
+    "average",
+    "age",
+    "sum",
+    "negation",
+    "change",
+    "speed",
+    "parts",
+];
+
+/// The place of each of them.
+pub(super) static TOLD_PLACES: LazyLock<Vec<usize>> = LazyLock::new(|| {
+    let names = || SHAPE.iter().copied().chain(GROUPS.iter().map(|(name, _)| *name));
+    TOLD.iter().filter_map(|told| names().position(|name| name == *told)).collect()
+});
+
+/// Where the count of items stands.
+const ITEMS: usize = 12;
+
 /// How many features there are.
 pub(super) const COUNT: usize = SHAPE.len() + GROUPS.len();
 
@@ -61,6 +103,13 @@ pub(super) struct Seen {
     pub(super) shape: [u8; COUNT],
     /// The places of its words and pairs of words, each once.
     pub(super) buckets: Vec<u16>,
+}
+
+impl Seen {
+    /// Whether it lists fewer than three things: then it is no choice among given answers.
+    pub(super) fn is_open(&self) -> bool {
+        self.shape[ITEMS] < log(3)
+    }
 }
 
 /// Looks at a prompt.

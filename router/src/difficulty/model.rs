@@ -3,18 +3,22 @@
 use super::cases::Case;
 use super::features::{Seen, see};
 use super::forest::{Forest, Growth, Outcome, take};
+use super::line::{Line, solve};
 use super::text::mix;
 use super::words::Words;
 
 /// What a file of weights begins with; the digit changes when the features do.
 const MAGIC: [u8; 4] = *b"TKD1";
 
-/// What the features of a shipped model are mixed with: for gain, and for the log-odds of a failure.
+/// What trees, words and line are mixed with: for gain, and for the log-odds of a failure.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Mix {
-    base: f32,
-    trees: f32,
-    words: f32,
+struct Mix([f32; 4]);
+
+/// The mixes of one form of question.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Form {
+    gain: Mix,
+    fails: Mix,
 }
 
 /// A trained model.
@@ -22,8 +26,11 @@ struct Mix {
 pub struct Model {
     forest: Forest,
     words: Words,
-    gain: Mix,
-    fails: Mix,
+    line: Line,
+    /// Choices among given answers.
+    choice: Form,
+    /// Open questions.
+    open: Form,
 }
 
 /// What a prompt's text alone tells.
@@ -48,13 +55,15 @@ pub struct Settings {
     pub fails_weight: f32,
     /// The ridge penalty of the words.
     pub penalty: f32,
+    /// The ridge penalty of the line through open questions.
+    pub line_penalty: f64,
     /// What the draws begin with.
     pub seed: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { trees: 100, leaf: 12, tries: 24, fails_weight: 0.25, penalty: 10.0, seed: 1 }
+        Self { trees: 80, leaf: 15, tries: 24, fails_weight: 0.25, penalty: 10.0, line_penalty: 1000.0, seed: 1 }
     }
 }
 
@@ -95,17 +104,30 @@ impl Model {
             seed: settings.seed,
         };
         let (forest, by_trees) = Forest::grow(&seen, &outcomes, growth);
-        let by_words = unseen_words(&seen, &outcomes, settings);
-        let words = Words::fit(&seen, &outcomes, settings.penalty);
-        let gain = linear(&by_trees, &by_words, &outcomes);
-        let fails = logistic(&by_trees, &by_words, &outcomes);
-        Self { forest, words, gain, fails }
+        let (by_words, by_line) = unseen(&seen, &outcomes, settings);
+        let said: Vec<Said> = (0..seen.len())
+            .map(|place| Said {
+                open: seen[place].is_open(),
+                trees: by_trees[place],
+                words: by_words[place],
+                line: by_line[place],
+                happened: outcomes[place],
+            })
+            .collect();
+        Self {
+            forest,
+            words: Words::fit(&seen, &outcomes, settings.penalty),
+            line: line(&seen, &outcomes, settings),
+            choice: Form::fit(&said, false),
+            open: Form::fit(&said, true),
+        }
     }
 
     pub(super) fn reads(&self, seen: &Seen) -> Reading {
-        let (trees, words) = (self.forest.says(&seen.shape), self.words.says(seen));
-        let gain = self.gain.base + self.gain.trees * trees.gain + self.gain.words * words.gain;
-        let odds = self.fails.base + self.fails.trees * log_odds(trees.fails) + self.fails.words * words.fails;
+        let (trees, words, line) = (self.forest.says(&seen.shape), self.words.says(seen), self.line.says(&seen.shape));
+        let form = if seen.is_open() { self.open } else { self.choice };
+        let gain = form.gain.of([1.0, trees.gain, words.gain, line.gain]);
+        let odds = form.fails.of([1.0, log_odds(trees.fails), words.fails, line.fails]);
         Reading { gain: gain.clamp(-1.0, 1.0), weak_fails: 1.0 / (1.0 + (-odds).exp()) }
     }
 
@@ -117,9 +139,10 @@ impl Model {
     /// The model as a file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
-        for Mix { base, trees, words } in [self.gain, self.fails] {
-            [base, trees, words].iter().for_each(|value| out.extend(value.to_le_bytes()));
+        for Mix(weights) in [self.choice.gain, self.choice.fails, self.open.gain, self.open.fails] {
+            weights.iter().for_each(|weight| out.extend(weight.to_le_bytes()));
         }
+        self.line.write(&mut out);
         self.words.write(&mut out);
         self.forest.write(&mut out);
         out
@@ -132,10 +155,11 @@ impl Model {
             return None;
         }
         let mut number = || Some(f32::from_le_bytes(take(bytes)?)).filter(|value| value.is_finite());
-        let mut mix = || Some(Mix { base: number()?, trees: number()?, words: number()? });
-        let (gain, fails) = (mix()?, mix()?);
-        let (words, forest) = (Words::read(bytes)?, Forest::read(bytes)?);
-        bytes.is_empty().then_some(Self { forest, words, gain, fails })
+        let mut mix = || Some(Mix([number()?, number()?, number()?, number()?]));
+        let mut form = || Some(Form { gain: mix()?, fails: mix()? });
+        let (choice, open) = (form()?, form()?);
+        let (line, words, forest) = (Line::read(bytes)?, Words::read(bytes)?, Forest::read(bytes)?);
+        bytes.is_empty().then_some(Self { forest, words, line, choice, open })
     }
 }
 
@@ -144,77 +168,104 @@ fn log_odds(share: f32) -> f32 {
     (share / (1.0 - share)).ln()
 }
 
-/// What words say of cases that they were not fitted on: a fifth at a time.
-fn unseen_words(seen: &[&Seen], outcomes: &[Outcome], settings: &Settings) -> Vec<Outcome> {
+/// The line through the open questions.
+fn line(seen: &[&Seen], outcomes: &[Outcome], settings: &Settings) -> Line {
+    let open = seen.iter().zip(outcomes).filter(|(seen, _)| seen.is_open());
+    let (seen, outcomes): (Vec<&Seen>, Vec<Outcome>) = open.map(|(seen, outcome)| (*seen, *outcome)).unzip();
+    Line::fit(&seen, &outcomes, settings.line_penalty)
+}
+
+/// What words and line say of cases that they were not fitted on: a fifth at a time.
+fn unseen(seen: &[&Seen], outcomes: &[Outcome], settings: &Settings) -> (Vec<Outcome>, Vec<Outcome>) {
     const PARTS: u64 = 5;
     let part = |place: usize| mix(place as u64, settings.seed) % PARTS;
-    let mut said = vec![Outcome::default(); seen.len()];
+    let mut said = (vec![Outcome::default(); seen.len()], vec![Outcome::default(); seen.len()]);
     for left_out in 0..PARTS {
         let others = (0..seen.len()).filter(|place| part(*place) != left_out);
         let (seen_there, outcomes_there): (Vec<&Seen>, Vec<Outcome>) =
             others.map(|place| (seen[place], outcomes[place])).unzip();
         let words = Words::fit(&seen_there, &outcomes_there, settings.penalty);
+        let line = line(&seen_there, &outcomes_there, settings);
         for place in (0..seen.len()).filter(|place| part(*place) == left_out) {
-            said[place] = words.says(seen[place]);
+            said.0[place] = words.says(seen[place]);
+            said.1[place] = line.says(&seen[place].shape);
         }
     }
     said
 }
 
-/// Least squares of gain.
-fn linear(trees: &[Outcome], words: &[Outcome], outcomes: &[Outcome]) -> Mix {
-    let rows = trees.iter().zip(words).map(|(trees, words)| [1.0, f64::from(trees.gain), f64::from(words.gain)]);
-    let (mut left, mut right) = ([[0.0; 3]; 3], [0.0; 3]);
-    for (row, outcome) in rows.zip(outcomes) {
-        add(&mut left, &mut right, row, 1.0, f64::from(outcome.gain));
-    }
-    of(solve(left, right))
+/// What the parts of a model said of a case that they had not seen, and what happened.
+struct Said {
+    open: bool,
+    trees: Outcome,
+    words: Outcome,
+    line: Outcome,
+    happened: Outcome,
 }
 
-/// Logistic regression of failure, by Newton's method.
-fn logistic(trees: &[Outcome], words: &[Outcome], outcomes: &[Outcome]) -> Mix {
-    let mut weights = [0.0f64, 1.0, 0.0];
-    for _ in 0..12 {
-        let (mut left, mut right) = ([[0.0; 3]; 3], [0.0; 3]);
-        for ((trees, words), outcome) in trees.iter().zip(words).zip(outcomes) {
-            let row = [1.0, f64::from(log_odds(trees.fails)), f64::from(words.fails)];
-            let odds: f64 = row.iter().zip(weights).map(|(value, weight)| value * weight).sum();
-            let share = 1.0 / (1.0 + (-odds).exp());
-            let certainty = (share * (1.0 - share)).max(1e-6);
-            add(&mut left, &mut right, row, certainty, odds + (f64::from(outcome.fails) - share) / certainty);
+impl Mix {
+    fn of(self, parts: [f32; 4]) -> f32 {
+        self.0.iter().zip(parts).map(|(weight, part)| weight * part).sum()
+    }
+
+    fn kept(weights: &[f64]) -> Self {
+        let finite = |value: f64| if value.is_finite() { value as f32 } else { 0.0 };
+        Self(std::array::from_fn(|at| weights.get(at).copied().map_or(0.0, finite)))
+    }
+}
+
+impl Form {
+    /// Least squares of gain, and logistic regression of failure by Newton's method. The line has no say in choices, which it is not
+    /// made of, nor trees and words in open questions: of those there are too few cases to learn more than a line.
+    fn fit(said: &[Said], open: bool) -> Self {
+        let said: Vec<&Said> = said.iter().filter(|said| said.open == open).collect();
+        let row = |[trees, words, line]: [f32; 3]| {
+            let parts = if open { [1.0, 0.0, 0.0, line] } else { [1.0, trees, words, 0.0] };
+            parts.map(f64::from)
+        };
+        let mut sums = Sums::new();
+        for said in &said {
+            let parts = row([said.trees.gain, said.words.gain, said.line.gain]);
+            sums.add(parts, 1.0, f64::from(said.happened.gain));
         }
-        weights = solve(left, right);
+        let gain = Mix::kept(&sums.solve());
+        let mut weights = vec![0.0; 4];
+        for _ in 0..12 {
+            let mut sums = Sums::new();
+            for said in &said {
+                let parts = row([log_odds(said.trees.fails), said.words.fails, said.line.fails]);
+                let odds: f64 = parts.iter().zip(&weights).map(|(part, weight)| part * weight).sum();
+                let share = 1.0 / (1.0 + (-odds).exp());
+                let certainty = (share * (1.0 - share)).max(1e-6);
+                sums.add(parts, certainty, odds + (f64::from(said.happened.fails) - share) / certainty);
+            }
+            weights = sums.solve();
+        }
+        Self { gain, fails: Mix::kept(&weights) }
     }
-    of(weights)
 }
 
-fn of([base, trees, words]: [f64; 3]) -> Mix {
-    let finite = |value: f64| if value.is_finite() { value as f32 } else { 0.0 };
-    Mix { base: finite(base), trees: finite(trees), words: finite(words) }
+/// The sums of a weighted regression.
+struct Sums {
+    left: Vec<Vec<f64>>,
+    right: Vec<f64>,
 }
 
-fn add(left: &mut [[f64; 3]; 3], right: &mut [f64; 3], row: [f64; 3], weight: f64, wanted: f64) {
-    for (at, value) in row.into_iter().enumerate() {
-        right[at] += weight * value * wanted;
-        for (place, other) in row.into_iter().enumerate() {
-            left[at][place] += weight * value * other;
+impl Sums {
+    /// With a little on the diagonal, so that there is always an answer.
+    fn new() -> Self {
+        let line = |at: usize| (0..4).map(|place| if place == at { 1e-3 } else { 0.0 }).collect();
+        Self { left: (0..4).map(line).collect(), right: vec![0.0; 4] }
+    }
+
+    fn add(&mut self, row: [f64; 4], weight: f64, wanted: f64) {
+        for (at, value) in row.into_iter().enumerate() {
+            self.right[at] += weight * value * wanted;
+            row.iter().zip(&mut self.left[at]).for_each(|(other, sum)| *sum += weight * value * other);
         }
     }
-}
 
-/// Three equations by Gauss–Jordan; a little is added to the diagonal, so that they always have an answer.
-fn solve(mut left: [[f64; 3]; 3], mut right: [f64; 3]) -> [f64; 3] {
-    (0..3).for_each(|at| left[at][at] += 1e-6);
-    for at in 0..3 {
-        let pivot = left[at][at];
-        left[at].iter_mut().for_each(|value| *value /= pivot);
-        right[at] /= pivot;
-        let (row, value) = (left[at], right[at]);
-        for other in (0..3).filter(|other| *other != at) {
-            let share = left[other][at];
-            left[other].iter_mut().zip(row).for_each(|(target, own)| *target -= share * own);
-            right[other] -= share * value;
-        }
+    fn solve(self) -> Vec<f64> {
+        solve(self.left, self.right)
     }
-    right
 }
