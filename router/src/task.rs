@@ -190,7 +190,8 @@ impl Points {
     }
 }
 
-const POLITE: &[&str] = &["please", "can", "could", "would", "you", "kindly", "now", "hi", "hello", "i", "need", "to", "help", "me", "us"];
+const POLITE: &[&str] =
+    &["please", "can", "could", "would", "you", "kindly", "now", "hi", "hello", "i", "need", "to", "help", "me", "us"];
 
 /// Beginning and end of a text, or all of it.
 fn edges(text: &str) -> String {

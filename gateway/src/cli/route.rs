@@ -106,7 +106,12 @@ fn accuracy(cases: &[Scored], right: impl Fn(&Scored) -> bool) -> f64 {
 fn report(group: &str, cases: &[Case], places: &[usize], unseen: &[Unseen]) {
     let by_length = scored(cases, places, |place| cases[place].prompt.len() as f32);
     let (weak, strong) = (accuracy(&by_length, |case| case.weak), accuracy(&by_length, |case| case.strong));
-    say(&format!("\n{group}: {} cases, right: weak {:.1} %, strong {:.1} %", places.len(), 100.0 * weak, 100.0 * strong));
+    say(&format!(
+        "\n{group}: {} cases, right: weak {:.1} %, strong {:.1} %",
+        places.len(),
+        100.0 * weak,
+        100.0 * strong
+    ));
     let Some(length) = Curve::of(&by_length) else {
         say("  the strong model is not the better one: there is no gap to recover");
         return;
@@ -159,18 +164,20 @@ fn report(group: &str, cases: &[Case], places: &[usize], unseen: &[Unseen]) {
 impl Calibrate {
     fn run(self) -> Result<(), String> {
         let cases = cases(&self.data)?;
-        let scores: Vec<f32> = cases
-            .iter()
-            .map(|case| Difficulty::of_text(&case.prompt).map_or(0.0, |score| score.value))
-            .collect();
-        let (threshold, sent) =
-            threshold(&scores, self.strong_share).ok_or_else(|| "there are no cases".to_owned())?;
+        let scores: Vec<f32> =
+            cases.iter().map(|case| Difficulty::of_text(&case.prompt).map_or(0.0, |score| score.value)).collect();
+        let (threshold, sent) = threshold(&scores, self.strong_share).ok_or_else(|| "there are no cases".to_owned())?;
         let places: Vec<usize> = (0..cases.len()).collect();
         let scored = scored(&cases, &places, |place| scores[place]);
         let routed = accuracy(&scored, |case| if case.score >= threshold { case.strong } else { case.weak });
         let (weak, strong) = (accuracy(&scored, |case| case.weak), accuracy(&scored, |case| case.strong));
         say(&format!("threshold     {threshold:.6}"));
-        say(&format!("strong share  {:.1} % of {} cases (wanted {:.1} %)", 100.0 * sent, cases.len(), 100.0 * self.strong_share));
+        say(&format!(
+            "strong share  {:.1} % of {} cases (wanted {:.1} %)",
+            100.0 * sent,
+            cases.len(),
+            100.0 * self.strong_share
+        ));
         say(&format!(
             "right         {:.1} % (all weak {:.1} %, all strong {:.1} %)",
             100.0 * routed,

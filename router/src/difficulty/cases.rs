@@ -20,7 +20,9 @@ pub struct Case {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CasesError {
     /// A column is missing.
-    #[error("line 1: there is no column `{0}`; wanted are `prompt`, `weak_correct`, `strong_correct` and, if there are groups, `source`")]
+    #[error(
+        "line 1: there is no column `{0}`; wanted are `prompt`, `weak_correct`, `strong_correct` and, if there are groups, `source`"
+    )]
     Column(&'static str),
     /// A row cannot be read.
     #[error("line {line}: {what}")]

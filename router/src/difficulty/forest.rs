@@ -134,8 +134,7 @@ impl Forest {
                     && (*root..end).all(|at| {
                         let [feature, _, low, high] = nodes[at as usize];
                         let right = root + u32::from(u16::from_le_bytes([low, high]));
-                        feature == LEAF
-                            || usize::from(feature) < COUNT && right > at && right < end && at + 1 < end
+                        feature == LEAF || usize::from(feature) < COUNT && right > at && right < end && at + 1 < end
                     })
             });
         trees_are_whole.then_some(Self { nodes, roots })

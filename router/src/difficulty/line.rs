@@ -33,7 +33,9 @@ impl Line {
             .collect();
         let rows: Vec<Vec<f64>> = seen
             .iter()
-            .map(|seen| (0..FEATURES).map(|at| (f64::from(seen.shape[TOLD_PLACES[at]]) - means[at]) * scales[at]).collect())
+            .map(|seen| {
+                (0..FEATURES).map(|at| (f64::from(seen.shape[TOLD_PLACES[at]]) - means[at]) * scales[at]).collect()
+            })
             .collect();
         let mut products = vec![vec![0.0; FEATURES]; FEATURES];
         for row in &rows {
@@ -60,7 +62,8 @@ impl Line {
     /// What the shape says.
     pub(super) fn says(&self, shape: &[u8; COUNT]) -> Outcome {
         let head = |head: &Head| {
-            let sum: f32 = head.weights.iter().zip(&*TOLD_PLACES).map(|(weight, place)| weight * f32::from(shape[*place])).sum();
+            let sum: f32 =
+                head.weights.iter().zip(&*TOLD_PLACES).map(|(weight, place)| weight * f32::from(shape[*place])).sum();
             head.base + sum
         };
         Outcome { gain: head(&self.gain), fails: head(&self.fails) }
@@ -77,7 +80,8 @@ impl Line {
     /// Reads weights.
     pub(super) fn read(bytes: &mut &[u8]) -> Option<Self> {
         let mut number = || Some(f32::from_le_bytes(take(bytes)?)).filter(|value| value.is_finite());
-        let mut head = || Some(Head { base: number()?, weights: (0..FEATURES).map(|_| number()).collect::<Option<_>>()? });
+        let mut head =
+            || Some(Head { base: number()?, weights: (0..FEATURES).map(|_| number()).collect::<Option<_>>()? });
         Some(Self { gain: head()?, fails: head()? })
     }
 }

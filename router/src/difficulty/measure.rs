@@ -203,7 +203,9 @@ mod tests {
     use super::*;
 
     fn scored(all: &[(f32, u8, u8)]) -> Vec<Scored> {
-        all.iter().map(|(score, weak, strong)| Scored { score: *score, weak: *weak == 1, strong: *strong == 1 }).collect()
+        all.iter()
+            .map(|(score, weak, strong)| Scored { score: *score, weak: *weak == 1, strong: *strong == 1 })
+            .collect()
     }
 
     #[test]

@@ -67,9 +67,9 @@ pub(super) fn tokens(text: &str) -> Vec<Token> {
         if let Some(kind) = kind {
             let hash = match kind {
                 Kind::Number => hash(b"#").wrapping_add(length.min(7) as u64),
-                Kind::Word | Kind::Mark => raw.iter().fold(OFFSET, |hash, byte| {
-                    (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(PRIME)
-                }),
+                Kind::Word | Kind::Mark => raw
+                    .iter()
+                    .fold(OFFSET, |hash, byte| (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(PRIME)),
             };
             tokens.push(Token { kind, at, length, hash });
         }
