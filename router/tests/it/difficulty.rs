@@ -90,8 +90,12 @@ fn the_last_question_counts_and_what_stands_around_it_a_little() {
                 empties half of what is left. If the first pipe is closed at noon and the next day is 4 hours longer, how much is left?";
     let (plain, other) = (score(chat(vec![said(Role::User, easy)])), score(chat(vec![said(Role::User, hard)])));
     assert!(other.value > plain.value && other.weak_fails > plain.weak_fails, "{plain:?} {other:?}");
-    let turns =
-        vec![said(Role::System, hard), said(Role::User, hard), said(Role::Assistant, "600 litres"), said(Role::User, easy)];
+    let turns = vec![
+        said(Role::System, hard),
+        said(Role::User, hard),
+        said(Role::Assistant, "600 litres"),
+        said(Role::User, easy),
+    ];
     assert_eq!(score(chat(turns)), plain);
     assert_eq!(Difficulty::of_text(easy), Some(plain));
 
@@ -107,7 +111,8 @@ fn what_generates_nothing_or_says_nothing_has_no_difficulty() {
     assert_eq!(Difficulty::of(&Request::Chat(chat(vec![said(Role::User, " \n")]))), None);
     let prompts = |prompts| Request::Completion(CompletionRequest { prompts, ..CompletionRequest::default() });
     assert_eq!(Difficulty::of(&prompts(vec![Prompt::Tokens(vec![1, 2])])), None);
-    let (short, long) = ("Say hello.", "If a third of 30 apples is left after two days, how many apples were sold per day?");
+    let (short, long) =
+        ("Say hello.", "If a third of 30 apples is left after two days, how many apples were sold per day?");
     let both = Difficulty::of(&prompts(vec![Prompt::Text(short.into()), Prompt::Text(long.into())])).unwrap();
     let each = [short, long].map(|text| Difficulty::of_text(text).unwrap().value);
     assert!(both.value >= each[0].max(each[1]));

@@ -53,8 +53,8 @@ fn labelled_prompts_are_mostly_known() {
     let (tuned, all_tuned) = right["tune"];
     let (held_out, all_held_out) = right["held_out"];
     assert_eq!((all_tuned, all_held_out), (88, 88));
-    assert!(tuned * 100 >= all_tuned * 101, "{right:?}\n{}", wrong.join("\n"));
-    assert!(held_out * 100 >= all_held_out * 70, "{right:?}");
+    assert!(tuned * 100 >= all_tuned * 90, "{right:?}\n{}", wrong.join("\n"));
+    assert!(held_out * 100 >= all_held_out * 75, "{right:?}");
 }
 
 #[test]
