@@ -3,7 +3,7 @@
 mod phrases;
 
 use crate::difficulty::question;
-use phrases::{FIRST_WORDS, PHRASES};
+use phrases::{BY_FIRST_WORD, FIRST_WORDS, PHRASES};
 use std::fmt;
 use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::{ChatRequest, Part, ResponseFormat, Role};
@@ -141,12 +141,19 @@ impl Points {
     fn read(&mut self, text: &str) {
         let edges = edges(text);
         let plain = plain(&edges);
-        for (phrase, task, points) in PHRASES {
-            // A phrase counts once: who repeats himself asks for nothing else.
-            if let Some(at) = plain.find(phrase) {
-                // What is said at the very beginning is what is wanted.
-                self.add(*task, if at < 12 { points * 3 / 2 } else { *points });
+        let mut said = [false; PHRASES.len()];
+        let mut at = 0;
+        while let Some(length) = plain[at + 1..].find(' ') {
+            for place in BY_FIRST_WORD.get(&plain[at + 1..at + 1 + length]).into_iter().flatten() {
+                let (phrase, task, points) = &PHRASES[*place];
+                // A phrase counts once: who repeats himself asks for nothing else.
+                if !said[*place] && plain[at..].starts_with(phrase) {
+                    said[*place] = true;
+                    // What is said at the very beginning is what is wanted.
+                    self.add(*task, if at < 12 { points * 3 / 2 } else { *points });
+                }
             }
+            at += 1 + length;
         }
         let mut words = plain.split(' ').filter(|word| !word.is_empty() && !POLITE.contains(word));
         if let Some((_, task, points)) = words.next().and_then(|first| FIRST_WORDS.iter().find(|row| row.0 == first)) {

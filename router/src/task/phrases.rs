@@ -3,6 +3,8 @@
 use super::TaskType::{
     self, Classification, Code, Extraction, Maths, Planning, Research, Review, Summarise, Translation, Writing,
 };
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// First words (after politeness) that say what is wanted.
 pub(super) const FIRST_WORDS: &[(&str, TaskType, i32)] = &[
@@ -73,7 +75,17 @@ pub(super) const FIRST_WORDS: &[(&str, TaskType, i32)] = &[
     ("write", Writing, 12),
 ];
 
-/// Phrases anywhere at the beginning or end of a question. A space at an end means that the word ends there.
+/// The phrases that begin with a word.
+pub(super) static BY_FIRST_WORD: LazyLock<HashMap<&str, Vec<usize>>> = LazyLock::new(|| {
+    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, (phrase, ..)) in PHRASES.iter().enumerate() {
+        places.entry(phrase.trim_start().split(' ').next().unwrap_or_default()).or_default().push(place);
+    }
+    places
+});
+
+/// Phrases anywhere at the beginning or end of a question. A space at the end means that the word ends there;
+/// the first word is always a whole one.
 pub(super) const PHRASES: &[(&str, TaskType, i32)] = &[
     // Code
     (" python ", Code, 14),
@@ -107,7 +119,8 @@ pub(super) const PHRASES: &[(&str, TaskType, i32)] = &[
     (" endpoint ", Code, 12),
     (" rest api ", Code, 14),
     (" api ", Code, 6),
-    (" compile", Code, 12),
+    (" compile ", Code, 12),
+    (" compiles ", Code, 12),
     (" compiler ", Code, 10),
     (" build fails ", Code, 14),
     (" exception ", Code, 10),
@@ -129,8 +142,10 @@ pub(super) const PHRASES: &[(&str, TaskType, i32)] = &[
     (" solve the equation", Maths, 24),
     (" derivative ", Maths, 24),
     (" integral ", Maths, 24),
-    (" eigenvalue", Maths, 24),
-    (" equation", Maths, 12),
+    (" eigenvalue ", Maths, 24),
+    (" eigenvalues ", Maths, 24),
+    (" equation ", Maths, 12),
+    (" equations ", Maths, 12),
     (" probability ", Maths, 18),
     (" how many ways ", Maths, 26),
     (" how many ", Maths, 12),
@@ -149,7 +164,8 @@ pub(super) const PHRASES: &[(&str, TaskType, i32)] = &[
     (" what is the value of ", Maths, 16),
     (" in total ", Maths, 10),
     (" altogether ", Maths, 10),
-    (" polynomial", Maths, 18),
+    (" polynomial ", Maths, 18),
+    (" polynomials ", Maths, 18),
     (" matrix ", Maths, 12),
     (" converges ", Maths, 16),
     (" irrational ", Maths, 12),
@@ -344,7 +360,8 @@ pub(super) const PHRASES: &[(&str, TaskType, i32)] = &[
     (" blog post ", Writing, 24),
     (" linkedin post ", Writing, 24),
     (" press release ", Writing, 24),
-    (" slogan", Writing, 22),
+    (" slogan ", Writing, 22),
+    (" slogans ", Writing, 22),
     (" come up with ", Writing, 12),
     (" apology ", Writing, 20),
     (" speech ", Writing, 14),
