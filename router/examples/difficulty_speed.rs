@@ -25,7 +25,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                     prompt.push_str(next.next().unwrap_or_default());
                     prompt.push('\n');
                 }
-                prompt.truncate(prompt.floor_char_boundary(bytes));
+                let end = (0..=bytes).rev().find(|at| prompt.is_char_boundary(*at)).unwrap_or(0);
+                prompt.truncate(end);
                 prompt
             })
             .collect();

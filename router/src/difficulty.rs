@@ -16,6 +16,7 @@ mod words;
 pub use cases::{Case, CasesError};
 pub use model::{Model, Reading, Settings};
 pub use text::MOST_BYTES;
+pub(crate) use text::boundary;
 
 use std::sync::LazyLock;
 use tollkeeper_protocol::Request;
@@ -74,9 +75,12 @@ impl From<Reading> for Score {
     }
 }
 
+/// Whether something holds of a request.
+type Holds = fn(&ChatRequest) -> bool;
+
 /// What stands around the question. No data says what it is worth: these are small fixed steps in log-odds, so that among equal questions
 /// the one that asks more of a model comes first. They never change the score of a plain question.
-const AROUND: &[(fn(&ChatRequest) -> bool, f32)] = &[
+const AROUND: &[(Holds, f32)] = &[
     (|chat| !chat.tools.is_empty(), 0.10),
     (|chat| chat.tools.len() > 8, 0.10),
     (|chat| matches!(chat.response_format, ResponseFormat::JsonSchema(_)), 0.05),

@@ -2,7 +2,7 @@
 
 mod phrases;
 
-use crate::difficulty::question;
+use crate::difficulty::{boundary, question};
 use phrases::{BY_FIRST_WORD, FIRST_WORDS, PHRASES};
 use std::fmt;
 use tollkeeper_protocol::Request;
@@ -205,7 +205,7 @@ fn edges(text: &str) -> String {
     if text.len() <= 2 * EDGE {
         return text.to_owned();
     }
-    let (head, tail) = (text.floor_char_boundary(EDGE), text.ceil_char_boundary(text.len() - EDGE));
+    let (head, tail) = (boundary(text, EDGE), boundary(text, text.len() - EDGE));
     format!("{}\n{}", &text[..head], &text[tail..])
 }
 

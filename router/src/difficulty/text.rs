@@ -38,13 +38,18 @@ pub(super) fn mix(first: u64, second: u64) -> u64 {
     hash ^ (hash >> 31)
 }
 
+/// The last place at or before this one at which a text can be cut.
+pub(crate) fn boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0)
+}
+
 /// Beginning and end of a long text, with a line between them; a short one as it is.
 pub(super) fn sample(text: &str) -> std::borrow::Cow<'_, str> {
     if text.len() <= MOST_BYTES {
         return text.into();
     }
-    let head = &text[..text.floor_char_boundary(MOST_BYTES / 2)];
-    let tail = &text[text.ceil_char_boundary(text.len() - MOST_BYTES / 2)..];
+    let head = &text[..boundary(text, MOST_BYTES / 2)];
+    let tail = &text[boundary(text, text.len() - MOST_BYTES / 2)..];
     format!("{head}\n{tail}").into()
 }
 
