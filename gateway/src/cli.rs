@@ -7,6 +7,7 @@ mod models;
 mod operate;
 mod place;
 mod reconcile;
+mod route;
 mod serve;
 mod spend;
 mod table;
@@ -58,6 +59,9 @@ enum Command {
     Ledger(ledger::LedgerCommand),
     /// Lay a provider's invoice (CSV) beside the ledger, by day and model; exit code 1 when they differ
     Reconcile(reconcile::ReconcileCommand),
+    /// The router: how good its classifier is, and thresholds for it
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Run one model's engine for the gateway that starts this
     #[command(hide = true)]
     Engine(engine::Engine),
@@ -94,6 +98,7 @@ pub fn run() -> ExitCode {
         Command::Engine(command) => command.run(),
         Command::Ledger(command) => command.run(),
         Command::Reconcile(command) => command.run(),
+        Command::Route(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,14 +5,18 @@
 
 pub mod ask;
 pub mod candidate;
+pub mod difficulty;
 pub mod estimate;
 pub mod fit;
 pub mod plan;
 mod strategy;
+pub mod task;
 pub mod tokens;
 
 pub use ask::{Ask, ask};
 pub use candidate::{Candidate, Health};
+pub use difficulty::{Difficulty, Score};
 pub use estimate::CostEstimate;
 pub use fit::Reason;
 pub use plan::{Attempt, Plan, Rules, Why, plan};
+pub use task::TaskType;

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod asks;
+mod difficulty;
 mod invariants;
 mod scenarios;
+mod tasks;
 
 use std::sync::Arc;
 use tollkeeper_config::{Abilities, BackendId, ModelFacts, PicoUsd, Price, PriceSource, Rates};
