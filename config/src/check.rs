@@ -11,6 +11,7 @@ mod secrets;
 mod server;
 mod shared;
 mod store;
+mod tasks;
 mod velocity;
 mod webhooks;
 
@@ -44,6 +45,7 @@ impl<'a> Check<'a> {
         let providers = self.providers(&raw.providers.value);
         let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
         let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
+        let tasks = self.tasks(raw.tasks.value);
         let velocity = self.velocity(&raw.velocity.value, None);
         let written = &raw.agents.value;
         let names = written.iter().filter_map(|agent| Some(agent.name.as_ref()?.value.value.0.clone())).collect();
@@ -71,6 +73,7 @@ impl<'a> Check<'a> {
             local,
             providers,
             aliases,
+            tasks,
             agents,
             budgets,
             notify,

@@ -16,8 +16,8 @@ use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, Clock, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size,
-    Slug, Vram, Zone,
+    AliasName, BaseUrl, BudgetStatus, Clock, Difficulty, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale,
+    SecretRef, Size, Slug, Vram, Zone,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ table! {
         aliases: Vec<RawAlias> = default([]),
         /// Prices and facts of models, laid over the built-in catalogue; `prices."provider/model" = "free"` costs nothing.
         prices: Named<RawPrice> = default({}),
+        /// What holds for tasks of a type, each `[[tasks]]`.
+        tasks: Vec<RawTask> = default([]),
         /// Who may spend what on which models, each `[[agents]]`.
         agents: Vec<RawAgent> = default([]),
         /// Caps on what is spent, each `[[budgets]]`; those of one agent may also stand in its own table.
@@ -285,12 +287,36 @@ table! {
     RawAlias "[[aliases]]" {
         /// Its name; may hold slashes.
         name: At<AliasName> = required,
-        /// Order of the targets: as written, bottom-up by tier, or by estimated cost.
+        /// Order of the targets: as written (`"ordered"`), bottom-up by tier (`"pyramid"`), by estimated cost, by estimated time, by both
+        /// (`"balanced"`), where the conversation was before (`"sticky"`), where least waits, or by lot (`"weighted"`). See `docs/routing.md`.
         strategy: Strategy = default("ordered"),
+        /// Of a pyramid: difficulties from 0 to 1, ascending; a request that reaches the first begins a tier higher, and so on.
+        /// `tollkeeper route calibrate` finds them; without any, and in `auto`, difficulty is no matter.
+        escalate_at: Vec<At<Difficulty>> = default([]),
+        /// Of `"weighted"`: one for each target; 1 for those that have none.
+        weights: Vec<At<Whole<0, 1_000_000>>> = default([]),
         /// `"provider/model"`, local models and other aliases; the place in the list is the tier.
         targets: Vec<At<String>> = required,
         /// How much may be asked of it, by all agents together.
         rates: RawRateLimits = flat,
+    }
+}
+
+table! {
+    /// What holds for tasks of a type: the table from task type to tier. The type comes from the client (`x-tollkeeper-task-type`), else from the
+    /// request itself (`docs/routing.md`).
+    RawTask "[[tasks]]" {
+        /// The type: `chat`, `code`, `maths`, `extraction`, `classification`, `summarise`, `translation`, `review`, `research`, `planning`,
+        /// `writing`, or one that only clients name.
+        name: At<Slug> = required,
+        /// The lowest tier that answers; 0 is the bottom.
+        min_tier: Whole<0, 255> = optional,
+        /// The highest tier that answers.
+        max_tier: Whole<0, 255> = optional,
+        /// The most that an answer may be expected to cost; dearer targets are left out.
+        max_cost_usd: Usd = optional,
+        /// How targets are ordered, instead of the alias's way.
+        strategy: Strategy = optional,
     }
 }
 

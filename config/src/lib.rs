@@ -38,7 +38,7 @@ pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType, Local, LocalModel,
     Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, SharedStore, Speculate,
-    Store, Strategy, SwapRules, Tls,
+    Store, Strategy, SwapRules, TaskRule, Tls,
 };
 pub use units::{PicoUsd, Secret, Usd};
 pub use value::is_slug;

@@ -16,6 +16,7 @@ pub fn reference() -> String {
         ("providers", "`[[providers]]`"),
         ("aliases", "`[[aliases]]`"),
         ("prices", "`[prices.\"provider/model\"]`"),
+        ("tasks", "`[[tasks]]`"),
         ("agents", "`[[agents]]`"),
         ("notify", "`[notify]`"),
         ("webhooks", "`[[webhooks]]`"),

@@ -33,6 +33,8 @@ pub struct Config {
     pub providers: BTreeMap<String, Arc<Provider>>,
     /// Aliases by name, the built-in ones included; targets are resolved down to backends.
     pub aliases: BTreeMap<String, Arc<Alias>>,
+    /// What holds for tasks of some types, by type.
+    pub tasks: BTreeMap<String, TaskRule>,
     /// Agents, by name.
     pub agents: BTreeMap<String, Arc<AgentConfig>>,
     /// What may be spent, by agents and by all else; every budget over a request must hold.
@@ -481,6 +483,23 @@ pub struct Alias {
     pub targets: Vec<(BackendId, u8)>,
     /// How much all who name it may ask of it together.
     pub rates: RateLimits,
+    /// Difficulties in thousandths, ascending, from which on a pyramid begins one tier higher each.
+    pub escalate_at: Vec<u16>,
+    /// Of a weighted alias: the weight of each target by its tier; 1 where there is none.
+    pub weights: Vec<u32>,
+}
+
+/// What holds for tasks of one type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRule {
+    /// The lowest tier that answers.
+    pub min_tier: Option<u8>,
+    /// The highest.
+    pub max_tier: Option<u8>,
+    /// The most that an answer may be expected to cost.
+    pub max_cost: Option<Usd>,
+    /// How targets are ordered, instead of the alias's way.
+    pub strategy: Option<Strategy>,
 }
 
 /// How much may be asked: within a minute, and at once.
@@ -517,6 +536,40 @@ pub enum Strategy {
     Pyramid,
     /// By estimated cost.
     Cheapest,
+    /// By estimated time to the end of the answer.
+    Fastest,
+    /// By cost and time, half each.
+    Balanced,
+    /// Where the beginning of the prompt is known already, else always the same for the same conversation.
+    Sticky,
+    /// By what waits there.
+    LeastBusy,
+    /// By lot, in proportion to the targets' weights.
+    Weighted,
+}
+
+impl Strategy {
+    /// All of them, with their names.
+    pub const NAMES: [(&'static str, Self); 8] = [
+        ("ordered", Self::Ordered),
+        ("pyramid", Self::Pyramid),
+        ("cheapest", Self::Cheapest),
+        ("fastest", Self::Fastest),
+        ("balanced", Self::Balanced),
+        ("sticky", Self::Sticky),
+        ("least_busy", Self::LeastBusy),
+        ("weighted", Self::Weighted),
+    ];
+
+    /// The name in configuration files, headers and answers.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
 }
 
 /// Names one backend: a local model or a provider's model.

@@ -109,6 +109,32 @@ pub(crate) enum PauseTime {
     ByHand,
 }
 
+/// A difficulty from 0 to 1, in thousandths.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Difficulty(pub(crate) u16);
+
+impl Read for Difficulty {
+    fn shape() -> String {
+        "a number from 0 to 1".to_owned()
+    }
+
+    fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let value = node.value.get_ref();
+        let written = value.as_float().map(|number| number.as_str());
+        let written = written.or_else(|| value.as_integer().map(|number| number.as_str()));
+        let Some(written) = written else {
+            node.refuse_type::<Self>(problems);
+            return None;
+        };
+        let read = written.parse::<f64>().ok().filter(|difficulty| (0.0..=1.0).contains(difficulty));
+        if read.is_none() {
+            node.refuse::<Self>(format_args!(", found {written}"), problems);
+        }
+        // From 0 to 1000.
+        read.map(|difficulty| Self((difficulty * 1000.0).round() as u16))
+    }
+}
+
 /// A factor from -100 to 100.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale(pub(crate) f32);
@@ -289,7 +315,8 @@ read_choice! {
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
     Guesses: "off" => Self::Off, "lookup" => Self::Lookup, "draft" => Self::Draft;
     WebhookFormat: "generic" => Self::Generic, "slack" => Self::Slack;
-    Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest;
+    Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest, "fastest" => Self::Fastest,
+        "balanced" => Self::Balanced, "sticky" => Self::Sticky, "least_busy" => Self::LeastBusy, "weighted" => Self::Weighted;
     OnLimit: "deny" => Self::Deny, "degrade" => Self::Degrade, "ask" => Self::Ask;
     OnSharedDown: "deny" => Self::Deny, "local" => Self::Local;
     ServiceTier: "flex" => Self::Flex, "priority" => Self::Priority, "batch" => Self::Batch;

@@ -3,6 +3,7 @@
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
 use crate::notify::Notifier;
+use crate::paces::Paces;
 use crate::routes::Door;
 use crate::told;
 use arc_swap::ArcSwap;
@@ -34,6 +35,8 @@ pub(crate) struct App {
     pub(crate) policies: Policies,
     pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
+    /// How fast remote models write.
+    pub(crate) paces: Paces,
     pub(crate) notifier: Notifier,
     pub(crate) clock: Clock,
     pub(crate) draining: AtomicBool,
@@ -275,6 +278,7 @@ impl Gateway {
             policies,
             rates,
             metrics,
+            paces: Paces::default(),
             notifier: Notifier::start(&config.notify, options.clock.clone()),
             clock: options.clock,
             draining: AtomicBool::new(false),

@@ -4,18 +4,19 @@
 use crate::app::App;
 use crate::billable;
 use crate::error::{ApiError, BudgetStatus};
-use crate::meter::{Meter, Running};
+use crate::meter::{Meter, Predicted, Running};
+use crate::planning::{Planned, Planner};
 use crate::stack::Arrival;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::time::Instant;
 use tollkeeper_config::{BackendId, Config, OnLimit, Priority, Resolved, Usd};
-use tollkeeper_inference::{BackendHealth, BackendState, Call, Reply};
+use tollkeeper_inference::{Call, Reply};
 use tollkeeper_policies::{Caller, Denied, OutputBound, Spend, What};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
-use tollkeeper_router::{Ask, Attempt, Candidate, Health, Plan, Rules, ask, estimate, plan, tokens};
+use tollkeeper_router::{Ask, Attempt, ask, estimate, tokens};
 
 /// Larger prompts (in bytes; a query counts with each of its documents) are estimated instead of counted, since counting keeps a thread from serving others.
 const LONGEST_COUNTED: u64 = 64 << 10;
@@ -42,8 +43,7 @@ pub(crate) struct Job<'a> {
     pub(crate) task: Option<Arc<str>>,
     /// A hash of what is asked.
     pub(crate) signature: Option<u64>,
-    /// Whether the caller spends so fast that only local models may answer it.
-    pub(crate) slowed: bool,
+    pub(crate) planner: Planner<'a>,
     pub(crate) operation: Operation,
     pub(crate) arrival: &'a Arrival,
     pub(crate) deadline: Instant,
@@ -65,85 +65,6 @@ pub(crate) struct Answer {
 }
 
 impl Job<'_> {
-    /// The targets that the caller may use: for some that is local ones only.
-    ///
-    /// # Errors
-    /// There is none.
-    fn permitted(&self, resolved: Resolved) -> Result<Resolved, ApiError> {
-        let by_run = self.caller.run.as_ref().is_some_and(|run| run.local_only());
-        if !by_run && !self.slowed {
-            return Ok(resolved);
-        }
-        let resolved = local(resolved);
-        let found = if resolved.targets.is_empty() { self.last_resort().map(local) } else { Some(resolved) };
-        found.filter(|resolved| !resolved.targets.is_empty()).ok_or(ApiError::LocalOnly)
-    }
-
-    /// The targets of the agent's `degrade_to`.
-    fn last_resort(&self) -> Option<Resolved> {
-        let alias = self.caller.agent.degrade_to.as_ref()?;
-        if self.app.policies.paused_alias(alias).is_some() {
-            return None;
-        }
-        self.config.resolve(alias).ok()
-    }
-
-    /// Plans who should answer.
-    ///
-    /// # Errors
-    /// Nobody can.
-    fn plan(&self, resolved: Resolved) -> Result<(Ask, Plan), ApiError> {
-        let ask = ask(&self.request);
-        let targets = resolved.targets.len();
-        let paused: Vec<Denied> =
-            resolved.targets.iter().filter_map(|(id, _)| self.app.policies.paused_backend(id)).collect();
-        if paused.len() == targets
-            && let Some(first) = paused.into_iter().next()
-        {
-            return Err(ApiError::denied(first));
-        }
-        let candidates = resolved.targets.into_iter().filter_map(|(id, tier)| self.candidate(id, tier)).collect();
-        let patience_ms = u64::try_from(self.config.local.swap.patience.as_millis()).unwrap_or(u64::MAX);
-        let rules = Rules { strategy: resolved.strategy, patience_ms };
-        let plan = plan(&ask, candidates, rules, self.arrival.seed);
-        self.note_missed(&plan);
-        match plan.refusal() {
-            Some((kind, why)) => Err(ApiError::NoBackend(kind, why)),
-            None => Ok((ask, plan)),
-        }
-    }
-
-    /// Says which local models would have come before the first attempt had they been in memory.
-    fn note_missed(&self, plan: &Plan) {
-        if plan.attempts.first().is_some_and(|first| !first.why.absent) {
-            for missed in plan.attempts.iter().filter(|attempt| attempt.why.absent) {
-                self.app.fleet.missed(&missed.id);
-            }
-        }
-    }
-
-    fn candidate(&self, id: BackendId, tier: u8) -> Option<Candidate> {
-        let facts = self.config.facts(&id)?;
-        let BackendState { health, in_flight, queue_tokens, .. } = self.app.fleet.snapshot(&id);
-        let health = match health {
-            BackendHealth::Ready => Health::Ready,
-            BackendHealth::Absent { ready_in } => {
-                Health::Absent { ready_in_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX) }
-            }
-            BackendHealth::Cooling { until } => Health::Cooling { until_ms: self.unix_ms(until) },
-            BackendHealth::Unavailable(why) => Health::Unavailable(why),
-        };
-        // Somebody's word counts before what the backend says of itself.
-        let paused = self.app.policies.paused_backend(&id);
-        let health = paused.map_or(health, |denied| Health::Unavailable(denied.to_string().into()));
-        Some(Candidate { id, tier, facts, health, in_flight, queue_tokens })
-    }
-
-    fn unix_ms(&self, moment: Instant) -> u64 {
-        let now = u64::try_from(self.app.clock.now().as_millisecond()).unwrap_or(0);
-        now + u64::try_from(moment.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0)
-    }
-
     /// What one attempt wants to spend, and the limit that its answer must have because of that.
     fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt, charged: Usd) -> (Spend, Option<u64>) {
         let local = matches!(attempt.id, BackendId::Local(_));
@@ -224,18 +145,16 @@ impl Job<'_> {
             original: self.original.clone(),
             operation: self.operation,
             output_limit,
-            priority: if self.request.is_flexible() { Priority::Batch } else { self.caller.agent.priority },
+            priority: if self.request.is_flexible() || self.planner.asked.is_batch {
+                Priority::Batch
+            } else {
+                self.caller.agent.priority
+            },
             request_id: self.arrival.id.clone(),
             deadline: self.deadline,
             abandoned,
         }
     }
-}
-
-/// Leaves the local targets.
-fn local(mut resolved: Resolved) -> Resolved {
-    resolved.targets.retain(|(id, _)| matches!(id, BackendId::Local(_)));
-    resolved
 }
 
 /// The most tokens that the model can answer with.
@@ -259,16 +178,16 @@ pub(crate) async fn answer(job: &Job<'_>, resolved: Resolved, meter: &mut Meter)
         return Err(ApiError::denied(denied));
     }
     let mut walk = Walk::default();
-    let (ask, plan) = job.plan(job.permitted(resolved)?)?;
-    let refused = match walk.through(job, &ask, &plan, meter).await {
+    let planned = job.planner.plan(job.planner.permitted(resolved)?)?;
+    let refused = match walk.through(job, &planned, meter).await {
         Err(ApiError::Denied(denied @ Denied::Budget(_), status)) if walk.dearest.is_some() => {
             ApiError::Denied(denied, status)
         }
         other => return other,
     };
-    let resolved = job.last_resort().and_then(|resolved| job.permitted(resolved).ok());
-    let answered = match resolved.and_then(|resolved| job.plan(resolved).ok()) {
-        Some((ask, plan)) => walk.through(job, &ask, &plan, meter).await.ok(),
+    let resolved = job.planner.last_resort().and_then(|resolved| job.planner.permitted(resolved).ok());
+    let answered = match resolved.and_then(|resolved| job.planner.plan(resolved).ok()) {
+        Some(planned) => walk.through(job, &planned, meter).await.ok(),
         None => None,
     };
     answered.ok_or_else(|| {
@@ -295,8 +214,8 @@ struct Walk {
 
 impl Walk {
     /// Tries the plan's attempts in order until one answers.
-    async fn through(&mut self, job: &Job<'_>, ask: &Ask, plan: &Plan, meter: &mut Meter) -> Result<Answer, ApiError> {
-        for attempt in &plan.attempts {
+    async fn through(&mut self, job: &Job<'_>, planned: &Planned, meter: &mut Meter) -> Result<Answer, ApiError> {
+        for attempt in &planned.plan.attempts {
             let too_dear = self.dearest.is_some_and(|dearest| attempt.cost.expected >= dearest);
             if too_dear || self.tried.contains(&attempt.id) {
                 continue;
@@ -304,11 +223,11 @@ impl Walk {
             self.tried.push(attempt.id.clone());
             // What a budget refused was no attempt.
             let number = self.number + 1;
-            let tried = one(job, number, ask, attempt, meter).await;
+            let tried = one(job, number, planned, attempt, meter).await;
             self.number += u32::from(tried.is_ok());
             match tried {
                 Ok(Ok(mut answer)) => {
-                    answer.degraded = match (self.dearest, job.slowed) {
+                    answer.degraded = match (self.dearest, job.planner.slowed) {
                         (Some(_), _) => Some("budget"),
                         (None, true) => Some("velocity"),
                         (None, false) => None,
@@ -359,11 +278,11 @@ impl Walk {
 async fn one(
     job: &Job<'_>,
     number: u32,
-    ask: &Ask,
+    planned: &Planned,
     attempt: &Attempt,
     meter: &mut Meter,
 ) -> Result<Result<Answer, ProviderFault>, ApiError> {
-    let (spend, share) = job.spend(number, ask, attempt, meter.cost(true));
+    let (spend, share) = job.spend(number, &planned.ask, attempt, meter.cost(true));
     let input_tokens = spend.input_tokens;
     let seen = matches!(spend.output, OutputBound::Growing { .. });
     let status = BudgetStatus(job.config.server.budget_status);
@@ -375,7 +294,9 @@ async fn one(
         lease,
         backend: job.app.labels.of(job.config, &backend),
         provider: job.app.fleet.peer(&attempt.id).map_or("tollkeeper", |peer| peer.provider_name),
+        id: attempt.id.clone(),
         price: attempt.facts.price.clone(),
+        predicted: Predicted { time: attempt.time, cost: attempt.cost.expected },
         input_tokens,
         seen,
         started,
@@ -390,7 +311,7 @@ async fn one(
     Ok(sent.map(|reply| Answer {
         reply,
         backend,
-        why: attempt.why.to_string(),
+        why: format!("{}{}", attempt.why, planned.basis),
         degraded: None,
         id: job.arrival.id.clone(),
         created: u64::try_from(job.app.clock.now().as_second()).unwrap_or(0),

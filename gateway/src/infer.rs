@@ -6,8 +6,10 @@ use crate::dispatch::{self, Job};
 use crate::error::ApiError;
 use crate::held::Held;
 use crate::meter::Meter;
+use crate::planning::Planner;
 use crate::signature::signature;
 use crate::stack::Arrival;
+use crate::wishes::Asked;
 use crate::{auth, cut, limits, relay, request_body, unary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request as HttpRequest, Response};
@@ -70,7 +72,9 @@ pub(crate) async fn serve(
     let mut meter = Held::new(app, deadline, Meter::new(app, operation, agent.clone(), &arrival, place));
 
     let answering = timeout_at(deadline, async {
-        let body = request_body::read(request.into_body(), &config.server).await?;
+        let (parts, body) = request.into_parts();
+        let head = parts.headers;
+        let body = request_body::read(body, &config.server).await?;
         meter.waited(arrival.at.elapsed());
         let request = decode(operation, &body).await?;
         if request.model().len() > LONGEST_MODEL {
@@ -88,13 +92,22 @@ pub(crate) async fn serve(
         meter.waited(asked.elapsed());
         meter.let_in(let_in?);
         let (request, original) = (Arc::new(request), body);
+        let planner = Planner {
+            app,
+            config: &config,
+            caller: &caller,
+            request: request.clone(),
+            asked: Asked::read(&head, &request)?,
+            slowed: app.policies.is_slowed_to_local(&caller),
+            seed: arrival.seed,
+        };
         let job = Job {
             app,
             config: &config,
             caller: &caller,
             task,
             signature: signature(&request),
-            slowed: app.policies.is_slowed_to_local(&caller),
+            planner,
             operation,
             arrival: &arrival,
             deadline,

@@ -22,6 +22,9 @@ mod metrics;
 mod models;
 mod notify;
 mod openapi;
+mod paces;
+mod planning;
+mod quote;
 mod relay;
 mod request_body;
 mod routes;
@@ -31,5 +34,6 @@ mod stack;
 mod telemetry;
 mod told;
 mod unary;
+mod wishes;
 
 pub use app::{Gateway, Options, Running, StartError};

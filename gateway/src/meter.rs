@@ -10,13 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tollkeeper_config::{Price, Usd};
+use tollkeeper_config::{BackendId, Price, Usd};
 use tollkeeper_inference::{Reply, ReplyBody};
 use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, RateGuard, Settlement};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::usage::Usage;
+use tollkeeper_router::TimeEstimate;
 
 /// Text bytes per token when nobody counted: fewer than real tokenisers need for English (about four), so that an estimate is not too low.
 const BYTES_PER_TOKEN: u64 = 3;
@@ -30,11 +31,21 @@ pub(crate) struct Running {
     pub(crate) backend: Arc<str>,
     pub(crate) provider: &'static str,
     pub(crate) price: Price,
+    pub(crate) id: BackendId,
+    /// What it was expected to take.
+    pub(crate) predicted: Predicted,
     /// Prompt tokens, as leased.
     pub(crate) input_tokens: u64,
     /// Whether tokens are seen as they are made, because the backend streams to us; or that there are none.
     pub(crate) seen: bool,
     pub(crate) started: Instant,
+}
+
+/// What an attempt was expected to take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Predicted {
+    pub(crate) time: TimeEstimate,
+    pub(crate) cost: Usd,
 }
 
 /// The account of one request.
@@ -344,6 +355,26 @@ impl Meter {
         self.charged.saturating_add(running)
     }
 
+    /// How fast the backend wrote, and how good the estimate was.
+    fn learn(&self, id: &BackendId, predicted: Predicted, tokens: u64, cost: Usd) {
+        let first = self.first_token.filter(|_| self.streamed);
+        if let (BackendId::Remote { .. }, Some(first)) = (id, first) {
+            self.app.paces.saw(id, tokens, self.attempt_duration.saturating_sub(first));
+        }
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let time = predicted.time;
+        let pairs = [
+            ("ttft", first.map(millis), time.ttft_ms),
+            ("duration", Some(millis(self.attempt_duration)), time.duration_ms),
+            ("cost", u64::try_from(cost.0).ok(), u64::try_from(predicted.cost.0).unwrap_or(0)),
+        ];
+        for (what, was, expected) in pairs {
+            if let Some(was) = was.filter(|_| expected > 0) {
+                self.app.metrics.predicted(what, was, expected);
+            }
+        }
+    }
+
     /// Ends the attempt and charges it.
     pub(crate) fn close(&mut self, outcome: Outcome) -> Option<Charge> {
         // Nobody waits for it any more.
@@ -370,6 +401,9 @@ impl Meter {
         }
         if !estimated {
             self.app.metrics.estimated(running.provider, running.input_tokens, usage.input);
+        }
+        if outcome == Outcome::Done {
+            self.learn(&running.id, running.predicted, usage.output, charge.cost);
         }
         self.last_usage = usage;
         self.charged = self.charged.saturating_add(charge.cost);

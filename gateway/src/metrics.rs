@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     residency: Residency,
     servers: Servers,
     notices: notices::Notices,
+    predicted: HistogramVec,
     queue_depth: GaugeVec,
     queue_tokens: GaugeVec,
     slots_busy: GaugeVec,
@@ -223,6 +224,12 @@ impl Metrics {
             residency: Residency::new(&make),
             servers: Servers::new(&make),
             notices: notices::Notices::new(&make),
+            predicted: make.histograms(
+                "tollkeeper_route_estimate_ratio",
+                "What an attempt took for each unit that the router expected.",
+                &["what"],
+                &[0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.5, 2.0, 4.0, 10.0],
+            ),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
             queue_tokens: make.gauges(
                 "tollkeeper_local_queue_tokens",
@@ -279,6 +286,12 @@ impl Metrics {
     }
 
     /// The input tokens that were leased of an attempt, and those that its provider reported.
+    /// What an attempt took beside what it was expected to.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for looking at")]
+    pub(crate) fn predicted(&self, what: &str, was: u64, expected: u64) {
+        self.predicted.with_label_values(&[what]).observe(was as f64 / expected as f64);
+    }
+
     pub(crate) fn estimated(&self, provider: &str, leased: u64, reported: u64) {
         self.money.estimated(provider, leased, reported);
     }

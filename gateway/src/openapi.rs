@@ -13,6 +13,7 @@ use crate::error::ok_json;
 use crate::health::Health;
 use crate::json::List;
 use crate::models::Entry;
+use crate::quote::{Explained, Sizes};
 use crate::routes::{Call, Row, TABLE};
 use crate::runs::{Action, Limits, RunBody, RunShown};
 use bytes::Bytes;
@@ -91,6 +92,15 @@ fn doc(call: Call) -> Doc {
             };
             infer(operation, summary)
         }
+        Call::Explain => {
+            let (body, _, _) = inference::forms(Operation::Chat);
+            let summary = "How a chat completion would be routed: who would be tried, who not, and why";
+            Doc { tag: "models", summary, body: Some(body), answer: Answer::Json("200", form::<Explained>) }
+        }
+        Call::Quote => order::<Sizes, Explained>(
+            "models",
+            "What a request of a size (or a chat completion, as for explain) would cost and take, by backend",
+        ),
         Call::Models => get::<List<Entry>>("models", "What the key's agent may name, in OpenAI's form"),
         Call::Model => get::<Entry>("models", "One of them"),
         Call::Live => get::<Health>("health", "The process answers"),

@@ -5,7 +5,7 @@ use crate::body::Body;
 use crate::error::ApiError;
 use crate::runs::Action;
 use crate::stack::Arrival;
-use crate::{admin, auth, health, infer, models, openapi, runs};
+use crate::{admin, auth, health, infer, models, openapi, quote, runs};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -28,6 +28,8 @@ pub(crate) enum Door {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     Infer(Operation),
+    Explain,
+    Quote,
     Models,
     Model,
     Live,
@@ -46,13 +48,15 @@ pub(crate) enum Call {
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) Call);
 
 /// Everything that is served. What is asked for most comes first.
-pub(crate) static TABLE: [Row; 70] = [
+pub(crate) static TABLE: [Row; 72] = [
     Row("POST", "/v1/chat/completions", Call::Infer(Operation::Chat)),
     Row("POST", "/v1/completions", Call::Infer(Operation::TextCompletion)),
     Row("POST", "/v1/embeddings", Call::Infer(Operation::Embeddings)),
     // Cohere's and Jina's path, and llama.cpp's server's own.
     Row("POST", "/v1/rerank", Call::Infer(Operation::Rerank)),
     Row("POST", "/rerank", Call::Infer(Operation::Rerank)),
+    Row("POST", "/v1/route/explain", Call::Explain),
+    Row("POST", "/v1/quote", Call::Quote),
     Row("GET", "/v1/models", Call::Models),
     // Aliases hold slashes; clients send them as they are or as %2F.
     Row("GET", "/v1/models/{id*}", Call::Model),
@@ -192,6 +196,7 @@ pub(crate) async fn serve(
     let head = request.headers();
     match call {
         Call::Infer(operation) => infer::serve(app, operation, arrival, request).await,
+        Call::Explain | Call::Quote => Box::pin(quote::serve(app, arrival.seed, request)).await,
         Call::Models => models::list(app, head),
         Call::Model => models::one(app, head, name),
         Call::Live => Ok(health::live()),

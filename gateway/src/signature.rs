@@ -25,6 +25,19 @@ pub(crate) fn signature(request: &Request) -> Option<u64> {
     Some(hasher.finish())
 }
 
+/// A hash of how a conversation began: its instructions and the first thing that the user said.
+pub(crate) fn conversation(request: &Request) -> Option<u64> {
+    let Request::Chat(chat) = request else { return None };
+    let mut hasher = DefaultHasher::new();
+    for message in &chat.messages {
+        said(message, &mut hasher);
+        if message.role == Role::User {
+            break;
+        }
+    }
+    Some(hasher.finish())
+}
+
 fn said(message: &Message, hasher: &mut DefaultHasher) {
     for part in &message.content {
         match part {

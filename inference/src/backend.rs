@@ -18,6 +18,10 @@ pub struct BackendState {
     pub queue_tokens: u64,
     /// Smoothed time to the first token (unary: to the whole answer); `None` before the first answer.
     pub ttft: Option<Duration>,
+    /// Prompt tokens that it reads in a second; `None` for remote backends, and before it has read any.
+    pub prefill: Option<u32>,
+    /// Tokens of one answer that it writes in a second beside as many others as there would be; `None` likewise.
+    pub decode: Option<u32>,
     /// Share of the KV cache in use, 0 to 1; `None` for remote backends that do not tell.
     pub kv_usage: Option<f32>,
 }
@@ -44,6 +48,15 @@ pub enum BackendHealth {
 impl BackendState {
     /// A state with this health and nothing in flight.
     pub fn idle(health: BackendHealth) -> Self {
-        Self { health, in_flight: 0, waiting: 0, queue_tokens: 0, ttft: None, kv_usage: None }
+        Self {
+            health,
+            in_flight: 0,
+            waiting: 0,
+            queue_tokens: 0,
+            ttft: None,
+            prefill: None,
+            decode: None,
+            kv_usage: None,
+        }
     }
 }

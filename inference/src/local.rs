@@ -291,6 +291,8 @@ impl LocalEngines {
             waiting: host.taken().saturating_sub(reading.running),
             queue_tokens: reading.queue_tokens,
             ttft: reading.ttft,
+            prefill: known_rate(reading.rates.prefill),
+            decode: known_rate(reading.rates.decode_of_one(reading.running + 1)),
             kv_usage: Some(reading.kv_usage),
         }
     }
@@ -446,4 +448,8 @@ fn runs_alike(old: &LocalModel, new: &LocalModel) -> bool {
         ..model.clone()
     };
     engine(old) == engine(new)
+}
+/// Whole tokens a second; `None` for those that are not known.
+fn known_rate(rate: f64) -> Option<u32> {
+    (rate >= 1.0).then_some(rate as u32)
 }

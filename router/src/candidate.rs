@@ -18,6 +18,23 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Tokens that wait there before a new request gets its turn.
     pub queue_tokens: u64,
+    /// How fast it is.
+    pub pace: Pace,
+    /// Its share where work is dealt out by lot.
+    pub weight: u32,
+}
+
+/// How fast a backend is, as far as is known from what it did lately.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// From the request to the first token, in milliseconds: of backends that do not tell how they work.
+    pub ttft_ms: Option<u64>,
+    /// Prompt tokens read in a second: of local models.
+    pub prefill: Option<u32>,
+    /// Tokens of one answer written in a second, beside as many others as there are now.
+    pub decode: Option<u32>,
+    /// Tokens of this very prompt that need not be read again.
+    pub cached: u64,
 }
 
 /// How a backend is.

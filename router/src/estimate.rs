@@ -1,6 +1,7 @@
 //! What an attempt may cost.
 
 use crate::ask::Ask;
+use crate::candidate::{Candidate, Health};
 use tollkeeper_config::{ModelFacts, Usd};
 use tollkeeper_protocol::usage::Usage;
 
@@ -18,6 +19,42 @@ pub struct CostEstimate {
     pub expected: Usd,
     /// With answers as long as they may get, and all input written to the provider's cache where that costs more.
     pub worst: Usd,
+}
+
+/// From the request to the first token where nothing is known, in milliseconds.
+const UNKNOWN_TTFT_MS: u64 = 1_000;
+/// Tokens written in a second where nothing is known.
+const UNKNOWN_DECODE: u32 = 50;
+
+/// How long an attempt takes, in milliseconds from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeEstimate {
+    /// Until the first token.
+    pub ttft_ms: u64,
+    /// Until the last of as many tokens as [`CostEstimate::expected`] reckons with.
+    pub duration_ms: u64,
+}
+
+/// Estimates how long the request takes at a backend: until its model is in memory, what waits there is done and the prompt is read; then
+/// until the answer is written. A model that tells how fast it reads is reckoned with; of others the time to the first token is what it was
+/// lately.
+pub fn time(ask: &Ask, candidate: &Candidate) -> TimeEstimate {
+    let pace = &candidate.pace;
+    let load = match candidate.health {
+        Health::Absent { ready_in_ms } => ready_in_ms,
+        Health::Ready | Health::Cooling { .. } | Health::Unavailable(_) => 0,
+    };
+    let first = match pace.prefill.filter(|rate| *rate > 0) {
+        Some(rate) => {
+            let unread = ask.input_tokens.saturating_sub(pace.cached);
+            candidate.queue_tokens.saturating_add(unread).saturating_mul(1000) / u64::from(rate)
+        }
+        None => pace.ttft_ms.unwrap_or(UNKNOWN_TTFT_MS),
+    };
+    let ttft_ms = load.saturating_add(first);
+    let tokens = if ask.operation.generates() { most_output(ask, &candidate.facts).min(EXPECTED_OUTPUT) } else { 0 };
+    let rate = u64::from(pace.decode.filter(|rate| *rate > 0).unwrap_or(UNKNOWN_DECODE));
+    TimeEstimate { ttft_ms, duration_ms: ttft_ms.saturating_add(tokens.saturating_mul(1000) / rate) }
 }
 
 /// Estimates what the request costs at a model.

@@ -2,7 +2,10 @@
 
 use crate::ask::Ask;
 use crate::candidate::{Candidate, Health};
+use crate::estimate::CostEstimate;
+use crate::plan::Wishes;
 use std::sync::Arc;
+use tollkeeper_config::{BackendId, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 
@@ -34,6 +37,27 @@ pub enum Reason {
         /// The model's context.
         context: u64,
     },
+    /// The request may only be answered by other tiers.
+    #[error("is of tier {tier}, but the request wants one from {min} to {max}")]
+    Tier {
+        /// The backend's.
+        tier: u8,
+        /// The lowest that may answer.
+        min: u8,
+        /// The highest.
+        max: u8,
+    },
+    /// The request may only be answered by local models.
+    #[error("is not local")]
+    NotLocal,
+    /// The request's ceiling.
+    #[error("is expected to cost {expected} USD, and the request may cost {most} USD")]
+    TooDear {
+        /// What it is expected to cost.
+        expected: Usd,
+        /// What it may cost.
+        most: Usd,
+    },
     /// The backend is out of use.
     #[error("is unavailable: {0}")]
     Unavailable(Arc<str>),
@@ -44,6 +68,7 @@ impl Reason {
     pub fn kind(&self) -> FaultKind {
         match self {
             Self::Operation(_) | Self::Tools | Self::Vision | Self::JsonSchema => FaultKind::BadRequest,
+            Self::Tier { .. } | Self::NotLocal | Self::TooDear { .. } => FaultKind::BadRequest,
             Self::Context { .. } => FaultKind::ContextLength,
             Self::Unavailable(_) => FaultKind::Unavailable,
         }
@@ -88,5 +113,23 @@ pub fn fit(ask: &Ask, candidate: &Candidate) -> Result<(), Reason> {
     match &candidate.health {
         Health::Unavailable(why) => Err(Reason::Unavailable(why.clone())),
         Health::Ready | Health::Absent { .. } | Health::Cooling { .. } => Ok(()),
+    }
+}
+
+/// Whether the request may go there, by what it wants beyond its abilities.
+///
+/// # Errors
+/// The first wish that it does not meet.
+pub(crate) fn wanted(wishes: &Wishes, candidate: &Candidate, cost: &CostEstimate) -> Result<(), Reason> {
+    let (tier, min, max) = (candidate.tier, wishes.min_tier.unwrap_or(0), wishes.max_tier.unwrap_or(u8::MAX));
+    if !(min..=max).contains(&tier) {
+        return Err(Reason::Tier { tier, min, max });
+    }
+    if wishes.local_only && !matches!(candidate.id, BackendId::Local(_)) {
+        return Err(Reason::NotLocal);
+    }
+    match wishes.max_cost.filter(|most| cost.expected > *most) {
+        Some(most) => Err(Reason::TooDear { expected: cost.expected, most }),
+        None => Ok(()),
     }
 }

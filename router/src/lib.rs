@@ -14,9 +14,9 @@ pub mod task;
 pub mod tokens;
 
 pub use ask::{Ask, ask};
-pub use candidate::{Candidate, Health};
+pub use candidate::{Candidate, Health, Pace};
 pub use difficulty::{Difficulty, Score};
-pub use estimate::CostEstimate;
+pub use estimate::{CostEstimate, TimeEstimate};
 pub use fit::Reason;
-pub use plan::{Attempt, Plan, Rules, Why, plan};
+pub use plan::{Attempt, Plan, Rules, Why, Wishes, plan, start_tier};
 pub use task::TaskType;

@@ -2,12 +2,12 @@
 
 use crate::ask::Ask;
 use crate::candidate::{Candidate, Health};
-use crate::estimate::{CostEstimate, estimate};
-use crate::fit::{Reason, fit};
+use crate::estimate::{CostEstimate, TimeEstimate, estimate, time};
+use crate::fit::{Reason, fit, wanted};
 use crate::strategy::{self, Fitting};
 use std::fmt;
 use std::sync::Arc;
-use tollkeeper_config::{BackendId, ModelFacts, Strategy};
+use tollkeeper_config::{BackendId, ModelFacts, Strategy, TaskRule, Usd};
 use tollkeeper_protocol::fault::FaultKind;
 
 /// Which backends are tried, in this order, and which are not.
@@ -26,13 +26,59 @@ pub struct Rules {
     pub strategy: Strategy,
     /// A model that takes longer to come into memory, in milliseconds, comes behind those that are there.
     pub patience_ms: u64,
+    /// The tier that a pyramid begins with.
+    pub start_tier: u8,
+    /// What this one request wants.
+    pub wishes: Wishes,
+}
+
+/// What one request wants beyond what it needs, by its headers or by the type of its task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Another order than the alias's.
+    pub strategy: Option<Strategy>,
+    /// The most that its answer may be expected to cost.
+    pub max_cost: Option<Usd>,
+    /// Who takes longer, in milliseconds, comes behind those that do not.
+    pub deadline_ms: Option<u64>,
+    /// The lowest tier that answers.
+    pub min_tier: Option<u8>,
+    /// The highest.
+    pub max_tier: Option<u8>,
+    /// Only local models answer.
+    pub local_only: bool,
+    /// What conversation it belongs to.
+    pub session: Option<u64>,
+}
+
+impl Wishes {
+    /// With what the operator set for its type of task: where both say something, the narrower holds, and the client's order.
+    #[must_use]
+    pub fn within(self, rule: &TaskRule) -> Self {
+        let least = |one: Option<u8>, other: Option<u8>| one.into_iter().chain(other).min();
+        Self {
+            strategy: self.strategy.or(rule.strategy),
+            max_cost: self.max_cost.into_iter().chain(rule.max_cost).min(),
+            min_tier: self.min_tier.max(rule.min_tier),
+            max_tier: least(self.max_tier, rule.max_tier),
+            ..self
+        }
+    }
 }
 
 impl From<Strategy> for Rules {
-    /// With a patience of two seconds.
+    /// From the bottom, with a patience of two seconds.
     fn from(strategy: Strategy) -> Self {
-        Self { strategy, patience_ms: 2000 }
+        Self { strategy, patience_ms: 2000, start_tier: 0, wishes: Wishes::default() }
     }
+}
+
+/// The tier that a pyramid begins with for a request of this difficulty (0 to 1): one higher for each threshold (thousandths, ascending) that it
+/// reaches.
+pub fn start_tier(difficulty: Option<f32>, escalate_at: &[u16]) -> u8 {
+    let Some(difficulty) = difficulty else { return 0 };
+    let reached = escalate_at.iter().filter(|threshold| difficulty * 1000.0 >= f32::from(**threshold)).count();
+    u8::try_from(reached).unwrap_or(u8::MAX)
 }
 
 /// One backend to try.
@@ -46,6 +92,8 @@ pub struct Attempt {
     pub why: Why,
     /// What it may cost.
     pub cost: CostEstimate,
+    /// How long it may take.
+    pub time: TimeEstimate,
 }
 
 /// Why an attempt stands where it stands; displayed as a short list such as `pyramid;rank=2;tier=1;cooling`.
@@ -57,23 +105,29 @@ pub struct Why {
     pub rank: usize,
     /// The backend's tier.
     pub tier: u8,
+    /// The tier that a pyramid began with.
+    pub start: u8,
     /// It failed lately, and so comes after those that did not.
     pub cooling: bool,
     /// Its model is not in memory.
     pub absent: bool,
+    /// It will probably take longer than the request wants.
+    pub late: bool,
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{};rank={}", strategy::name(self.strategy), self.rank)?;
+        write!(f, "{};rank={}", self.strategy.name(), self.rank)?;
         if self.strategy == Strategy::Pyramid {
             write!(f, ";tier={}", self.tier)?;
+            if self.start > 0 {
+                write!(f, ";from={}", self.start)?;
+            }
         }
-        if self.cooling {
-            f.write_str(";cooling")?;
-        }
-        if self.absent {
-            f.write_str(";absent")?;
+        for (is, name) in [(self.cooling, "cooling"), (self.absent, "absent"), (self.late, "late")] {
+            if is {
+                write!(f, ";{name}")?;
+            }
         }
         Ok(())
     }
@@ -81,29 +135,34 @@ impl fmt::Display for Why {
 
 /// Plans who should answer: every candidate becomes an attempt or is rejected with a reason. `seed` decides between backends
 /// that are equal in all that matters. A model that is not in memory and takes longer than the rules are patient is asked only when no
-/// other can answer.
+/// other can answer; so, behind those, is who will probably be late.
 pub fn plan(ask: &Ask, candidates: Vec<Candidate>, rules: impl Into<Rules>, seed: u64) -> Plan {
-    let rules @ Rules { strategy, .. } = rules.into();
+    let rules = rules.into();
+    let strategy = rules.wishes.strategy.unwrap_or(rules.strategy);
     let mut fitting = Vec::with_capacity(candidates.len());
     let mut rejected = Vec::new();
     for (place, candidate) in candidates.into_iter().enumerate() {
-        match fit(ask, &candidate) {
-            Ok(()) => fitting.push(Fitting { cost: estimate(ask, &candidate.facts), candidate, place }),
+        let cost = estimate(ask, &candidate.facts);
+        match fit(ask, &candidate).and_then(|()| wanted(&rules.wishes, &candidate, &cost)) {
+            Ok(()) => fitting.push(Fitting { cost, time: time(ask, &candidate), candidate, place }),
             Err(reason) => rejected.push((candidate.id, reason)),
         }
     }
-    strategy::order(rules, &mut fitting, seed);
-    let attempts = fitting.into_iter().enumerate().map(|(index, Fitting { candidate, cost, .. })| Attempt {
+    strategy::order(strategy, &rules, &mut fitting, seed);
+    let attempts = fitting.into_iter().enumerate().map(|(index, fitting)| Attempt {
         why: Why {
             strategy,
             rank: index + 1,
-            tier: candidate.tier,
-            cooling: matches!(candidate.health, Health::Cooling { .. }),
-            absent: matches!(candidate.health, Health::Absent { .. }),
+            tier: fitting.candidate.tier,
+            start: rules.start_tier,
+            cooling: matches!(fitting.candidate.health, Health::Cooling { .. }),
+            absent: matches!(fitting.candidate.health, Health::Absent { .. }),
+            late: fitting.is_late(&rules),
         },
-        id: candidate.id,
-        facts: candidate.facts,
-        cost,
+        cost: fitting.cost,
+        time: fitting.time,
+        id: fitting.candidate.id,
+        facts: fitting.candidate.facts,
     });
     Plan { attempts: attempts.collect(), rejected }
 }

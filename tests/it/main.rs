@@ -27,6 +27,7 @@ mod postgres;
 mod python;
 mod rates;
 mod rerank;
+mod routing;
 mod runs;
 mod sharing;
 mod swap;

@@ -1,5 +1,6 @@
 //! Checks `[[aliases]]`, adds those that exist out of the box, and flattens all of them down to backends.
 
+use super::server::small;
 use super::{Check, is_first};
 use crate::catalog::Catalog;
 use crate::defaults::{AUTO_TARGETS, CLOUD_ALIASES};
@@ -18,6 +19,8 @@ struct List {
     strategy: Strategy,
     entries: Vec<Entry>,
     rates: RateLimits,
+    escalate_at: Vec<u16>,
+    weights: Vec<u32>,
 }
 
 /// One entry of an alias's list.
@@ -54,7 +57,10 @@ impl Check<'_> {
         let alias = |(name, list): (&String, &List)| {
             let targets = flat.remove(name).unwrap_or_default();
             self.warn_if_unusable(name, &targets, providers);
-            (name.clone(), Arc::new(Alias { name: name.clone(), strategy: list.strategy, targets, rates: list.rates }))
+            let (escalate_at, weights) = (list.escalate_at.clone(), list.weights.clone());
+            let alias =
+                Alias { name: name.clone(), strategy: list.strategy, targets, rates: list.rates, escalate_at, weights };
+            (name.clone(), Arc::new(alias))
         };
         names.lists.iter().map(alias).collect()
     }
@@ -80,7 +86,10 @@ impl Check<'_> {
             if is_first(&mut seen, &name.value.0, &name.span, what, &mut self.problems) {
                 let targets = raw.targets.map(|targets| targets.value).unwrap_or_default();
                 let entries = targets.into_iter().map(Entry::Name).collect();
-                lists.insert(name.value.0, List { strategy: raw.strategy.value, entries, rates });
+                let escalate_at = self.escalate_at(&raw.escalate_at.value);
+                let weights = raw.weights.value.iter().map(|at| small(at.value.0)).collect();
+                let strategy = raw.strategy.value;
+                lists.insert(name.value.0, List { strategy, entries, rates, escalate_at, weights });
             }
         }
         lists
@@ -208,7 +217,13 @@ fn built_in(
     providers: &BTreeMap<String, Arc<Provider>>,
     catalog: &Catalog,
 ) -> BTreeMap<String, List> {
-    let list = |strategy, entries| List { strategy, entries, rates: RateLimits::default() };
+    let list = |strategy, entries| List {
+        strategy,
+        entries,
+        rates: RateLimits::default(),
+        escalate_at: Vec::new(),
+        weights: Vec::new(),
+    };
     let backends = |ids: Vec<BackendId>| list(Strategy::Ordered, ids.into_iter().map(Entry::Backend).collect());
     let model = |model: Option<&Arc<LocalModel>>| {
         backends(model.map(|model| BackendId::Local(model.name.as_str().into())).into_iter().collect())

@@ -76,6 +76,15 @@ pub(crate) struct Speeds {
     pub(crate) decode: [f64; SIZES],
 }
 
+impl Speeds {
+    /// Tokens of one answer of so many that are written together, in a second; 0 where nothing is known. Of batches that were not seen
+    /// yet, what the next smaller one did altogether is shared out.
+    pub(crate) fn decode_of_one(&self, writers: u32) -> f64 {
+        let known = self.decode[..=writers_like(writers)].iter().rev().find(|rate| **rate > 0.0);
+        known.copied().unwrap_or(0.0) / f64::from(writers.max(1))
+    }
+}
+
 /// How long a batch with prompt tokens may take while at least as many answers are being written as prompts are read.
 const STALL: Duration = Duration::from_millis(100);
 /// Fewer prompt tokens a batch than this would slow reading down for nothing.

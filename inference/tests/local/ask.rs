@@ -86,6 +86,7 @@ pub(crate) fn call(request: Request) -> Call {
         output_limit: None,
         priority: Priority::default(),
         request_id: "test".into(),
+        abandoned: Arc::default(),
         deadline: Instant::now() + Duration::from_secs(60),
     }
 }

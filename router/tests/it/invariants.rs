@@ -4,10 +4,11 @@ use crate::{candidate, chat, price};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tollkeeper_config::Usd;
 use tollkeeper_config::{Abilities, BackendId, Strategy as Order};
 use tollkeeper_protocol::Operation;
 use tollkeeper_router::fit::fit;
-use tollkeeper_router::{Ask, Candidate, Health, plan};
+use tollkeeper_router::{Ask, Candidate, Health, Pace, Rules, Wishes, plan};
 
 fn health() -> impl Strategy<Value = Health> {
     prop_oneof![
@@ -29,15 +30,18 @@ fn abilities() -> impl Strategy<Value = Abilities> {
 
 fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let limits = (prop::option::of(0u64..3000), prop::option::of(0u64..3000));
-    let one = (0u8..4, 0u64..5, 0u64..5, limits, abilities(), health(), 0u32..3, 0u64..3);
+    let busy = (0u32..3, 0u64..3, 0u32..4, paces());
+    let one = (0u8..4, 0u64..5, 0u64..5, limits, abilities(), health(), busy);
     prop::collection::vec(one, 0..8).prop_map(|all| {
-        let make =
-            |(place, (tier, input, output, (context, max_output), abilities, health, in_flight, queue_tokens))| {
-                let mut made: Candidate = candidate(&format!("m{place}"), tier, price(input, output));
-                let facts = Arc::make_mut(&mut made.facts);
-                (facts.context, facts.max_output, facts.abilities) = (context, max_output, abilities);
-                Candidate { health, in_flight, queue_tokens, ..made }
-            };
+        let make = |(
+            place,
+            (tier, input, output, (context, max_output), abilities, health, (in_flight, queue_tokens, weight, pace)),
+        )| {
+            let mut made: Candidate = candidate(&format!("m{place}"), tier, price(input, output));
+            let facts = Arc::make_mut(&mut made.facts);
+            (facts.context, facts.max_output, facts.abilities) = (context, max_output, abilities);
+            Candidate { health, in_flight, queue_tokens, weight, pace, ..made }
+        };
         all.into_iter().enumerate().map(make).collect()
     })
 }
@@ -64,7 +68,32 @@ fn asks() -> impl Strategy<Value = Ask> {
 }
 
 fn orders() -> impl Strategy<Value = Order> {
-    prop::sample::select(vec![Order::Ordered, Order::Pyramid, Order::Cheapest])
+    prop::sample::select(Order::NAMES.map(|(_, order)| order).to_vec())
+}
+
+fn wishes() -> impl Strategy<Value = Wishes> {
+    let tier = || prop::option::of(0u8..4);
+    let cost = prop::option::of((0i64..5_000_000).prop_map(Usd));
+    (tier(), tier(), cost, prop::option::of(0u64..20_000), prop::option::of(any::<u64>())).prop_map(
+        |(min_tier, max_tier, max_cost, deadline_ms, session)| Wishes {
+            min_tier,
+            max_tier,
+            max_cost,
+            deadline_ms,
+            session,
+            ..Wishes::default()
+        },
+    )
+}
+
+fn paces() -> impl Strategy<Value = Pace> {
+    let rate = || prop::option::of(0u32..5000);
+    (prop::option::of(0u64..5000), rate(), rate(), 0u64..1000).prop_map(|(ttft_ms, prefill, decode, cached)| Pace {
+        ttft_ms,
+        prefill,
+        decode,
+        cached,
+    })
 }
 
 proptest! {
@@ -124,10 +153,70 @@ proptest! {
                 Order::Ordered => prop_assert!(place(&before.id) < place(&after.id)),
                 Order::Pyramid => prop_assert!((before.why.tier, place(&before.id)) < (after.why.tier, place(&after.id))),
                 Order::Cheapest => prop_assert!(before.cost.expected <= after.cost.expected),
+                Order::Fastest => prop_assert!(before.time.duration_ms <= after.time.duration_ms),
+                Order::LeastBusy => {
+                    let busy = |attempt: &tollkeeper_router::Attempt| {
+                        let candidate = &candidates[place(&attempt.id)];
+                        (candidate.queue_tokens, candidate.in_flight)
+                    };
+                    prop_assert!(busy(before) <= busy(after));
+                }
+                Order::Sticky => {
+                    let cached = |attempt: &tollkeeper_router::Attempt| candidates[place(&attempt.id)].pace.cached;
+                    prop_assert!(cached(before) >= cached(after));
+                }
+                Order::Balanced => {
+                    let worse = before.cost.expected > after.cost.expected && before.time.duration_ms > after.time.duration_ms;
+                    prop_assert!(!worse, "who is dearer and slower comes later");
+                }
+                Order::Weighted => {
+                    let weight = |attempt: &tollkeeper_router::Attempt| candidates[place(&attempt.id)].weight;
+                    prop_assert!(weight(before) > 0 || weight(after) == 0);
+                }
             }
         }
         for attempt in &planned.attempts {
             prop_assert!(attempt.cost.input <= attempt.cost.expected && attempt.cost.expected <= attempt.cost.worst);
+        }
+    }
+
+    #[test]
+    fn nobody_is_tried_whom_the_request_does_not_want(
+        ask in asks(), candidates in candidates(), order in orders(), wishes in wishes(), seed: u64
+    ) {
+        let rules = Rules { wishes, ..order.into() };
+        let planned = plan(&ask, candidates.clone(), rules, seed);
+        for attempt in &planned.attempts {
+            prop_assert!(wishes.max_cost.is_none_or(|most| attempt.cost.expected <= most));
+            prop_assert!(wishes.min_tier.is_none_or(|min| attempt.why.tier >= min));
+            prop_assert!(wishes.max_tier.is_none_or(|max| attempt.why.tier <= max));
+        }
+        let is_late = |attempt: &tollkeeper_router::Attempt| attempt.why.late && !attempt.why.cooling;
+        let first_late = planned.attempts.iter().position(is_late).unwrap_or(usize::MAX);
+        let in_time = planned.attempts.iter().rposition(|attempt| !attempt.why.late && !attempt.why.cooling);
+        prop_assert!(in_time.is_none_or(|place| place < first_late), "who is in time comes before who is late");
+        prop_assert_eq!(plan(&ask, candidates, rules, seed), planned, "the same arguments give the same plan");
+    }
+
+    #[test]
+    fn a_backend_that_becomes_dearer_moves_no_step_ahead(
+        ask in asks(), candidates in candidates(), which in 0usize..8, more in 1u64..9, seed: u64
+    ) {
+        let Some(place) = which.checked_rem(candidates.len()) else { return Ok(()) };
+        let mut dearer = candidates.clone();
+        let facts = Arc::make_mut(&mut dearer[place].facts);
+        let base = facts.price.base;
+        facts.price = price(base.input.0 / 1000 + more, base.output.0 / 1000 + more);
+        let id = candidates[place].id.clone();
+        for order in [Order::Cheapest, Order::Balanced] {
+            let rank = |candidates| plan(&ask, candidates, order, seed).attempts.iter().position(|one| one.id == id);
+            let (before, after) = (rank(candidates.clone()), rank(dearer.clone()));
+            // Of balanced ones the scale changes with the dearest.
+            if order == Order::Cheapest {
+                prop_assert!(after >= before, "{order:?}: {before:?} {after:?}");
+            } else {
+                prop_assert_eq!(after.is_some(), before.is_some());
+            }
         }
     }
 }

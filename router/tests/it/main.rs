@@ -10,7 +10,7 @@ mod tasks;
 use std::sync::Arc;
 use tollkeeper_config::{Abilities, BackendId, ModelFacts, PicoUsd, Price, PriceSource, Rates};
 use tollkeeper_protocol::Operation;
-use tollkeeper_router::{Ask, Candidate, Health};
+use tollkeeper_router::{Ask, Candidate, Health, Pace};
 
 /// A chat of so many input tokens that needs nothing special.
 fn chat(input_tokens: u64, max_output: Option<u64>) -> Ask {
@@ -43,5 +43,14 @@ fn price(input: u64, output: u64) -> Price {
 fn candidate(name: &str, tier: u8, price: Price) -> Candidate {
     let facts = ModelFacts { price, context: None, max_output: None, abilities: Abilities::ALL };
     let id = BackendId::Remote { provider: "p".into(), model: name.into() };
-    Candidate { id, tier, facts: Arc::new(facts), health: Health::Ready, in_flight: 0, queue_tokens: 0 }
+    Candidate {
+        id,
+        tier,
+        facts: Arc::new(facts),
+        health: Health::Ready,
+        in_flight: 0,
+        queue_tokens: 0,
+        pace: Pace::default(),
+        weight: 1,
+    }
 }

@@ -2,11 +2,11 @@
 
 use crate::{candidate, chat, price};
 use std::sync::Arc;
-use tollkeeper_config::{Abilities, BackendId, Price, Strategy, Usd};
+use tollkeeper_config::{Abilities, BackendId, Price, Strategy, TaskRule, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_router::estimate::{EXPECTED_OUTPUT, UNKNOWN_OUTPUT};
-use tollkeeper_router::{Ask, Candidate, CostEstimate, Health, Plan, Reason, Rules, plan};
+use tollkeeper_router::{Ask, Candidate, CostEstimate, Health, Pace, Plan, Reason, Rules, Wishes, plan, start_tier};
 
 fn names(plan: &Plan) -> Vec<String> {
     plan.attempts.iter().map(|attempt| attempt.id.to_string()).collect()
@@ -79,7 +79,7 @@ fn cooling_backends_come_last_and_models_that_come_soon_keep_their_place() {
     let soon = |ready_in_ms| {
         let mut candidates = three();
         candidates[0].health = Health::Absent { ready_in_ms };
-        let rules = Rules { strategy: Strategy::Ordered, patience_ms: 3000 };
+        let rules = Rules { patience_ms: 3000, ..Strategy::Ordered.into() };
         names(&plan(&chat(10, None), candidates, rules, 0))
             .iter()
             .position(|name| *name == names(&plan(&chat(10, None), three(), rules, 0))[0])
@@ -205,4 +205,82 @@ fn costs_are_estimated_by_what_is_known() {
 
     let written = with(model(), |facts| facts.price.base.cache_write = tollkeeper_config::PicoUsd(2500));
     assert_eq!(cost(&chat(100, Some(1)), written).worst, Usd(260), "the provider may write all input to its cache");
+}
+
+#[test]
+fn a_pyramid_begins_where_the_difficulty_says_and_falls_back_upwards_first() {
+    let rules = |difficulty| Rules { start_tier: start_tier(difficulty, &[560, 700]), ..Strategy::Pyramid.into() };
+    let tiers = |difficulty| {
+        let tiers = (0..3).map(|tier| candidate(&tier.to_string(), tier, Price::free())).collect();
+        names(&plan(&chat(10, None), tiers, rules(difficulty), 0)).join(" ")
+    };
+    for (difficulty, order) in
+        [(None, "p/0 p/1 p/2"), (Some(0.55), "p/0 p/1 p/2"), (Some(0.56), "p/1 p/2 p/0"), (Some(0.71), "p/2 p/1 p/0")]
+    {
+        assert_eq!(tiers(difficulty), order, "{difficulty:?}");
+    }
+    let planned = plan(&chat(10, None), vec![candidate("a", 1, Price::free())], rules(Some(0.6)), 0);
+    assert_eq!(whys(&planned), ["pyramid;rank=1;tier=1;from=1"]);
+}
+
+#[test]
+fn time_is_reckoned_from_what_the_engine_tells() {
+    let paced =
+        |pace: Pace, queue_tokens, health| Candidate { pace, queue_tokens, health, ..candidate("m", 0, Price::free()) };
+    let time = |candidate| plan(&chat(1000, Some(100)), vec![candidate], Strategy::Fastest, 0).attempts[0].time;
+    let local = Pace { prefill: Some(2000), decode: Some(50), cached: 600, ttft_ms: Some(9) };
+    // 1,600 tokens wait and 400 are to be read at 2,000 a second; then 100 are written at 50 a second.
+    let estimate = time(paced(local, 1600, Health::Ready));
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1000, 3000));
+    let estimate = time(paced(local, 0, Health::Absent { ready_in_ms: 1500 }));
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1700, 3700), "a load comes on top");
+    let remote = Pace { ttft_ms: Some(300), decode: Some(100), ..Pace::default() };
+    let estimate = time(paced(remote, 0, Health::Ready));
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (300, 1300));
+}
+
+#[test]
+fn a_conversation_stays_where_it_was_and_moves_only_when_that_is_gone() {
+    let four = || (0..4).map(|which| candidate(&which.to_string(), 0, Price::free())).collect::<Vec<_>>();
+    let rules =
+        |session| Rules { wishes: Wishes { session: Some(session), ..Wishes::default() }, ..Strategy::Sticky.into() };
+    let mut moved = 0;
+    let mut seen = std::collections::BTreeSet::new();
+    for session in 0..400 {
+        let first = |candidates, seed| names(&plan(&chat(1, None), candidates, rules(session), seed)).swap_remove(0);
+        let home = first(four(), 0);
+        assert_eq!(first(four(), 77), home, "whatever the seed");
+        let mut without = four();
+        without.remove(2);
+        moved += usize::from(first(without, 0) != home);
+        seen.insert(home);
+    }
+    assert_eq!(seen.len(), 4);
+    assert!((60..140).contains(&moved), "{moved} of 400 moved when one of four went");
+    let mut warm = four();
+    warm[3].pace.cached = 500;
+    assert_eq!(names(&plan(&chat(1, None), warm, rules(1), 0))[0], "p/3", "where the prompt is known");
+}
+
+#[test]
+fn work_is_dealt_out_by_weight() {
+    let of = |which: usize, weight| Candidate { weight, ..candidate(&which.to_string(), 0, Price::free()) };
+    let mut first = [0; 3];
+    for seed in 0..4000 {
+        let planned = plan(&chat(1, None), vec![of(0, 3), of(1, 1), of(2, 0)], Strategy::Weighted, seed);
+        let name = names(&planned).swap_remove(0);
+        first[name[2..].parse::<usize>().unwrap()] += 1;
+    }
+    assert!((2850..3150).contains(&first[0]) && first[2] == 0, "{first:?} of 4000");
+}
+
+#[test]
+fn of_what_the_client_and_the_operator_want_the_narrower_holds() {
+    let wishes =
+        Wishes { max_cost: Some(Usd(50)), min_tier: Some(1), strategy: Some(Strategy::Fastest), ..Wishes::default() };
+    let rule =
+        TaskRule { max_cost: Some(Usd(20)), min_tier: Some(2), max_tier: Some(3), strategy: Some(Strategy::Cheapest) };
+    let both = wishes.within(&rule);
+    assert_eq!((both.max_cost, both.min_tier, both.max_tier), (Some(Usd(20)), Some(2), Some(3)));
+    assert_eq!(both.strategy, Some(Strategy::Fastest));
 }

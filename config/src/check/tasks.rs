@@ -1,0 +1,43 @@
+//! Checks `[[tasks]]`.
+
+use super::{Check, is_first};
+use crate::file::RawTask;
+use crate::read::At;
+use crate::settings::TaskRule;
+use crate::value::Difficulty;
+use std::collections::{BTreeMap, HashMap};
+
+impl Check<'_> {
+    pub(super) fn tasks(&mut self, raw: Vec<RawTask>) -> BTreeMap<String, TaskRule> {
+        let mut seen = HashMap::new();
+        let mut tasks = BTreeMap::new();
+        for raw in raw {
+            let tier = |tier: u64| u8::try_from(tier).unwrap_or(u8::MAX);
+            let rule = TaskRule {
+                min_tier: raw.min_tier.at.as_ref().map(|at| tier(at.value.0)),
+                max_tier: raw.max_tier.at.as_ref().map(|at| tier(at.value.0)),
+                max_cost: raw.max_cost_usd.at.as_ref().map(|at| at.value),
+                strategy: raw.strategy.at.as_ref().map(|at| at.value),
+            };
+            if let (Some(min), Some(max), Some(at)) = (rule.min_tier, rule.max_tier, &raw.max_tier.at)
+                && min > max
+            {
+                self.problems.add(&at.span, format!("`max_tier` {max} is below `min_tier` {min}: nobody could answer"));
+            }
+            let Some(name) = raw.name.map(|name| name.value) else { continue };
+            let what = format_args!("the task `{}`", name.value.0);
+            if is_first(&mut seen, &name.value.0, &name.span, what, &mut self.problems) {
+                tasks.insert(name.value.0, rule);
+            }
+        }
+        tasks
+    }
+
+    /// Difficulties must ascend.
+    pub(super) fn escalate_at(&mut self, raw: &[At<Difficulty>]) -> Vec<u16> {
+        for pair in raw.windows(2).filter(|pair| pair[0].value.0 >= pair[1].value.0) {
+            self.problems.add(&pair[1].span, "`escalate_at` must ascend: each tier begins at a higher difficulty");
+        }
+        raw.iter().map(|at| at.value.0).collect()
+    }
+}

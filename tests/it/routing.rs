@@ -1,0 +1,184 @@
+//! Which backend answers: difficulty, task types, what the client wants, and what it is told of it beforehand.
+
+use serde_json::{Value, json};
+use tollkeeper_tests::asks::{CHAT, chat};
+use tollkeeper_tests::client::{Answer, Client};
+use tollkeeper_tests::gateway::Gateway;
+use tollkeeper_tests::setup::Setup;
+use tollkeeper_tests::upstream::Upstream;
+
+const EXPLAIN: &str = "/v1/route/explain";
+const QUOTE: &str = "/v1/quote";
+const EASY: &str = "A baker has 3 loaves and bakes 4 more. How many loaves does she have?";
+const HARD: &str = "A tank holds 840 litres. A pump fills it at 12.5 litres per minute while a leak loses 15% of what is pumped in during the first \
+    20 minutes and twice that share afterwards. After half of the tank is full a second pump of three quarters of the first one's rate is added, \
+    but it has to rest for 4 minutes after every 10. If the pumps start at 9:40, how many more minutes than an hour does it take until the tank \
+    is 90% full, and how many litres have been lost by then if a third of the loss is caught and poured back?";
+
+fn said(model: &str, text: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": text}]})
+}
+
+/// A scripted local model at the bottom, then `up/small`, then `up/large`, which costs ten times as much.
+fn tiers(upstream: &Upstream, more: &str) -> Setup {
+    let setup = Setup::with(upstream);
+    let script = setup.path("local.json");
+    std::fs::write(&script, r#"{"otherwise": "at home"}"#).unwrap();
+    let price = |name: &str, usd: &str| {
+        format!("[prices.\"up/{name}\"]\ninput = \"{usd}\"\noutput = \"{usd}\"\nabilities = [\"chat\", \"tools\"]\n")
+    };
+    setup
+        .raw(&format!("[[local.models]]\nname = \"home\"\npath = {script:?}\nengine = \"scripted\"\n"))
+        .raw(&price("small", "1"))
+        .raw(&price("large", "10"))
+        .raw(&format!(
+            "[[aliases]]\nname = \"smart\"\nstrategy = \"pyramid\"\ntargets = [\"home\", \"up/small\", \"up/large\"]\n{more}\n"
+        ))
+}
+
+fn backend(answer: &Answer) -> &str {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.header("x-tollkeeper-backend")
+}
+
+async fn difficulty(client: &Client, text: &str) -> f64 {
+    client.post_json(EXPLAIN, &said("smart", text)).await.json()["difficulty"].as_f64().unwrap()
+}
+
+#[tokio::test]
+async fn a_hard_question_begins_higher_and_says_so() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let (easy, hard) = (difficulty(&gateway.client(), EASY).await, difficulty(&gateway.client(), HARD).await);
+    assert!(easy + 0.02 < hard, "{easy} {hard}");
+    // Without thresholds difficulty is no matter, and nobody looks at it.
+    let answer = gateway.client().post_json(CHAT, &said("smart", HARD)).await;
+    assert_eq!((backend(&answer), answer.header("x-tollkeeper-why")), ("home", "pyramid;rank=1;tier=0"));
+
+    let threshold = format!("escalate_at = [{:.3}]", (easy + hard) / 2.0);
+    let gateway = Gateway::start(tiers(&upstream, &threshold)).await;
+    let answer = gateway.client().post_json(CHAT, &said("smart", EASY)).await;
+    assert_eq!(backend(&answer), "home");
+    let answer = gateway.client().post_json(CHAT, &said("smart", HARD)).await;
+    assert_eq!(backend(&answer), "up/small");
+    let why = answer.header("x-tollkeeper-why").to_owned();
+    assert!(why.starts_with("pyramid;rank=1;tier=1;from=1;difficulty=0."), "{why}");
+}
+
+#[tokio::test]
+async fn what_a_request_wants_is_done_or_refused_by_name() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let with = |name: &str, value: &str| gateway.client().header(name, value);
+    for (name, value, wanted) in [
+        ("x-tollkeeper-min-tier", "1", "up/small"),
+        ("x-tollkeeper-min-tier", "2", "up/large"),
+        ("x-tollkeeper-local-only", "true", "home"),
+        ("x-tollkeeper-strategy", "cheapest", "home"),
+    ] {
+        let answer = with(name, value).post_json(CHAT, &said("smart", EASY)).await;
+        assert_eq!(backend(&answer), wanted, "{name}: {value}");
+    }
+    // As a key of `metadata`, for clients that set no headers; a header counts first.
+    let mut ask = said("smart", EASY);
+    ask["metadata"] = json!({"x-tollkeeper-min-tier": "2"});
+    assert_eq!(backend(&gateway.client().post_json(CHAT, &ask).await), "up/large");
+    assert_eq!(backend(&with("x-tollkeeper-min-tier", "1").post_json(CHAT, &ask).await), "up/small");
+    // 512 tokens are expected: half a thousandth of a dollar at the small one, ten times that at the large one.
+    let dear = with("x-tollkeeper-min-tier", "2").header("x-tollkeeper-max-cost-usd", "0.001");
+    let answer = dear.post_json(CHAT, &said("smart", EASY)).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("is expected to cost 0.005"), "{}", answer.text());
+    for (name, value) in [
+        ("x-tollkeeper-strategy", "lucky"),
+        ("x-tollkeeper-max-cost-usd", "much"),
+        ("x-tollkeeper-deadline-ms", "-1"),
+        ("x-tollkeeper-min-tier", "256"),
+        ("x-tollkeeper-local-only", "perhaps"),
+        ("x-tollkeeper-priority", "urgent"),
+        ("x-tollkeeper-task-type", "Code Review"),
+    ] {
+        let answer = with(name, value).post_json(CHAT, &said("smart", EASY)).await;
+        assert_eq!((answer.status, &answer.error()["param"]), (400, &json!(name)), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_task_type_has_its_tiers_and_its_price() {
+    let upstream = Upstream::start().await;
+    let table = "[[tasks]]\nname = \"code\"\nmin_tier = 1\n[[tasks]]\nname = \"audit\"\nmin_tier = 2\n\
+        [[tasks]]\nname = \"translation\"\nmax_tier = 0\nmax_cost_usd = \"0.001\"\n";
+    let gateway = Gateway::start(tiers(&upstream, "").raw(table)).await;
+    let code =
+        "Write a Rust function that reverses a linked list.\n```rust\nstruct Node { next: Option<Box<Node>> }\n```";
+    let answer = gateway.client().post_json(CHAT, &said("smart", code)).await;
+    assert_eq!(backend(&answer), "up/small");
+    assert!(answer.header("x-tollkeeper-why").ends_with(";task=code"), "{}", answer.header("x-tollkeeper-why"));
+    let audit = gateway.client().header("x-tollkeeper-task-type", "audit");
+    assert_eq!(backend(&audit.post_json(CHAT, &said("smart", code)).await), "up/large");
+    // The client may want less than the operator allows, not more.
+    let more = gateway.client().header("x-tollkeeper-task-type", "translation").header("x-tollkeeper-min-tier", "1");
+    let answer = more.post_json(CHAT, &said("smart", EASY)).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("wants one from 1 to 0"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_plan_is_explained_and_quoted_without_asking_anybody() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let client = gateway.client().header("x-tollkeeper-min-tier", "1");
+    let mut ask = said("smart", HARD);
+    ask["max_completion_tokens"] = json!(100);
+    let plan = client.post_json(EXPLAIN, &ask).await.json();
+    assert_eq!(
+        (&plan["strategy"], &plan["task_type"], &plan["refused"]),
+        (&json!("pyramid"), &json!("maths"), &Value::Null)
+    );
+    let backends: Vec<_> = plan["attempts"].as_array().unwrap().iter().map(|one| one["backend"].clone()).collect();
+    assert_eq!(backends, ["up/small", "up/large"]);
+    assert_eq!(plan["rejected"][0]["backend"], "home");
+    assert!(plan["rejected"][0]["reason"].as_str().unwrap().contains("tier 0"), "{plan}");
+    assert!(upstream.received().is_empty());
+    let answer = client.post_json(CHAT, &ask).await;
+    assert_eq!(backend(&answer), "up/small", "what was explained is what happens");
+
+    let quote = gateway
+        .client()
+        .post_json(QUOTE, &json!({"model": "smart", "input_tokens": 1000, "output_tokens": 100}))
+        .await
+        .json();
+    let small = &quote["attempts"][1];
+    assert_eq!(
+        (&small["backend"], &small["input_usd"], &small["expected_usd"]),
+        (&json!("up/small"), &json!("0.001"), &json!("0.0011"))
+    );
+    assert_eq!((&quote["attempts"][0]["expected_usd"], &quote["attempts"][0]["loaded"]), (&json!("0"), &json!(true)));
+    let refused = gateway.client().post_json(QUOTE, &json!({"model": "up/small", "input_tokens": 1, "tier": 1})).await;
+    assert_eq!(refused.status, 400, "an unknown key is told: {}", refused.text());
+    assert_eq!(Client::new(gateway.addr()).post_json(QUOTE, &json!({"input_tokens": 1})).await.status, 401);
+    assert_eq!(gateway.client().post_json(EXPLAIN, &chat("nobody")).await.status, 404);
+    gateway.settled().await;
+    assert_eq!(gateway.stop().await.attempts("up/small"), 1, "a quote is no attempt");
+}
+
+#[tokio::test]
+async fn the_router_learns_how_fast_a_remote_model_writes() {
+    let upstream = Upstream::always(tollkeeper_tests::upstream::Script::words(40)).await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let quote = async || {
+        let size = json!({"model": "up/small", "input_tokens": 10, "output_tokens": 500});
+        gateway.client().post_json(QUOTE, &size).await.json()["attempts"][0]["duration_ms"].as_u64().unwrap()
+    };
+    // A second until the first token and 50 tokens a second are taken for granted.
+    assert_eq!(quote().await, 11_000);
+    let mut ask = said("up/small", EASY);
+    ask["stream"] = json!(true);
+    gateway.client().post_json(CHAT, &ask).await;
+    gateway.settled().await;
+    assert!(quote().await < 11_000, "a test's provider is faster than that");
+    let metrics = gateway.metrics().await;
+    for what in ["ttft", "duration", "cost"] {
+        assert_eq!(metrics.sum("tollkeeper_route_estimate_ratio_count", &[("what", what)]), 1.0, "{what}");
+    }
+}
