@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and with which exit code it answers.
 
+mod against;
 mod agents;
 mod engine;
 mod ledger;

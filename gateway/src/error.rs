@@ -61,6 +61,8 @@ pub(crate) enum ApiError {
     BadFile(String),
     #[error("the ledger cannot be read: {0}")]
     Ledger(String),
+    #[error("the ledger cannot be written now; what was charged is kept and written when it can be")]
+    Unwritten,
     #[error("a run cannot raise its own limits; its agent, the run above it or the operator can")]
     OwnRun,
     #[error("too many runs are watched; close some of the streams, or ask for the state")]
@@ -163,7 +165,9 @@ impl ApiError {
             Self::NoTeam(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("team_not_found"), None),
             Self::NoFile => shape(StatusCode::CONFLICT, INVALID, Some("no_configuration_file"), None),
             Self::BadFile(_) => shape(StatusCode::UNPROCESSABLE_ENTITY, INVALID, Some("bad_configuration"), None),
-            Self::Ledger(_) => shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None),
+            Self::Ledger(_) | Self::Unwritten => {
+                shape(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("ledger_unavailable"), None)
+            }
             Self::TooManyWatchers => fault_shape(FaultKind::Overloaded),
             Self::Denied(Denied::Budget(_) | Denied::Request { .. }, status) => {
                 let status = StatusCode::from_u16(status.0).unwrap_or(StatusCode::PAYMENT_REQUIRED);

@@ -159,6 +159,10 @@ fn admin_doc(call: admin::Call) -> Doc {
         }
         Admin::Release(_) => get::<Released>("velocity", "Let its traffic decide again"),
         Admin::Spend => get::<SpendShown>("spend", "What was charged, by groups, from the ledger"),
+        Admin::FlushLedger => get::<Done>(
+            "spend",
+            "Wait until all that was charged before is in the ledger, so that it can be read there",
+        ),
         Admin::Backends => {
             get::<List<BackendShown>>("backends", "Local models, providers and their models as they are")
         }

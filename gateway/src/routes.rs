@@ -48,7 +48,7 @@ pub(crate) enum Call {
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) Call);
 
 /// Everything that is served. What is asked for most comes first.
-pub(crate) static TABLE: [Row; 72] = [
+pub(crate) static TABLE: [Row; 73] = [
     Row("POST", "/v1/chat/completions", Call::Infer(Operation::Chat)),
     Row("POST", "/v1/completions", Call::Infer(Operation::TextCompletion)),
     Row("POST", "/v1/embeddings", Call::Infer(Operation::Embeddings)),
@@ -116,6 +116,7 @@ pub(crate) static TABLE: [Row; 72] = [
     Row("POST", "/admin/v1/runs/{id}/velocity", Call::Admin(admin::Call::Hold(Scope::Run))),
     Row("DELETE", "/admin/v1/runs/{id}/velocity", Call::Admin(admin::Call::Release(Scope::Run))),
     Row("GET", "/admin/v1/spend", Call::Admin(admin::Call::Spend)),
+    Row("POST", "/admin/v1/ledger/flush", Call::Admin(admin::Call::FlushLedger)),
     Row("GET", "/admin/v1/backends", Call::Admin(admin::Call::Backends)),
     Row("POST", "/admin/v1/reload", Call::Admin(admin::Call::Reload)),
     Row("GET", "/admin/v1/models", Call::Admin(admin::Call::LocalModels)),

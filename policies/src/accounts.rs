@@ -16,7 +16,7 @@ use crate::history::History;
 use crate::lease::{OutputBound, Spend};
 use crate::shared::Share;
 use crate::sharing::Line;
-use crate::window::reset_time;
+use crate::window::{reset_time, start_time};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,12 +30,16 @@ const MOST_LAZY: usize = 4096;
 pub struct BudgetView {
     /// The budget.
     pub rule: BudgetConfig,
-    /// Settled in this window.
+    /// Settled in this window; with gateways that share their budgets by all of them, as far as this one has heard.
     pub spent: i128,
+    /// Of it, what this gateway itself has settled: the sum of its own ledger.
+    pub own_spent: i128,
     /// Leased in this window by requests in flight.
     pub reserved: i128,
     /// What can still be leased; never below zero.
     pub remaining: i128,
+    /// When the window began; `None` for totals and rolling windows.
+    pub starts_at: Option<Timestamp>,
     /// When the window ends; `None` for totals and rolling windows.
     pub resets_at: Option<Timestamp>,
 }
@@ -358,11 +362,14 @@ impl Accounts {
             account.roll(now);
             views.extend(account.budgets.iter().map(|budget| {
                 let period = budget.period(now);
+                let spent = period.settled.of(budget.rule.limit);
                 BudgetView {
                     rule: budget.rule.clone(),
-                    spent: period.settled.of(budget.rule.limit),
+                    spent,
+                    own_spent: spent,
                     reserved: period.leased.of(budget.rule.limit),
                     remaining: budget.room(&period, true).max(0),
+                    starts_at: start_time(period.start),
                     resets_at: reset_time(period.end),
                 }
             }));

@@ -480,21 +480,11 @@ fn daily_cap(config: &Config, owners: &[Owner]) -> Option<Usd> {
 
 /// Counts what the ledger says was settled for everybody whom it concerns.
 fn restore(accounts: &mut Accounts, runs: &Runs, settled: &Settled) {
-    let Settled { agent, team, alias, backend, run, start, .. } = settled;
-    let mut owners = vec![
-        Owner::everything(),
-        Owner::new(Scope::Agent, agent.clone()),
-        Owner::new(Scope::Alias, alias.clone()),
-        Owner::new(Scope::Model, backend.to_string()),
-    ];
-    owners.extend(team.clone().map(|team| Owner::new(Scope::Team, team)));
-    if let BackendId::Remote { provider, .. } = backend {
-        owners.push(Owner::new(Scope::Provider, provider.clone()));
-    }
-    let run = run.as_deref().and_then(|run| runs.get(run));
+    let mut owners = settled.owners();
+    let run = settled.run.as_deref().and_then(|run| runs.get(run));
     owners.extend(run.iter().flat_map(|run| run.chain()).map(|run| run.owner.clone()));
     for owner in owners {
         let account = accounts.of(&owner);
-        accounts.restore(account, *start, settled.amounts());
+        accounts.restore(account, settled.start, settled.amounts());
     }
 }

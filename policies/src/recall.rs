@@ -1,11 +1,9 @@
 //! What targets spent that were left without an account, because there were too many, when they get one after all: for a budget.
 
-use crate::amounts::Amounts;
 use crate::denied::Denied;
-use crate::store::settled::Settled;
 use crate::{Policies, Shared};
 use std::sync::Arc;
-use tollkeeper_config::{BackendId, BudgetConfig, Owner, Scope};
+use tollkeeper_config::{BudgetConfig, Owner};
 
 impl Shared {
     /// Those of these owners whose spending is in no account.
@@ -32,7 +30,7 @@ impl Shared {
         let mut accounts = self.accounts();
         for owner in &owners {
             let account = accounts.of(owner);
-            let of_owner = settled.iter().filter(|settled| settled.is_of(owner));
+            let of_owner = settled.iter().filter(|settled| settled.owners().contains(owner));
             accounts.recall(account, now, of_owner.map(|settled| (settled.start, settled.amounts())));
         }
         Ok(())
@@ -55,22 +53,5 @@ impl Policies {
                 tracing::error!(%denied, "what was spent before is not counted in new budgets of targets until the next start");
             }
         });
-    }
-}
-
-impl Settled {
-    /// Whether it was spent on this target.
-    fn is_of(&self, owner: &Owner) -> bool {
-        match (owner.scope, &self.backend) {
-            (Scope::Alias, _) => self.alias == owner.id,
-            (Scope::Model, backend) => *backend.to_string() == *owner.id,
-            (Scope::Provider, BackendId::Remote { provider, .. }) => *provider == owner.id,
-            _ => false,
-        }
-    }
-
-    /// How much it was.
-    pub(crate) fn amounts(&self) -> Amounts {
-        Amounts { nano: self.nano, tokens: self.tokens, requests: self.requests.into() }
     }
 }

@@ -40,6 +40,11 @@ fn dates(window: Window, zone: &TimeZone, at: i64) -> Option<(i64, i64)> {
     Some((midnight(first)?, midnight(first.checked_add(length).ok()?)?))
 }
 
+/// The beginning of a window as callers read it: `None` when it has none.
+pub(crate) fn start_time(start: i64) -> Option<Timestamp> {
+    (start != i64::MIN).then(|| Timestamp::from_microsecond(start).ok()).flatten()
+}
+
 /// The end of a window as callers read it: `None` when it has none.
 pub(crate) fn reset_time(end: i64) -> Option<Timestamp> {
     (end != i64::MAX).then(|| Timestamp::from_microsecond(end).ok()).flatten()

@@ -24,6 +24,7 @@ mod money;
 mod openapi;
 mod passthrough;
 mod postgres;
+mod proof;
 mod python;
 mod rates;
 mod rerank;

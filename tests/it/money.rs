@@ -299,7 +299,7 @@ async fn agents_pay_for_themselves() {
     assert_eq!((poor.status, rich.status), (402, 200));
     assert_eq!(rich.header("x-tollkeeper-budget-remaining-usd"), "", "there is no budget to tell of");
     let ledger = gateway.stop().await;
-    let agents: Vec<&str> = ledger.rows.iter().map(|row| row.agent.as_str()).collect();
+    let agents: Vec<&str> = ledger.rows.iter().map(|row| row.group[0].as_deref().unwrap()).collect();
     assert_eq!(agents, ["rich"]);
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tollkeeper_config::Usd;
 use tollkeeper_gateway::Running;
 use tollkeeper_policies::Clock;
-use tollkeeper_policies::report::{self, SpendFilter, SpendRow, VerifyReport};
+use tollkeeper_policies::report::{self, SpendGroup, SpendQuery, SpendSum, VerifyReport};
 
 /// A running gateway. [`Gateway::stop`] drains it; dropping it ends it with the test's runtime.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ pub struct Ledger {
     /// The set-up of the gateway that wrote it.
     pub setup: Setup,
     /// Charges by agent and backend.
-    pub rows: Vec<SpendRow>,
+    pub rows: Vec<SpendSum>,
     /// What a check of the whole ledger found.
     pub report: VerifyReport,
 }
@@ -98,14 +98,15 @@ impl Ledger {
     /// Reads and verifies it; panics when it is not sound.
     pub fn read(setup: Setup) -> Self {
         let path = setup.ledger();
-        let rows = report::spend(&path, &SpendFilter { by_backend: true, ..SpendFilter::default() }).unwrap();
+        let groups = vec![SpendGroup::Agent, SpendGroup::Model];
+        let rows = report::spend_by(&path, &SpendQuery { groups, ..SpendQuery::default() }).unwrap();
         let report = report::verify(&path).unwrap();
         Self { setup, rows, report }
     }
 
     /// What was charged for a backend (all agents together).
     pub fn cost(&self, backend: &str) -> Usd {
-        Usd(self.rows.iter().filter(|row| row.backend.as_deref() == Some(backend)).map(|row| row.cost.0).sum())
+        Usd(self.of(backend).map(|row| row.cost.0).sum())
     }
 
     /// What was charged in all.
@@ -115,6 +116,10 @@ impl Ledger {
 
     /// Attempts at a backend.
     pub fn attempts(&self, backend: &str) -> u64 {
-        self.rows.iter().filter(|row| row.backend.as_deref() == Some(backend)).map(|row| row.attempts).sum()
+        self.of(backend).map(|row| row.attempts).sum()
+    }
+
+    fn of(&self, backend: &str) -> impl Iterator<Item = &SpendSum> {
+        self.rows.iter().filter(move |row| row.group[1].as_deref() == Some(backend))
     }
 }

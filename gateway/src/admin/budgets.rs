@@ -75,12 +75,16 @@ pub(crate) struct BudgetShown {
     /// `usd`, `tokens` or `requests`.
     measure: &'static str,
     limit: String,
-    /// Settled in this window; null when it is shadowed.
+    /// Settled in this window; null when it is shadowed. Of gateways that share their budgets, by all of them.
     spent: Option<String>,
+    /// Of it, what this gateway settled itself: the sum of its own ledger.
+    own_spent: Option<String>,
     /// Set aside in this window for requests in flight.
     reserved: Option<String>,
     /// What can still be set aside.
     remaining: Option<String>,
+    /// When the window began, RFC 3339; null for totals and rolling windows.
+    starts_at: Option<String>,
     /// When the window ends, RFC 3339; null for totals and rolling windows.
     resets_at: Option<String>,
     notify_at: Vec<u8>,
@@ -152,8 +156,10 @@ pub(super) fn show(entry: &BudgetEntry) -> BudgetShown {
         measure: rule.limit.measure(),
         limit: rule.limit.shown(rule.limit.units()),
         spent: shown(view.as_ref().map(|view| view.spent)),
+        own_spent: shown(view.as_ref().map(|view| view.own_spent)),
         reserved: shown(view.as_ref().map(|view| view.reserved)),
         remaining: shown(view.as_ref().map(|view| view.remaining)),
+        starts_at: view.as_ref().and_then(|view| view.starts_at).map(|at| at.to_string()),
         resets_at: view.as_ref().and_then(|view| view.resets_at).map(|at| at.to_string()),
         notify_at: rule.notify_at.clone(),
         on_limit: rule.on_limit.name(),

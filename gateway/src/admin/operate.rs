@@ -1,6 +1,6 @@
 //! `/admin/v1`: pauses, what was spent, backends, and a reload of the configuration file.
 
-use super::{OPERATOR, whole};
+use super::{Done, OPERATOR, whole};
 use super::{agents, budgets};
 use crate::app::App;
 use crate::body::Body;
@@ -187,6 +187,11 @@ pub(crate) async fn spend(app: &App, query: &str) -> Result<Response<Body>, ApiE
     Ok(ok_json(json!(SpendShown { group, rows, total_usd: total.to_string() }).to_string()))
 }
 
+/// Answers when all that was charged before is on record.
+pub(crate) async fn flush(app: &App) -> Result<Response<Body>, ApiError> {
+    if app.policies.flush().await { Ok(ok_json(json!(Done::default()).to_string())) } else { Err(ApiError::Unwritten) }
+}
+
 fn show_spend(query: &SpendQuery, sum: SpendSum) -> SpendRowShown {
     SpendRowShown {
         group: query.groups.iter().map(|group| group.name()).zip(sum.group).collect(),
@@ -203,7 +208,7 @@ fn show_spend(query: &SpendQuery, sum: SpendSum) -> SpendRowShown {
 }
 
 fn parse(query: &str) -> Result<SpendQuery, ApiError> {
-    let mut parsed = SpendQuery { groups: vec![SpendGroup::Agent], ..SpendQuery::default() };
+    let mut parsed = SpendQuery::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value).decode_utf8().map_err(|_| bad(key, "this is not UTF-8"))?;

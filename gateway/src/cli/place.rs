@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(super) struct LedgerArg {
     #[command(flatten)]
-    file: FileArg,
+    pub(super) file: FileArg,
     /// The ledgers in this PostgreSQL database instead of the configuration's: "env:NAME", "file:PATH" or the URL itself
     #[arg(long, value_name = "URL")]
     store_url: Option<String>,

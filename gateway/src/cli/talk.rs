@@ -48,12 +48,7 @@ pub(super) struct Gateway {
 impl At {
     /// Finds out where the gateway is and what opens it.
     pub(super) fn gateway(&self) -> Result<Gateway, String> {
-        let known = environment::of_operators();
-        match (self.url.clone().or(known.url), known.admin_key) {
-            (Some(url), Some(key)) => Gateway::at(&url, key),
-            (Some(url), None) => Gateway::at(&url, admin_key(&self.file)?),
-            (None, _) => Gateway::of(&self.file),
-        }
+        Gateway::named(self.url.clone(), &self.file)
     }
 }
 
@@ -64,6 +59,16 @@ fn admin_key(file: &FileArg) -> Result<Secret, String> {
 }
 
 impl Gateway {
+    /// The one at a URL, of the command line or else of the environment, or that runs with this configuration.
+    pub(super) fn named(url: Option<String>, file: &FileArg) -> Result<Self, String> {
+        let known = environment::of_operators();
+        match (url.or(known.url), known.admin_key) {
+            (Some(url), Some(key)) => Self::at(&url, key),
+            (Some(url), None) => Self::at(&url, admin_key(file)?),
+            (None, _) => Self::of(file),
+        }
+    }
+
     fn at(url: &str, key: Secret) -> Result<Self, String> {
         let wrong = || format!("`{url}` is no URL such as http://127.0.0.1:4000");
         let uri: Uri = url.parse().map_err(|_| wrong())?;

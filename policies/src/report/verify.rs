@@ -7,7 +7,6 @@ use crate::ledger::postings::{Balances, Book};
 use crate::ledger::row::{Hash, Kind, Row};
 use crate::metering::Pieces;
 use crate::place::Place;
-use crate::store::StoreError;
 use crate::store::reader::Reader;
 use crate::store::settled::Settled;
 use jiff::Timestamp;
@@ -104,11 +103,7 @@ pub fn verify(place: impl Into<Place>) -> Result<VerifyReport, VerifyError> {
     let unreadable = unreadable(&place);
     let mut ledger = Reader::open(&place).map_err(unreadable)?;
     ledger.hold_still().map_err(unreadable)?;
-    let chain = match &ledger.chains().map_err(unreadable)?[..] {
-        [chain] => chain.clone(),
-        [] => return Err(unreadable(StoreError("no gateway has written there".into())).into()),
-        _ => return Err(unreadable(StoreError("several gateways have written there: name one".into())).into()),
-    };
+    let chain = ledger.only_chain().map_err(unreadable)?;
     let mut check = Check::default();
     if let Some(row) = ledger.checkpoint(&chain).map_err(unreadable)? {
         let problem = "says nothing that a proof can begin with".to_owned();

@@ -41,6 +41,15 @@ impl Reader {
         }
     }
 
+    /// The one chain there is.
+    pub(crate) fn only_chain(&mut self) -> Result<Chain, StoreError> {
+        match &self.chains()?[..] {
+            [chain] => Ok(chain.clone()),
+            [] => Err(StoreError("no gateway has written there".into())),
+            _ => Err(StoreError("several gateways have written there: name one".into())),
+        }
+    }
+
     /// Visits every row of a chain in order. A row that cannot be read is given as its number and the bad column.
     pub(crate) fn rows(
         &mut self,

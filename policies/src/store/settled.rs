@@ -1,9 +1,10 @@
 //! What was settled, by who pays and by time of admission: what counters of any window are restored from.
 
+use crate::amounts::Amounts;
 use crate::ledger::row::Row;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tollkeeper_config::BackendId;
+use tollkeeper_config::{BackendId, Owner, Scope};
 
 /// Microseconds.
 pub(crate) const MINUTE: i64 = 60_000_000;
@@ -32,6 +33,28 @@ pub(crate) struct Settled {
     pub(crate) tokens: i128,
     /// Settlements and unknowns; what was released counts nothing.
     pub(crate) requests: i64,
+}
+
+impl Settled {
+    /// Whose budgets it counts in, all but runs: those are known by the runs' own tree.
+    pub(crate) fn owners(&self) -> Vec<Owner> {
+        let mut owners = vec![
+            Owner::everything(),
+            Owner::new(Scope::Agent, self.agent.clone()),
+            Owner::new(Scope::Alias, self.alias.clone()),
+            Owner::new(Scope::Model, self.backend.to_string()),
+        ];
+        owners.extend(self.team.clone().map(|team| Owner::new(Scope::Team, team)));
+        if let BackendId::Remote { provider, .. } = &self.backend {
+            owners.push(Owner::new(Scope::Provider, provider.clone()));
+        }
+        owners
+    }
+
+    /// How much it was.
+    pub(crate) fn amounts(&self) -> Amounts {
+        Amounts { nano: self.nano, tokens: self.tokens, requests: self.requests.into() }
+    }
 }
 
 /// From when on minutes are told apart, and from when on quarters, both on the edge of a quarter.

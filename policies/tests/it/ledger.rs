@@ -4,7 +4,7 @@ use crate::setup::{add_agent, clock, growing, nano_per_token, own, scout, spend,
 use std::path::Path;
 use std::time::Duration;
 use tollkeeper_config::{BackendId, Durability, Price, Usd, Window};
-use tollkeeper_policies::report::{self, SpendFilter, SpendRow, VerifyError, VerifyReport};
+use tollkeeper_policies::report::{self, SpendGroup, SpendQuery, SpendSum, VerifyError, VerifyReport};
 use tollkeeper_policies::{Clock, Denied, OpenError, Outcome, OutputBound, Policies, Recovered, Settlement, Spend};
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_protocol::usage::Usage;
@@ -174,7 +174,7 @@ fn files_that_are_no_ledger_are_refused_by_name() {
     assert!(error.contains("tollkeeper.db") && error.contains("not a database"), "{error}");
     assert!(report::verify(&config.store.path).is_err());
     let missing = folder.path().join("missing.db");
-    let error = report::spend(&missing, &SpendFilter::default()).unwrap_err().to_string();
+    let error = report::spend_by(&missing, &SpendQuery::default()).unwrap_err().to_string();
     assert!(error.contains("missing.db") && error.contains("no such file"), "{error}");
     assert!(!missing.exists(), "a report makes no file");
     let mut config = config;
@@ -213,11 +213,9 @@ async fn spend_is_added_up_by_agent_backend_and_day_while_the_gateway_runs() {
     let open = policies.admit(&scout, spend(nano_per_token(), 10, WHOLE)).await.unwrap();
     assert!(policies.flush().await);
 
-    let spend = |filter| report::spend(&config.store.path, &filter).unwrap();
-    let row = |agent: &str, attempts, (input, output): (u64, u64), cost| SpendRow {
-        agent: agent.to_owned(),
-        backend: None,
-        day: None,
+    let spend = |query| report::spend_by(&config.store.path, &query).unwrap();
+    let row = |group: &[&str], attempts, (input, output): (u64, u64), cost| SpendSum {
+        group: group.iter().map(|name| Some((*name).to_owned())).collect(),
         attempts,
         unknown: 0,
         input,
@@ -228,26 +226,23 @@ async fn spend_is_added_up_by_agent_backend_and_day_while_the_gateway_runs() {
         cost: Usd(cost),
         overrun: Usd(0),
     };
-    let cached = |row| SpendRow { cached_input: 4, cache_write: 2, reasoning: 5, ..row };
-    let dug = SpendRow { overrun: Usd(2), ..row("digger", 1, (10, 12), 22) };
-    assert_eq!(spend(SpendFilter::default()), [dug.clone(), cached(row("scout", 3, (30, 13), 27))]);
-    let day = |text: &str, row| SpendRow { day: Some(text.parse().unwrap()), ..row };
-    let to = |backend: &str, row| SpendRow { backend: Some(backend.to_owned()), ..row };
+    let cached = |row| SpendSum { cached_input: 4, cache_write: 2, reasoning: 5, ..row };
+    let dug = SpendSum { overrun: Usd(2), ..row(&["digger"], 1, (10, 12), 22) };
+    let all = SpendQuery::default;
+    assert_eq!(spend(all()), [dug.clone(), cached(row(&["scout"], 3, (30, 13), 27))]);
+    let groups = vec![SpendGroup::Agent, SpendGroup::Day, SpendGroup::Model];
     assert_eq!(
-        spend(SpendFilter { agent: Some("scout".into()), by_backend: true, by_day: true, ..SpendFilter::default() }),
+        spend(SpendQuery { agent: Some("scout".into()), groups, ..all() }),
         [
-            day("2026-03-04", to("openai/small", cached(row("scout", 1, (10, 6), 16)))),
-            day("2026-03-04", to("toll-tiny", row("scout", 1, (10, 6), 0))),
-            day("2026-03-05", to("openai/small", row("scout", 1, (10, 1), 11))),
+            cached(row(&["scout", "2026-03-04", "openai/small"], 1, (10, 6), 16)),
+            row(&["scout", "2026-03-04", "toll-tiny"], 1, (10, 6), 0),
+            row(&["scout", "2026-03-05", "openai/small"], 1, (10, 1), 11),
         ]
     );
     let midnight = Some("2026-03-05T00:00:00Z".parse().unwrap());
-    assert_eq!(spend(SpendFilter { since: midnight, ..SpendFilter::default() }), [row("scout", 1, (10, 1), 11)]);
-    assert_eq!(
-        spend(SpendFilter { until: midnight, ..SpendFilter::default() }),
-        [dug, cached(row("scout", 2, (20, 12), 16))]
-    );
-    assert_eq!(spend(SpendFilter { agent: Some("nobody".into()), ..SpendFilter::default() }), []);
+    assert_eq!(spend(SpendQuery { since: midnight, ..all() }), [row(&["scout"], 1, (10, 1), 11)]);
+    assert_eq!(spend(SpendQuery { until: midnight, ..all() }), [dug, cached(row(&["scout"], 2, (20, 12), 16))]);
+    assert_eq!(spend(SpendQuery { agent: Some("nobody".into()), ..all() }), []);
     let report = verified(&config.store.path);
     assert_eq!((report.intents, report.open, report.cost), (5, 1, Usd(49)));
     open.release(Outcome::Done);
@@ -264,7 +259,7 @@ async fn sums_are_exact_beyond_64_bits_or_refused() {
         policies.admit(&agent, dear).await.unwrap().settle(used(1, u64::MAX));
     }
     policies.close().await;
-    let error = report::spend(&config.store.path, &SpendFilter::default()).unwrap_err().to_string();
+    let error = report::spend_by(&config.store.path, &SpendQuery::default()).unwrap_err().to_string();
     assert!(error.contains("does not fit 64 bits"), "{error}");
     assert_eq!(verified(&config.store.path).cost, Usd(i64::MAX));
     drop(policies);

@@ -19,6 +19,7 @@ mod postgres;
 mod rates;
 mod setup;
 mod shared;
+mod sweep;
 mod targets;
 mod tasks;
 mod together;

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config as Settings, TestCaseError, TestRunner};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tollkeeper_config::{Config, Limit, Owner, Scope, SharedStore, Usd, Window};
-use tollkeeper_policies::report::{self, SpendFilter};
+use tollkeeper_policies::report::{self, SpendQuery};
 use tollkeeper_policies::{Clock, Denied, Lease, OutputBound, Policies};
 use tollkeeper_servers::RedisServer;
 
@@ -103,7 +103,8 @@ impl<'a> Together<'a> {
         });
         let gates: Vec<Policies> =
             configs.iter().map(|config| Policies::open(config, Clock::system()).unwrap().0).collect();
-        for gate in gates.iter().cloned() {
+        for gate in &gates {
+            let gate = gate.clone();
             tokio::spawn(async move { gate.keep_shared().await });
         }
         let together =
@@ -200,7 +201,7 @@ impl<'a> Together<'a> {
         for (gate, config) in self.gates.drain(..).zip(&self.configs) {
             gate.close().await;
             prop_assert_eq!(report::verify(&config.store.path).unwrap().open, 0);
-            let rows = report::spend(&config.store.path, &SpendFilter::default()).unwrap();
+            let rows = report::spend_by(&config.store.path, &SpendQuery::default()).unwrap();
             recorded += rows.iter().map(|row| row.cost.0).sum::<i64>();
         }
         prop_assert_eq!(recorded, self.settled);

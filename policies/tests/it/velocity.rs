@@ -36,7 +36,7 @@ fn known() -> (Watch, i64) {
 }
 
 /// What every scenario file asks for, of each seed. `velocity_rate` shows more of these seeds. Calls come at random: of mean
-/// 30 in half a minute, a Poisson count is below the 17 or so that it takes in four cases of a thousand. So one run in a
+/// 30 in half a minute, a Poisson count is below the 17 or so that it takes in three to four cases of a thousand. So one run in a
 /// hundred may be told of later, by half at most.
 #[test]
 fn every_scenario_ends_within_its_bands() {

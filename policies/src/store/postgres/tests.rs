@@ -4,7 +4,7 @@ use super::*;
 use crate::ledger::row::{COLUMNS, Kind};
 use crate::ledger::writer::seal;
 use crate::place::Place;
-use crate::report::{CompactError, MigrateError, VerifyError, compact, ledgers, migrate, spend, verify};
+use crate::report::{CompactError, MigrateError, VerifyError, compact, ledgers, migrate, spend_by, verify};
 use crate::setup::{clock, growing, nano_per_token, price, scout, spend as a_spend, stored_in, used};
 use crate::store::memory::Memory;
 use crate::store::reader::Reader;
@@ -299,7 +299,7 @@ async fn a_chain_is_compacted_and_others_are_left_alone() {
     server.sql(name(&url), &format!("INSERT INTO ledger (gateway, {columns}) SELECT 'right', {columns} FROM ledger"));
     let (left, right) = (place(&url, "left"), place(&url, "right"));
     let (before, other) = (verify(&left).unwrap(), verify(&right).unwrap());
-    let spent = spend(&left, &Default::default()).unwrap();
+    let spent = spend_by(&left, &Default::default()).unwrap();
     let (cut, now) = ("2026-03-06T00:00:00Z".parse().unwrap(), "2026-05-06T00:00:00Z".parse().unwrap());
     let gateway = Postgres::open(&database(&url, "left")).unwrap();
     let busy = Place::Database(Database { timeout: Duration::from_millis(300), ..database(&url, "left") });
@@ -309,7 +309,7 @@ async fn a_chain_is_compacted_and_others_are_left_alone() {
     assert_eq!((done.removed, done.summaries), (9, 2));
     let after = verify(&left).unwrap();
     assert_eq!((after.cost, after.agents, after.rows), (before.cost, before.agents, 3));
-    assert_eq!(spend(&left, &Default::default()).unwrap(), spent);
+    assert_eq!(spend_by(&left, &Default::default()).unwrap(), spent);
     assert_eq!(verify(&right).unwrap(), other);
     assert_eq!(compact(&left, cut, now).unwrap().removed, 0, "once is enough");
     assert!(server.ask(name(&url), "DELETE FROM ledger WHERE gateway = 'right'").is_err());

@@ -6,8 +6,8 @@ use crate::ledger::attempt::{Attempt, Closing};
 use crate::ledger::row::Kind;
 use crate::ledger::writer::seal;
 use crate::report::{
-    CompactError, ExportFilter, Format, SpendFilter, SpendRow, VerifyError, VerifyReport, compact, export, spend,
-    verify,
+    CompactError, ExportFilter, Format, SpendGroup, SpendQuery, SpendSum, VerifyError, VerifyReport, compact, export,
+    spend_by, verify,
 };
 use crate::setup::{growing, nano_per_token, spend as a_spend};
 use crate::{Clock, Policies, Spend};
@@ -124,14 +124,18 @@ fn ledger(path: &Path, steps: &[(i64, Step)]) -> Ledger {
 }
 
 /// All that is ever told of a ledger but what its rows are, and the counters at some times.
-fn told(path: &Path, now: i64) -> (VerifyReport, Vec<Vec<SpendRow>>, Vec<Vec<Settled>>) {
+fn told(path: &Path, now: i64) -> (VerifyReport, Vec<Vec<SpendSum>>, Vec<Vec<Settled>>) {
     let report = verify(path).unwrap();
     let day = Some(Timestamp::from_microsecond((NOW + 9 * DAY) / DAY * DAY).unwrap());
-    let filters =
-        [(true, true, None, None), (false, true, day, None), (true, false, None, day), (false, false, None, None)];
-    let spent = filters.map(|(by_backend, by_day, since, until)| {
-        spend(path, &SpendFilter { agent: None, since, until, by_backend, by_day }).unwrap()
-    });
+    let (agent, backend, of_day) = (SpendGroup::Agent, SpendGroup::Model, SpendGroup::Day);
+    let queries = [
+        (vec![agent, of_day, backend], None, None),
+        (vec![agent, of_day], day, None),
+        (vec![agent, backend], None, day),
+        (vec![agent], None, None),
+    ];
+    let spent = queries
+        .map(|(groups, since, until)| spend_by(path, &SpendQuery { groups, agent: None, since, until }).unwrap());
     let db = Connection::open(path).unwrap();
     let settled = [now, now + 3_600_000_000, now + 99 * DAY].map(|at| sums::settled(&db, at).unwrap());
     let report = VerifyReport {

@@ -450,14 +450,14 @@ async fn ledgers_of_version_1_are_read_as_they_are_and_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = version_1(folder.path()).await;
     let before = verify(&path).unwrap();
-    let spent = crate::report::spend(&path, &Default::default()).unwrap();
+    let spent = crate::report::spend_by(&path, &Default::default()).unwrap();
     assert_eq!((before.rows, before.cost), (9, Usd(18 + 36 + 22)));
     assert_eq!(version(&Connection::open(&path).unwrap()).unwrap(), 1, "reading changes nothing");
     let mut config = stored(folder.path(), &[]);
     config.store.path = path.clone();
     let (policies, _) = Policies::open(&config, clock("2026-03-04T06:00:00Z").0).unwrap();
     assert_eq!(version(&Connection::open(&path).unwrap()).unwrap(), known_version());
-    assert_eq!((verify(&path).unwrap(), crate::report::spend(&path, &Default::default()).unwrap()), (before, spent));
+    assert_eq!((verify(&path).unwrap(), crate::report::spend_by(&path, &Default::default()).unwrap()), (before, spent));
     policies.admit(&scout(&policies), spend(nano_per_token(), 10, growing(4))).await.unwrap().settle(used(10, 1));
     policies.close().await;
     assert_eq!(verify(&path).unwrap().cost, Usd(18 + 36 + 22 + 11));
