@@ -226,13 +226,12 @@ impl Writer {
     }
 
     fn append_rows(&mut self) -> Result<(), StoreError> {
-        self.status.begins();
-        let begun = Instant::now();
+        let begun = self.status.begins();
         let written = self.store.append(&self.rows, &self.state);
         self.status.ended(written.as_ref().err());
-        let ended = Instant::now();
-        if ended.duration_since(begun) >= SLOW {
-            self.slow_until = Some(ended + REST);
+        let took = begun.elapsed();
+        if took >= SLOW {
+            self.slow_until = Some(begun + took + REST);
         }
         written
     }
