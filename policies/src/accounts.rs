@@ -454,6 +454,7 @@ impl Accounts {
             }
         };
         match tightest {
+            None if most == want => Ok(whole),
             None => Ok(grant(most)),
             Some(tightest) => match tightest.affords.filter(|tokens| *tokens >= least) {
                 Some(tokens) => Ok(grant(tokens.min(most))),

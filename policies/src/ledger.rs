@@ -2,12 +2,14 @@
 //! the process.
 //!
 //! An intent is on record before its attempt is dispatched. Extensions and closing rows are handed over without
-//! waiting. One thread writes all that is queued in one transaction, so that many requests share a commit. When the
+//! waiting. All that is queued is written in one transaction, so that many requests share a commit: by a thread, or by
+//! who admits while the store is quick. When the
 //! store fails, nothing is admitted; what was handed over is kept and tried again until it is written, and it is
 //! bounded because each open attempt holds a place.
 
 pub(crate) mod attempt;
 pub(crate) mod compaction;
+mod desk;
 pub(crate) mod postings;
 mod queue;
 pub(crate) mod read;
@@ -19,7 +21,8 @@ use crate::denied::Denied;
 use crate::store::settled::Settled;
 use crate::store::{StateChange, Store, StoreError};
 use attempt::{Attempt, Closing, Intent};
-use queue::{Job, Queue};
+use desk::Desk;
+use queue::Job;
 use row::{Kind, Row};
 use status::{PATIENCE, Status};
 use std::borrow::Cow;
@@ -37,8 +40,8 @@ pub(crate) struct Ledger {
 
 /// Whose thread writes.
 enum Hands {
-    /// One of its own: for stores that take time.
-    Writer { queue: Arc<Queue>, thread: Mutex<Option<JoinHandle<()>>> },
+    /// One of its own, for stores that take time; those who admit help while the store is quick.
+    Writer { desk: Arc<Desk>, thread: Mutex<Option<JoinHandle<()>>> },
     /// The caller's: for stores that answer at once.
     Caller(Mutex<Option<Writer>>),
 }
@@ -81,12 +84,14 @@ impl Opened {
     /// Starts to take jobs, of at most `places` open attempts at a time.
     pub(crate) fn start(self, places: usize, own_thread: bool) -> Result<Ledger, StoreError> {
         let hands = if own_thread {
-            let (queue, writer) = (Arc::new(Queue::default()), self.writer);
-            let jobs = queue.clone();
-            let run = move || writer.run(&jobs).into_iter().for_each(|answer| _ = answer.send(()));
+            let desk = Arc::new(Desk::new(self.writer, self.status.clone()));
+            let run = {
+                let desk = desk.clone();
+                move || desk.run().into_iter().for_each(|answer| _ = answer.send(()))
+            };
             let thread = std::thread::Builder::new().name("ledger".into()).spawn(run);
             let thread = thread.map_err(|cause| StoreError(format!("no thread for the ledger: {cause}").into()))?;
-            Hands::Writer { queue, thread: Mutex::new(Some(thread)) }
+            Hands::Writer { desk, thread: Mutex::new(Some(thread)) }
         } else {
             Hands::Caller(Mutex::new(Some(self.writer)))
         };
@@ -234,7 +239,7 @@ impl Ledger {
     fn push(&self, job: Job) -> bool {
         self.status.queued();
         let taken = match &self.hands {
-            Hands::Writer { queue, .. } => queue.push(job),
+            Hands::Writer { desk, .. } => desk.push(job),
             Hands::Caller(writer) => {
                 let mut writer = lock(writer);
                 let stop = writer.as_mut().map(|open| open.write(&mut vec![job]));
@@ -301,6 +306,7 @@ mod tests {
         fails: bool,
         waits: bool,
         panics: bool,
+        is_quick: bool,
         /// The next answer is lost, and the batch is there or not.
         loses: Option<bool>,
         doubt: Option<bool>,
@@ -348,6 +354,10 @@ mod tests {
             self.0.0.lock().unwrap().doubt.is_some()
         }
 
+        fn may_be_quick(&self) -> bool {
+            self.0.0.lock().unwrap().is_quick
+        }
+
         fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
             self.0.0.lock().unwrap().memory.state(kind)
         }
@@ -361,8 +371,18 @@ mod tests {
         }
     }
 
-    fn open(own_thread: bool) -> (Policies, Moody) {
+    /// Who writes.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Hand {
+        Caller,
+        Thread,
+        Either,
+    }
+
+    fn open(hand: Hand) -> (Policies, Moody) {
         let store = Moody::default();
+        store.set(|mood| mood.is_quick = hand == Hand::Either);
+        let own_thread = hand != Hand::Caller;
         let config = config(&[(Window::Day, 1000)]);
         let clock = clock("2026-03-04T05:06:07Z").0;
         let (policies, _) = Policies::start(&config, clock, Box::new(store.clone()), own_thread).unwrap();
@@ -385,8 +405,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_whose_answer_was_lost_is_written_once() {
-        for (own_thread, there) in [(false, false), (false, true), (true, false), (true, true)] {
-            let (policies, store) = open(own_thread);
+        let hands = [Hand::Caller, Hand::Thread, Hand::Either];
+        for (hand, there) in hands.into_iter().flat_map(|hand| [(hand, false), (hand, true)]) {
+            let (policies, store) = open(hand);
             let kept = admit(&policies, OutputBound::Whole(5)).await.unwrap();
             store.set(|mood| (mood.loses, mood.fails) = (Some(there), true));
             // Refused at once, although it may be on record; meanwhile nothing else is written.
@@ -399,7 +420,7 @@ mod tests {
             // It was there, or it is now; whichever, the refused attempt ends.
             assert!(policies.flush().await && policies.store_up());
             let ends = [Kind::Release, Kind::Settlement];
-            assert_eq!(store.kinds(), [&[Kind::Intent; 2][..], &ends].concat(), "{own_thread} {there}");
+            assert_eq!(store.kinds(), [&[Kind::Intent; 2][..], &ends].concat(), "{hand:?} {there}");
             let rows = store.rows();
             assert_eq!((rows[2].intent, rows[3].intent), (Some(2), Some(1)));
             assert_eq!((rows[2].cost, rows[2].leased, rows[3].cost), (Usd::ZERO, Usd(15), Usd(13)));
@@ -414,8 +435,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failing_store_admits_nothing_and_loses_nothing() {
-        for own_thread in [false, true] {
-            let (policies, store) = open(own_thread);
+        for hand in [Hand::Caller, Hand::Thread, Hand::Either] {
+            let (policies, store) = open(hand);
             let whole = admit(&policies, OutputBound::Whole(5)).await.unwrap();
             let mut stream = admit(&policies, growing(4)).await.unwrap();
             let mut free = policies.admit(&scout(&policies), spend(Price::free(), 10, growing(4))).await.unwrap();
@@ -436,7 +457,7 @@ mod tests {
                 assert!(admit(&policies, OutputBound::Whole(5)).await.is_err());
                 assert!(!policies.flush().await);
             }
-            assert_eq!((policies.queue_depth(), state(&policies)), (2, (27, 0)), "own thread: {own_thread}");
+            assert_eq!((policies.queue_depth(), state(&policies)), (2, (27, 0)), "{hand:?}");
             assert_eq!(store.kinds(), [Kind::Intent; 3]);
             // The next admission finds the store well again and brings everything up to date.
             store.set(|mood| mood.fails = false);
@@ -452,21 +473,23 @@ mod tests {
 
     #[tokio::test]
     async fn settlements_are_tried_again_without_a_new_admission() {
-        let (policies, store) = open(true);
-        let lease = admit(&policies, OutputBound::Whole(5)).await.unwrap();
-        store.set(|mood| mood.fails = true);
-        lease.settle(used(10, 3));
-        assert!(!policies.flush().await);
-        store.set(|mood| mood.fails = false);
-        while policies.queue_depth() > 0 {
-            tokio::task::yield_now().await;
+        for hand in [Hand::Thread, Hand::Either] {
+            let (policies, store) = open(hand);
+            let lease = admit(&policies, OutputBound::Whole(5)).await.unwrap();
+            store.set(|mood| mood.fails = true);
+            lease.settle(used(10, 3));
+            assert!(admit(&policies, OutputBound::Whole(5)).await.is_err());
+            store.set(|mood| mood.fails = false);
+            while policies.queue_depth() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(store.kinds(), [Kind::Intent, Kind::Settlement]);
         }
-        assert_eq!(store.kinds(), [Kind::Intent, Kind::Settlement]);
     }
 
     #[tokio::test]
     async fn an_extension_that_was_not_recorded_is_told_and_kept() {
-        let (policies, store) = open(true);
+        let (policies, store) = open(Hand::Thread);
         let mut stream = admit(&policies, growing(4)).await.unwrap();
         store.set(|mood| mood.waits = true);
         stream.cover(5).unwrap();
@@ -485,7 +508,7 @@ mod tests {
 
     #[tokio::test]
     async fn extensions_in_quick_succession_share_a_row() {
-        let (policies, store) = open(true);
+        let (policies, store) = open(Hand::Thread);
         let mut stream = admit(&policies, growing(1)).await.unwrap();
         store.set(|mood| mood.waits = true);
         for tokens in 2..500 {
@@ -504,7 +527,7 @@ mod tests {
     #[tokio::test]
     async fn an_admission_that_is_cancelled_costs_nothing() {
         for fails in [false, true] {
-            let (policies, store) = open(true);
+            let (policies, store) = open(Hand::Thread);
             store.set(|mood| mood.waits = true);
             let agent = scout(&policies);
             let mut cancelled = Box::pin(policies.admit(&agent, spend(nano_per_token(), 10, OutputBound::Whole(5))));
@@ -550,7 +573,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_of_the_writer_leaves_nobody_waiting() {
-        let (policies, store) = open(true);
+        let (policies, store) = open(Hand::Thread);
         let mut stream = admit(&policies, growing(4)).await.unwrap();
         store.set(|mood| mood.panics = true);
         assert!(matches!(admit(&policies, growing(4)).await, Err(Denied::StoreDown { .. })));
@@ -563,7 +586,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_ends_also_while_that_cannot_be_recorded_and_grows_only_on_record() {
-        let (policies, store) = open(false);
+        let (policies, store) = open(Hand::Caller);
         let limits = RunLimits { usd: Some(Usd(100)), ..RunLimits::default() };
         let new = |parent| NewRun { parent, limits, ..NewRun::default() };
         let (parent, _) = policies.create_run("ops", "scout", new(None)).await.unwrap();
@@ -585,8 +608,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_and_its_state_are_recorded_together_or_not_at_all() {
-        for own_thread in [false, true] {
-            let (policies, store) = open(own_thread);
+        for hand in [Hand::Caller, Hand::Thread, Hand::Either] {
+            let (policies, store) = open(hand);
             let put = |body: Option<&str>| {
                 let body = body.map(Into::into);
                 vec![StateChange { kind: "agent", id: "digger".into(), body, changed: 7 }]
@@ -615,7 +638,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_with_a_failing_store_ends() {
-        let (policies, store) = open(true);
+        let (policies, store) = open(Hand::Thread);
         let lease = admit(&policies, OutputBound::Whole(5)).await.unwrap();
         store.set(|mood| mood.fails = true);
         lease.settle(used(10, 3));

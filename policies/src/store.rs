@@ -49,6 +49,19 @@ pub(crate) trait Store: Send {
         false
     }
 
+    /// Whether appending can ever be as quick as copying memory: then who admits may do it, on a thread that others need.
+    fn may_be_quick(&self) -> bool {
+        false
+    }
+
+    /// Whether the next rows will probably be appended that quickly.
+    fn is_quick(&self) -> bool {
+        self.may_be_quick()
+    }
+
+    /// What has to be done now and then and may take long: called between batches, on a thread that nobody needs.
+    fn upkeep(&mut self) {}
+
     /// What is kept of this kind: ids and bodies, ordered by id.
     fn state(&mut self, kind: &str) -> Result<Kept, StoreError>;
 

@@ -152,6 +152,10 @@ impl Attempt {
     /// The writer's: a row that says what is covered, not what was used.
     pub(crate) fn covering_row(&self, kind: Kind, at: i64, covered: u64) -> Row {
         let usage = self.spend.worst_usage(covered);
+        self.row((kind, at), usage, self.spend.price.charge(&usage))
+    }
+
+    fn row(&self, (kind, at): (Kind, i64), usage: Usage, leased: Usd) -> Row {
         Row {
             seq: 0,
             at,
@@ -166,7 +170,7 @@ impl Attempt {
             backend: self.spend.backend.clone(),
             usage,
             estimated: true,
-            leased: self.spend.price.charge(&usage),
+            leased,
             rates: *self.spend.price.rates_of(&usage),
             catalog: self.spend.catalog_version.clone(),
             cost: Usd::ZERO,
@@ -189,16 +193,13 @@ impl Attempt {
     pub(crate) fn closing_row(&self, end: &Closing) -> Row {
         let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Row {
-            usage: end.usage,
             estimated: end.estimated,
-            leased: end.leased,
-            rates: *self.spend.price.rates_of(&end.usage),
             cost: end.cost,
             overrun: end.overrun,
             outcome: Some(Cow::Borrowed(end.outcome)),
             ttft_ms: end.ttft.map(millis),
             duration_ms: Some(millis(end.duration)),
-            ..self.covering_row(end.kind, end.at, 0)
+            ..self.row((end.kind, end.at), end.usage, end.leased)
         }
     }
 }

@@ -212,7 +212,8 @@ impl Row {
             text(&self.alias),
             match &self.backend {
                 BackendId::Local(name) => text(name),
-                remote => Value::Text(Cow::Owned(remote.to_string())),
+                // As it is displayed, which takes longer.
+                BackendId::Remote { provider, model } => Value::Text(Cow::Owned([&**provider, "/", model].concat())),
             },
             tokens(self.usage.input),
             tokens(self.usage.cached_input),

@@ -36,9 +36,11 @@ impl Default for Status {
 }
 
 impl Status {
-    /// A transaction begins.
-    pub(super) fn begins(&self) {
-        self.busy_since.store(self.elapsed() + 1, SeqCst);
+    /// A transaction begins; returns when.
+    pub(super) fn begins(&self) -> Instant {
+        let now = Instant::now();
+        self.busy_since.store(self.until(now) + 1, SeqCst);
+        now
     }
 
     /// It ended.
@@ -61,7 +63,7 @@ impl Status {
     /// Why the store does not answer, when the transaction in progress has taken this long.
     pub(super) fn hangs(&self, patience: Duration) -> Option<Arc<str>> {
         let since = self.busy_since.load(SeqCst).checked_sub(1)?;
-        let long = u128::from(self.elapsed().saturating_sub(since)) >= patience.as_millis();
+        let long = u128::from(self.until(Instant::now()).saturating_sub(since)) >= patience.as_millis();
         long.then(|| format!("it has not answered for {} s", patience.as_secs()).into())
     }
 
@@ -98,8 +100,8 @@ impl Status {
         self.depth.load(SeqCst)
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn until(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Status;
 use super::attempt::Intent;
-use super::queue::{Job, Queue};
+use super::queue::Job;
 use super::row::{Kind, Row};
 use super::status::PATIENCE;
 use crate::store::{StateChange, Store, StoreError, Tail};
@@ -12,7 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How long to wait before settlements that could not be written are tried again; a new admission tries them at once.
-const RETRY: Duration = Duration::from_millis(250);
+pub(super) const RETRY: Duration = Duration::from_millis(250);
+
+/// A store that takes longer for a batch is slow,
+pub(super) const SLOW: Duration = Duration::from_millis(20);
+/// and is taken to be for so long.
+const REST: Duration = Duration::from_secs(1);
 
 /// The one writer of a store.
 pub(super) struct Writer {
@@ -25,6 +30,8 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     /// A batch that the store may have or not: it is given again as it was until that is known.
     doubtful: Option<Box<Doubtful>>,
+    /// The store was slow: nobody who admits is to wait for it until then.
+    slow_until: Option<Instant>,
     status: Arc<Status>,
     stopping: Vec<oneshot::Sender<()>>,
 }
@@ -61,7 +68,18 @@ impl Writer {
     pub(super) fn new(mut store: Box<dyn Store>, status: Arc<Status>) -> Result<Self, StoreError> {
         let chain = Chain { tail: store.tail()?, open: BTreeSet::new() };
         let (jobs, rows, state, buffer) = Default::default();
-        Ok(Self { store, chain, jobs, rows, state, buffer, doubtful: None, status, stopping: Vec::new() })
+        Ok(Self {
+            store,
+            chain,
+            jobs,
+            rows,
+            state,
+            buffer,
+            doubtful: None,
+            slow_until: None,
+            status,
+            stopping: Vec::new(),
+        })
     }
 
     /// Appends rows that belong to no job. For start-up only: the attempts they close count as not open.
@@ -76,18 +94,24 @@ impl Writer {
         &mut *self.store
     }
 
-    /// The writer thread: returns when it was told to stop, with what is then to be answered once the store is closed.
-    pub(super) fn run(mut self, queue: &Queue) -> Vec<oneshot::Sender<()>> {
-        let mut batch = Vec::new();
-        let _closes = Closes { queue, status: self.status.clone() };
-        loop {
-            let unsaved = !self.jobs.is_empty() || self.doubtful.is_some();
-            queue.take(&mut batch, unsaved.then_some(RETRY));
-            let stop = self.write(&mut batch);
-            if stop && queue.close_if_empty() {
-                return self.stop();
-            }
-        }
+    /// Whether there can be times at which the store is quick.
+    pub(super) fn may_be_shared(&self) -> bool {
+        self.store.may_be_quick()
+    }
+
+    /// Whether everything that it was given is recorded or refused, and it was not told to stop.
+    pub(super) fn is_well(&self) -> bool {
+        self.jobs.is_empty() && self.doubtful.is_none() && self.stopping.is_empty()
+    }
+
+    /// Whether the next batch will probably be written at once.
+    pub(super) fn is_quick(&self) -> bool {
+        self.is_well() && self.store.is_quick() && self.slow_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Between batches, on a thread that nobody waits for.
+    pub(super) fn upkeep(&mut self) {
+        self.store.upkeep();
     }
 
     /// Gives up what cannot be written.
@@ -202,9 +226,13 @@ impl Writer {
     }
 
     fn append_rows(&mut self) -> Result<(), StoreError> {
-        self.status.begins();
+        let begun = self.status.begins();
         let written = self.store.append(&self.rows, &self.state);
         self.status.ended(written.as_ref().err());
+        let took = begun.elapsed();
+        if took >= SLOW {
+            self.slow_until = Some(begun + took + REST);
+        }
         written
     }
 }
@@ -216,20 +244,8 @@ impl Drop for Writer {
     }
 }
 
-/// Closes the queue when the writer's thread ends, in whichever way.
-struct Closes<'a> {
-    queue: &'a Queue,
-    status: Arc<Status>,
-}
-
-impl Drop for Closes<'_> {
-    fn drop(&mut self) {
-        self.status.gone("the ledger is closed");
-        refuse(&self.queue.close());
-    }
-}
-
-fn refuse(jobs: &[Job]) {
+/// Tells whoever waits for these jobs that they will not be recorded.
+pub(super) fn refuse(jobs: &[Job]) {
     for job in jobs {
         match job {
             Job::Intent(attempt) => attempt.set_refused(),

@@ -18,14 +18,19 @@ use crate::ledger::row::{COLUMNS, Row, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::time::Duration;
 use tollkeeper_config::Durability;
 
 /// How long to wait for another process's lock on the file. Readers do not lock; somebody with a database shell may.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// Pages of the write-ahead log (32 MiB) at which the writer itself moves it into the database: the bound of its size.
-/// Mostly little is left to move then.
+/// Pages of the write-ahead log (16 MiB) at which it begins anew: that takes a moment in which everything is moved, which
+/// the writer's thread makes by moving it too.
+const MANY_LOG_PAGES: i64 = 4096;
+
+/// Pages at which any commit moves the log into the database: the bound of its size when nobody has done it before.
 const MOST_LOG_PAGES: i64 = 8192;
 
 /// The ledger's file, opened for writing by this process alone. What it holds is dropped in order: the lock last.
@@ -33,6 +38,10 @@ pub(crate) struct Sqlite {
     mover: Mover,
     db: Connection,
     insert: String,
+    /// Whether a commit waits for no disk.
+    is_quick: bool,
+    /// Pages of the log when they were last counted.
+    log_pages: Arc<AtomicI64>,
     _lock: Lock,
 }
 
@@ -48,11 +57,14 @@ impl Sqlite {
         set_up(&tables.db, durability).and_then(|()| raise(&mut tables, found, known)).map_err(failed)?;
         let Tables { db, real, lock } = tables;
         let second = connect(&real, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
-        let move_log = move || Ok(second.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?);
+        let log_pages = Arc::new(AtomicI64::new(0));
+        let counted = log_pages.clone();
+        let move_log = move || move_log(&second).map(|pages| counted.store(pages, SeqCst));
         let mover = Mover::start(move_log).map_err(failed)?;
         let places: Vec<String> = (1..=COLUMNS.len()).map(|place| format!("?{place}")).collect();
         let insert = format!("INSERT INTO ledger ({}) VALUES ({})", COLUMNS.join(", "), places.join(", "));
-        Ok(Self { mover, db, insert, _lock: lock })
+        let is_quick = durability == Durability::Process;
+        Ok(Self { mover, db, insert, is_quick, log_pages, _lock: lock })
     }
 
     fn run(&self, sql: &str) -> rusqlite::Result<()> {
@@ -86,6 +98,11 @@ impl Sqlite {
         }
         Ok(())
     }
+}
+
+/// Moves what it can without waiting for others; returns the pages that the log has.
+fn move_log(db: &Connection) -> Result<i64, StoreError> {
+    Ok(db.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |row| row.get(1))?)
 }
 
 /// Without SQLite's own locking: a connection belongs to one thread at a time.
@@ -126,6 +143,23 @@ impl Store for Sqlite {
         }
         self.mover.wake();
         Ok(written?)
+    }
+
+    fn may_be_quick(&self) -> bool {
+        self.is_quick
+    }
+
+    fn is_quick(&self) -> bool {
+        self.is_quick && self.log_pages.load(SeqCst) < MANY_LOG_PAGES
+    }
+
+    fn upkeep(&mut self) {
+        if self.is_quick && self.log_pages.load(SeqCst) >= MANY_LOG_PAGES {
+            // Nobody writes meanwhile: so nothing is left behind, and the next row begins the log anew. Failing that, the
+            // next commit after many more does it, or fails and says why.
+            _ = move_log(&self.db);
+            self.log_pages.store(0, SeqCst);
+        }
     }
 
     fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
