@@ -127,6 +127,7 @@ async fn through_worker(engines: &LocalEngines, name: &str, parallel: u32, round
             output_limit: None,
             priority: Priority::default(),
             request_id: "rate".into(),
+            abandoned: Arc::default(),
             deadline: tokio::time::Instant::now() + Duration::from_secs(600),
         };
         let ReplyBody::Events(mut events) = engines.send(name, call).await.unwrap().body else { return };
