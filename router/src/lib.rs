@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod fit;
 pub mod plan;
 mod strategy;
+pub mod swap;
 pub mod task;
 pub mod tokens;
 
