@@ -30,14 +30,16 @@ use window::Window;
 /// How swaps are weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// What a model in memory can have earned against others, in percent of the price of a swap: from 0 to 100.
-    pub credit_percent: u8,
+    /// What a model in memory can have earned against others, in percent of the price of a swap.
+    pub credit_percent: u16,
+    /// What models were asked lately is judged by one to two times this, in milliseconds.
+    pub look_back_ms: u64,
 }
 
 impl Default for Rules {
-    /// No credit: [`simulation`] tells what others cost.
+    /// As [`simulation`] finds them to cost least over all traces.
     fn default() -> Self {
-        Self { credit_percent: 0 }
+        Self { credit_percent: 100, look_back_ms: 120_000 }
     }
 }
 
@@ -68,8 +70,8 @@ pub struct Verdict {
 /// What is known of a model.
 #[derive(Debug, Clone, Default)]
 struct Account {
-    /// What it earned lately.
-    earned: Window,
+    /// What its requests are worth, lately, whoever answered them.
+    asked: Window,
     /// While it is not in memory, from the first time that it was missed.
     absence: Option<Absence>,
 }
@@ -109,8 +111,8 @@ impl Book {
     pub fn served(&mut self, now_ms: u64, model: &Arc<str>, worth: Usd) {
         self.came(model);
         let worth = worth.0.max(0);
-        self.accounts.entry(model.clone()).or_default().earned.add(now_ms, worth);
         let rules = self.rules;
+        self.accounts.entry(model.clone()).or_default().asked.add(rules.look_back_ms, now_ms, worth);
         for absence in self.accounts.values_mut().filter_map(|account| account.absence.as_mut()) {
             if absence.victims.contains(model) {
                 absence.regret = absence.regret.saturating_sub(worth).max(absence.floor(rules));
@@ -122,10 +124,13 @@ impl Book {
     /// A request went elsewhere because this model was not in memory, and cost so much more there. Says whether it should come back.
     pub fn missed(&mut self, now_ms: u64, model: &Arc<str>, regret: Usd, what: &Move<'_>) -> Verdict {
         let lost = what.victims.iter().filter_map(|victim| self.accounts.get(victim));
-        let lost = lost.map(|account| account.earned.expected(now_ms, what.takes_ms)).fold(0, i64::saturating_add);
-        let price = what.energy.0.max(0).saturating_add(lost);
         let rules = self.rules;
-        let absence = self.accounts.entry(model.clone()).or_default().absence.get_or_insert_with(|| Absence {
+        let lost = lost.map(|account| account.asked.expected(rules.look_back_ms, now_ms, what.takes_ms));
+        let price = lost.fold(what.energy.0.max(0), i64::saturating_add);
+        let regret = regret.0.max(0);
+        let account = self.accounts.entry(model.clone()).or_default();
+        account.asked.add(rules.look_back_ms, now_ms, regret);
+        let absence = account.absence.get_or_insert_with(|| Absence {
             regret: i64::MIN,
             price,
             victims: Vec::new(),
@@ -135,7 +140,6 @@ impl Book {
         if absence.victims != what.victims {
             absence.victims = what.victims.to_vec();
         }
-        let regret = regret.0.max(0);
         absence.regret = absence.regret.max(absence.floor(rules)).saturating_add(regret);
         let swap = absence.regret > 0 && absence.regret >= price;
         let first = swap && !absence.ordered;
@@ -172,7 +176,7 @@ impl Book {
 impl Absence {
     /// The most that can stand against it.
     fn floor(&self, rules: Rules) -> i64 {
-        let percent = i128::from(rules.credit_percent.min(100));
+        let percent = i128::from(rules.credit_percent);
         i64::try_from(-(i128::from(self.price) * percent / 100)).unwrap_or(i64::MIN)
     }
 }

@@ -162,9 +162,18 @@ impl Card {
     }
 }
 
-/// The least that the trace can cost with foresight: no model has to stay for a time, and nobody who must wait brings one in, so that no
+/// What somebody knows who knows all that will come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foresight {
+    /// Swaps, as every policy does, only when a request for the model has come.
+    OnDemand,
+    /// Swaps before the first request comes, so that the load costs nobody anything.
+    Ahead,
+}
+
+/// The least that the trace can cost with foresight. No model has to stay for a time, and nobody who must wait brings one in, so that no
 /// policy can do better.
-pub fn optimum(trace: &[Arrival], device: Device) -> Usd {
+pub fn optimum(trace: &[Arrival], device: Device, foresight: Foresight) -> Usd {
     let models = trace.iter().map(|arrival| arrival.model + 1).max().unwrap_or(1);
     let price = |arrival: &Arrival| if arrival.local_only { 0 } else { arrival.cloud.0 };
     // What all requests before each cost in the cloud.
@@ -179,13 +188,24 @@ pub fn optimum(trace: &[Arrival], device: Device) -> Usd {
         let stay: Vec<i64> = (0..models)
             .map(|model| least[at + 1][model] + if model == arrival.model { 0 } else { price(arrival) })
             .collect();
-        // It is best to begin right after the request before.
-        let begun = at.checked_sub(1).map_or(0, |last| trace[last].at_ms);
+        // Ahead it is best to begin right after the request before.
+        let begun = match foresight {
+            Foresight::OnDemand => arrival.at_ms,
+            Foresight::Ahead => at.checked_sub(1).map_or(0, |last| trace[last].at_ms),
+        };
         let there = at + trace[at..].partition_point(|later| later.at_ms < begun + device.swap_ms);
         let away = before[there] - before[at] + device.energy.0;
         let next = if there == at { &stay } else { &least[there] };
-        let swapped = next.iter().min().map_or(i64::MAX, |least| least + away);
-        least[at] = stay.into_iter().map(|stay| stay.min(swapped)).collect();
+        let then = match foresight {
+            Foresight::OnDemand => next.get(arrival.model),
+            Foresight::Ahead => next.iter().min(),
+        };
+        let swapped = then.map_or(i64::MAX, |least| least + away);
+        let of = |(model, stay): (usize, i64)| if model == arrival.model { stay } else { stay.min(swapped) };
+        least[at] = match foresight {
+            Foresight::OnDemand => stay.into_iter().enumerate().map(of).collect(),
+            Foresight::Ahead => stay.into_iter().map(|stay| stay.min(swapped)).collect(),
+        };
     }
     Usd(least[0][0])
 }
