@@ -166,8 +166,7 @@ fn warm_tokenizers(config: &Config) {
     let targets = config.aliases.values().flat_map(|alias| alias.targets.iter().map(|(target, _)| target.to_string()));
     let names: Vec<String> = targets.collect();
     // On a thread of its own, for nobody waits.
-    let _: tokio::task::JoinHandle<()> =
-        tokio::task::spawn_blocking(move || tollkeeper_router::tokens::warm(names.iter().map(String::as_str)));
+    tokio::task::spawn_blocking(move || tollkeeper_router::tokens::warm(names.iter().map(String::as_str)));
 }
 
 /// Tells what has gone down or come back.

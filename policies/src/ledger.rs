@@ -43,7 +43,7 @@ enum Hands {
     /// One of its own, for stores that take time; those who admit help while the store is quick.
     Writer { desk: Arc<Desk>, thread: Mutex<Option<JoinHandle<()>>> },
     /// The caller's: for stores that answer at once.
-    Caller(Mutex<Option<Writer>>),
+    Caller(Box<Mutex<Option<Writer>>>),
 }
 
 /// A ledger that is open but not yet written to by requests.
@@ -93,7 +93,7 @@ impl Opened {
             let thread = thread.map_err(|cause| StoreError(format!("no thread for the ledger: {cause}").into()))?;
             Hands::Writer { desk, thread: Mutex::new(Some(thread)) }
         } else {
-            Hands::Caller(Mutex::new(Some(self.writer)))
+            Hands::Caller(Box::new(Mutex::new(Some(self.writer))))
         };
         let places = Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
         Ok(Ledger { places, status: self.status, hands })

@@ -15,8 +15,8 @@ fn main() {
     let seeds = if tune { TUNING } else { EVALUATION };
     let mut tried = vec![Rules::default()];
     if tune {
-        let credits = [0, 50, 100, 200].into_iter();
-        let of = |credit_percent| [30_000, 120_000, 300_000].map(|look_back_ms| Rules { credit_percent, look_back_ms });
+        let credits = [0, 30, 60, 100, 200].into_iter();
+        let of = |credit_percent| [30_000, 60_000, 120_000].map(|look_back_ms| Rules { credit_percent, look_back_ms });
         tried = credits.flat_map(of).collect();
     }
     println!("Seeds {seeds:?}; USD in all of them, and times the optimum (in all, and of the worst seed).");

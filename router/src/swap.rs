@@ -39,7 +39,7 @@ pub struct Rules {
 impl Default for Rules {
     /// As [`simulation`] finds them to cost least over all traces.
     fn default() -> Self {
-        Self { credit_percent: 100, look_back_ms: 120_000 }
+        Self { credit_percent: 60, look_back_ms: 60_000 }
     }
 }
 

@@ -17,8 +17,11 @@ const FRAME: u64 = 4;
 /// Tokens before the answer.
 const START: u64 = 3;
 
-/// Prefixes of model names and their tokenizers. The longest that fits counts.
-const FAMILIES: &[(&str, fn() -> &'static Tokenizer)] = &[
+/// The beginning of a model's name, and what reads its tokenizer in.
+type Family = (&'static str, fn() -> &'static Tokenizer);
+
+/// The longest beginning that fits counts.
+const FAMILIES: &[Family] = &[
     ("gpt-3.5-turbo", bpe_openai::cl100k_base),
     ("gpt-4", bpe_openai::cl100k_base),
     ("text-embedding-3-", bpe_openai::cl100k_base),

@@ -337,7 +337,7 @@ async fn sweep(place: &str, rounds: std::ops::Range<usize>) {
 }
 
 /// Rounds on one ledger, so that proving it does not take ever longer.
-const ROUNDS_ON_ONE: usize = 20;
+const ROUNDS_ON_ONE: usize = 10;
 
 #[test]
 fn killed_at_every_step_two_hundred_times_it_forgets_nothing() {
@@ -346,9 +346,9 @@ fn killed_at_every_step_two_hundred_times_it_forgets_nothing() {
         for lane in 0..2 {
             threads.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                for ledger in 0..5 {
+                for ledger in 0..10 {
                     let folder = tempfile::tempdir().unwrap();
-                    let first = (lane * 5 + ledger) * ROUNDS_ON_ONE;
+                    let first = (lane * 10 + ledger) * ROUNDS_ON_ONE;
                     runtime.block_on(sweep(folder.path().to_str().unwrap(), first..first + ROUNDS_ON_ONE));
                 }
             });

@@ -41,7 +41,11 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "minority", about: "one request of twenty is for the other model", make: minority },
     Scenario { name: "alternating", about: "A B A B, one request each", make: alternating },
     Scenario { name: "phases", about: "A for a while, then B, and so on", make: |dice| phases(dice, 2, 0, 0) },
-    Scenario { name: "noisy", about: "phases, in which one of ten is for the other", make: |dice| phases(dice, 2, 10, 0) },
+    Scenario {
+        name: "noisy",
+        about: "phases, in which one of ten is for the other",
+        make: |dice| phases(dice, 2, 10, 0),
+    },
     Scenario { name: "three", about: "the same with three models", make: |dice| phases(dice, 3, 10, 0) },
     Scenario { name: "bursts", about: "B comes in bursts, A little and always", make: bursts },
     Scenario { name: "short bursts", about: "bursts that are hardly worth a swap", make: short_bursts },

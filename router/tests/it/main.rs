@@ -5,6 +5,7 @@ mod asks;
 mod difficulty;
 mod invariants;
 mod scenarios;
+mod swaps;
 mod tasks;
 
 use std::sync::Arc;
