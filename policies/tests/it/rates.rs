@@ -31,7 +31,14 @@ fn limited(scout: RateLimits, rover: RateLimits, fast: RateLimits) -> Config {
     for (name, rates) in [("scout", scout), ("rover", rover)] {
         Arc::make_mut(config.agents.get_mut(name).unwrap()).rates = rates;
     }
-    let alias = Alias { name: "fast".to_owned(), strategy: Order::Ordered, targets: Vec::new(), rates: fast };
+    let alias = Alias {
+        name: "fast".to_owned(),
+        strategy: Order::Ordered,
+        targets: Vec::new(),
+        rates: fast,
+        escalate_at: Vec::new(),
+        weights: Vec::new(),
+    };
     config.aliases.insert(alias.name.clone(), Arc::new(alias));
     config
 }
