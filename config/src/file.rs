@@ -13,7 +13,8 @@ use crate::kinds::ProviderKind;
 use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, Strategy};
+use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority};
+use crate::strategy::Strategy;
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, Clock, Difficulty, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale,

@@ -21,6 +21,8 @@ mod reference;
 pub mod reload;
 mod resolve;
 pub mod settings;
+mod shared;
+mod strategy;
 pub mod units;
 mod value;
 mod velocity;
@@ -37,9 +39,11 @@ pub use reload::{Reloader, Watch};
 pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType, Local, LocalModel,
-    Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, SharedStore, Speculate,
-    Store, Strategy, SwapRules, TaskRule, Tls,
+    Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, Speculate, Store,
+    SwapRules, Tls,
 };
+pub use shared::SharedStore;
+pub use strategy::{Strategy, TaskRule};
 pub use units::{PicoUsd, Secret, Usd};
 pub use value::is_slug;
 pub use velocity::{StageRule, VelocityConfig, VelocityFloor};

@@ -2,7 +2,8 @@
 
 use crate::catalog::{Catalog, ModelFacts};
 use crate::problem::did_you_mean;
-use crate::settings::{Alias, BackendId, Config, Strategy};
+use crate::settings::{Alias, BackendId, Config};
+use crate::strategy::Strategy;
 use std::sync::Arc;
 
 /// What a model name stands for.

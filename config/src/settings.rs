@@ -5,6 +5,8 @@ use crate::catalog::{Abilities, Catalog, Price};
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::notify::Notify;
+use crate::shared::SharedStore;
+use crate::strategy::{Strategy, TaskRule};
 use crate::units::{Secret, Usd};
 use crate::velocity::VelocityConfig;
 use indexmap::IndexMap;
@@ -117,40 +119,6 @@ pub enum Durability {
     Process,
     /// The machine's.
     Power,
-}
-
-/// Where several gateways keep what they share, and how long to wait for it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SharedStore {
-    /// Such as `redis://host:6379/0`, `rediss://…` for TLS, or `redis+unix:///path`.
-    pub url: Secret,
-    /// What all keys begin with; gateways with the same prefix share their counters.
-    pub prefix: String,
-    /// This gateway's own name; it keeps it over restarts, as its ledger does.
-    pub gateway: String,
-    /// A gateway that has not been heard of for so long, and a quarter more, is dead (default 10 s).
-    pub lease_age: Duration,
-    /// The most that connecting takes (default 500 ms).
-    pub connect: Duration,
-    /// The most that an answer takes (default 500 ms).
-    pub answer: Duration,
-    /// How long nobody asks again after there was no answer (250 ms).
-    pub retry: Duration,
-}
-
-impl SharedStore {
-    /// The usual times.
-    pub fn new(url: impl Into<String>, gateway: impl Into<String>) -> Self {
-        Self {
-            url: Secret::new(url),
-            prefix: "tollkeeper".to_owned(),
-            gateway: gateway.into(),
-            lease_age: Duration::from_secs(10),
-            connect: Duration::from_millis(500),
-            answer: Duration::from_millis(500),
-            retry: Duration::from_millis(250),
-        }
-    }
 }
 
 /// Logging.
@@ -489,19 +457,6 @@ pub struct Alias {
     pub weights: Vec<u32>,
 }
 
-/// What holds for tasks of one type.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TaskRule {
-    /// The lowest tier that answers.
-    pub min_tier: Option<u8>,
-    /// The highest.
-    pub max_tier: Option<u8>,
-    /// The most that an answer may be expected to cost.
-    pub max_cost: Option<Usd>,
-    /// How targets are ordered, instead of the alias's way.
-    pub strategy: Option<Strategy>,
-}
-
 /// How much may be asked: within a minute, and at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimits {
@@ -525,51 +480,6 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Requests of each priority that may wait unless something else is said: as many as for a slot of a local model.
     pub const QUEUE: u32 = 64;
-}
-
-/// How an alias orders its targets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Strategy {
-    /// As written: fallbacks.
-    Ordered,
-    /// Bottom-up by tier, then as written.
-    Pyramid,
-    /// By estimated cost.
-    Cheapest,
-    /// By estimated time to the end of the answer.
-    Fastest,
-    /// By cost and time, half each.
-    Balanced,
-    /// Where the beginning of the prompt is known already, else always the same for the same conversation.
-    Sticky,
-    /// By what waits there.
-    LeastBusy,
-    /// By lot, in proportion to the targets' weights.
-    Weighted,
-}
-
-impl Strategy {
-    /// All of them, with their names.
-    pub const NAMES: [(&'static str, Self); 8] = [
-        ("ordered", Self::Ordered),
-        ("pyramid", Self::Pyramid),
-        ("cheapest", Self::Cheapest),
-        ("fastest", Self::Fastest),
-        ("balanced", Self::Balanced),
-        ("sticky", Self::Sticky),
-        ("least_busy", Self::LeastBusy),
-        ("weighted", Self::Weighted),
-    ];
-
-    /// The name in configuration files, headers and answers.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.into_iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
-    }
-
-    /// The one of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
-    }
 }
 
 /// Names one backend: a local model or a provider's model.

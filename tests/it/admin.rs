@@ -300,9 +300,10 @@ async fn a_stage_that_was_set_by_hand_holds_over_a_restart_until_it_ends_or_is_r
     let operator = Operator::of(gateway.addr()).await;
     let answer = chats(&gateway, KEY).await;
     refused(&answer, 429, "spend_velocity_exceeded");
-    assert_eq!(answer.header("retry-after"), "3600");
+    // Clients wait by the system's clock, which is past that.
+    assert_eq!(answer.header("retry-after"), "1");
     refused(&chats(&gateway, &secret).await, 403, "spend_velocity_exceeded");
-    refused(&chats(&gateway, of_run).await, 429, "spend_velocity_exceeded");
+    refused(&chats(&gateway, of_run).await, 403, "spend_velocity_exceeded");
     assert_eq!(gateway.metrics().await.sum("tollkeeper_velocity_held", &[]), 3.0);
 
     hand.fetch_add(3_600_000, Relaxed);

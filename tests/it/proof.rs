@@ -27,7 +27,7 @@ model = "up/plain"
 window = "week"
 limit_usd = "50"
 [[budgets]]
-alias = "up/plain"
+provider = "up"
 window = "minute"
 limit_usd = "50"
 [[budgets]]
@@ -81,7 +81,7 @@ async fn counters_of_a_quiet_gateway_are_the_sums_of_its_ledger() {
         ("agent", "total", &*spent),
         ("agent", "day", &*spent),
         ("model", "week", &*spent),
-        ("alias", "minute", &*spent),
+        ("provider", "minute", &*spent),
         ("everything", "month", "9"),
     ] {
         let budget = of(&budgets, scope, window);

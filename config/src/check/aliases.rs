@@ -7,7 +7,8 @@ use crate::defaults::{AUTO_TARGETS, CLOUD_ALIASES};
 use crate::file::RawAlias;
 use crate::problem::{Span, did_you_mean, nearest};
 use crate::read::At;
-use crate::settings::{Alias, BackendId, LocalModel, Provider, RateLimits, Strategy};
+use crate::settings::{Alias, BackendId, LocalModel, Provider, RateLimits};
+use crate::strategy::Strategy;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

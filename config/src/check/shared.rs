@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::file::RawShared;
-use crate::settings::SharedStore;
+use crate::shared::SharedStore;
 use std::time::Duration;
 
 /// The lease ages that make sense: shorter ones take a busy gateway for dead, longer ones hold budgets up.

@@ -3,7 +3,7 @@
 use super::{Check, is_first};
 use crate::file::RawTask;
 use crate::read::At;
-use crate::settings::TaskRule;
+use crate::strategy::TaskRule;
 use crate::value::Difficulty;
 use std::collections::{BTreeMap, HashMap};
 
