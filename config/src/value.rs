@@ -14,6 +14,7 @@ use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use tollkeeper_protocol::usage::ServiceTier;
@@ -110,6 +111,25 @@ pub(crate) enum PauseTime {
     ByHand,
 }
 
+/// A whole number or a fraction within these bounds; anything else is refused as no `T`.
+fn number_within<T: Read>(
+    node: &Node<'_, '_>,
+    bounds: RangeInclusive<f64>,
+    problems: &mut Problems<'_>,
+) -> Option<f64> {
+    let value = node.value.get_ref();
+    let written = value.as_float().map(|number| number.as_str());
+    let Some(written) = written.or_else(|| value.as_integer().map(|number| number.as_str())) else {
+        node.refuse_type::<T>(problems);
+        return None;
+    };
+    let read = written.parse().ok().filter(|number| bounds.contains(number));
+    if read.is_none() {
+        node.refuse::<T>(format_args!(", found {written}"), problems);
+    }
+    read
+}
+
 /// A difficulty from 0 to 1, in thousandths.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Difficulty(pub(crate) u16);
@@ -120,19 +140,8 @@ impl Read for Difficulty {
     }
 
     fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
-        let value = node.value.get_ref();
-        let written = value.as_float().map(|number| number.as_str());
-        let written = written.or_else(|| value.as_integer().map(|number| number.as_str()));
-        let Some(written) = written else {
-            node.refuse_type::<Self>(problems);
-            return None;
-        };
-        let read = written.parse::<f64>().ok().filter(|difficulty| (0.0..=1.0).contains(difficulty));
-        if read.is_none() {
-            node.refuse::<Self>(format_args!(", found {written}"), problems);
-        }
         // From 0 to 1000.
-        read.map(|difficulty| Self((difficulty * 1000.0).round() as u16))
+        number_within::<Self>(&node, 0.0..=1.0, problems).map(|difficulty| Self((difficulty * 1000.0).round() as u16))
     }
 }
 
@@ -146,18 +155,7 @@ impl Read for Scale {
     }
 
     fn read(node: Node<'_, '_>, problems: &mut Problems<'_>) -> Option<Self> {
-        let value = node.value.get_ref();
-        let written = value.as_float().map(|number| number.as_str());
-        let written = written.or_else(|| value.as_integer().map(|number| number.as_str()));
-        let Some(written) = written else {
-            node.refuse_type::<Self>(problems);
-            return None;
-        };
-        let read = written.parse().ok().filter(|factor| (-100.0..=100.0).contains(factor));
-        if read.is_none() {
-            node.refuse::<Self>(format_args!(", found {written}"), problems);
-        }
-        read.map(Self)
+        number_within::<Self>(&node, -100.0..=100.0, problems).map(|factor| Self(factor as f32))
     }
 }
 
