@@ -131,7 +131,10 @@ pub(crate) enum Delivery {
 pub(crate) struct Answer {
     sender: Sender,
     outbox: VecDeque<Event>,
-    permit: Permit,
+    /// Given back before the last events are sent.
+    permit: Option<Permit>,
+    /// How many sequences it was admitted with.
+    pub(crate) admitted: u32,
     /// Tokens so far.
     pub(crate) usage: Usage,
     /// Sequences that have not ended.
@@ -149,7 +152,8 @@ impl Answer {
         Self {
             sender,
             outbox: VecDeque::new(),
-            permit,
+            admitted: permit.sequences,
+            permit: Some(permit),
             usage: Usage::default(),
             open,
             deadline,
@@ -184,6 +188,10 @@ impl Answer {
 
     /// Sends what the channel takes.
     pub(crate) fn deliver(&mut self) -> Delivery {
+        // First the room, then the end: who has read the end of an answer must find room for the next request.
+        if self.open == 0 && self.outbox.len() <= self.sender.sender.capacity() {
+            self.permit = None;
+        }
         let mut told = false;
         while let Some(event) = self.outbox.pop_front() {
             match self.sender.sender.try_send(event) {
@@ -201,11 +209,6 @@ impl Answer {
             }
         }
         if self.sender.sender.is_closed() { Delivery::Gone } else { Delivery::Done }
-    }
-
-    /// How many sequences it was admitted with.
-    pub(crate) fn admitted(&self) -> u32 {
-        self.permit.sequences
     }
 }
 

@@ -16,9 +16,17 @@ pub(crate) struct EmbedJob {
     pub(crate) reply: oneshot::Sender<Result<EmbeddingResponse, ProviderFault>>,
     pub(crate) deadline: Instant,
     /// Held until the job is over.
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
     /// The vectors so far, in the order of the inputs.
     pub(crate) vectors: Vec<Vec<f32>>,
+}
+
+impl EmbedJob {
+    /// Ends the job: first gives its room back, then tells, so that who has the answer finds room for the next request.
+    fn end(self, answer: Result<EmbeddingResponse, ProviderFault>) {
+        drop(self.permit);
+        let _ = self.reply.send(answer);
+    }
 }
 
 /// The jobs, first come first served.
@@ -71,11 +79,12 @@ impl Embedder {
             None => vector,
         }));
         if job.vectors.len() >= job.embedding.inputs.len()
-            && let Some(job) = self.jobs.pop_front()
+            && let Some(mut job) = self.jobs.pop_front()
         {
             let input = job.embedding.inputs.iter().map(|input| input.len() as u64).sum();
             let usage = Usage { input, ..Usage::default() };
-            let _ = job.reply.send(Ok(EmbeddingResponse { vectors: job.vectors, usage }));
+            let vectors = std::mem::take(&mut job.vectors);
+            job.end(Ok(EmbeddingResponse { vectors, usage }));
         }
         Ok(true)
     }
@@ -83,7 +92,7 @@ impl Embedder {
     /// Ends the jobs that have begun.
     pub(crate) fn fail_begun(&mut self, fault: &ProviderFault) {
         if let Some(job) = self.jobs.pop_front() {
-            let _ = job.reply.send(Err(fault.clone()));
+            job.end(Err(fault.clone()));
         }
     }
 
@@ -95,7 +104,7 @@ impl Embedder {
     fn end(&mut self, which: impl Fn(&EmbedJob) -> bool, fault: &ProviderFault) {
         for job in std::mem::take(&mut self.jobs) {
             if which(&job) {
-                let _ = job.reply.send(Err(fault.clone()));
+                job.end(Err(fault.clone()));
             } else {
                 self.jobs.push_back(job);
             }

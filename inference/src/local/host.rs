@@ -69,6 +69,8 @@ struct Orders {
     abandon: Option<ProviderFault>,
     /// How often requests were abandoned.
     abandoned: u64,
+    /// Why they were, the last time.
+    cause: Option<ProviderFault>,
 }
 
 /// A request that was taken in.
@@ -216,7 +218,8 @@ impl Host {
     /// Tells it to end the requests that it has set aside.
     pub(crate) fn abandon(&self, fault: ProviderFault) {
         self.order(|orders| {
-            orders.abandon = Some(fault);
+            orders.abandon = Some(fault.clone());
+            orders.cause = Some(fault);
             orders.abandoned += 1;
         });
     }
@@ -306,8 +309,7 @@ impl Host {
             }
             Work::Embed(embedding) => {
                 let (reply, vectors) = oneshot::channel();
-                let job =
-                    EmbedJob { embedding, reply, deadline: deadline.into_std(), _permit: permit, vectors: Vec::new() };
+                let job = EmbedJob { embedding, reply, deadline: deadline.into_std(), permit, vectors: Vec::new() };
                 self.submit(abandoned, Command::Embed(job))?;
                 let answer = tokio::time::timeout_at(deadline, vectors).await.map_err(late)?;
                 let answer = answer.unwrap_or_else(|_| Err(unloading(&self.model.name)))?;
@@ -326,13 +328,13 @@ impl Host {
         // Under the lock: either the thread finds it when it abandons what it has, or it is not let in.
         let orders = self.desk.open();
         let sent = match orders.abandoned == abandoned {
-            true => self.commands.try_send(command).map_err(mpsc::error::TrySendError::into_inner),
-            false => Err(command),
+            true => self.commands.try_send(command).map_err(|unsent| (unsent.into_inner(), None)),
+            false => Err((command, orders.cause.clone())),
         };
         // A command that was not sent gives its lease back when it is dropped, which needs the manager's lock: not under this one.
         drop(orders);
         self.bell.ring();
-        sent.map_err(|_| unloading(&self.model.name))
+        sent.map_err(|(_, cause)| cause.unwrap_or_else(|| unloading(&self.model.name)))
     }
 }
 

@@ -127,7 +127,7 @@ impl Worker {
         let begun: Vec<u64> = self
             .answers
             .iter()
-            .filter(|(id, answer)| answer.open > 0 && waits(**id) != answer.admitted() as usize)
+            .filter(|(id, answer)| answer.open > 0 && waits(**id) != answer.admitted as usize)
             .map(|(id, _)| *id)
             .collect();
         for id in begun {
