@@ -14,7 +14,7 @@ use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority};
-use crate::strategy::Strategy;
+use crate::strategy::{Flaw, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
     AliasName, BaseUrl, BudgetStatus, Clock, Difficulty, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale,
@@ -239,6 +239,9 @@ table! {
         tool_format: ToolFormat = default("auto"),
         /// How it writes reasoning, where its chat template does not tell; with `"none"` it is left in the text.
         reasoning_format: ReasoningFormat = default("auto"),
+        /// Of a cascade: the three numbers of the curve that makes a confidence of how sure this model was, as `tollkeeper route certainty`
+        /// prints them; without them those of the model that ships.
+        certainty: Vec<At<Scale>> = optional,
     }
 }
 
@@ -298,8 +301,24 @@ table! {
         weights: Vec<At<Whole<0, 1_000_000>>> = default([]),
         /// `"provider/model"`, local models and other aliases; the place in the list is the tier.
         targets: Vec<At<String>> = required,
+        /// Holds local answers back until they are known to be fit, and else asks the next target above; such as
+        /// `cascade = { min_confidence = 0.7 }`.
+        cascade: RawCascade = optional,
         /// How much may be asked of it, by all agents together.
         rates: RawRateLimits = flat,
+    }
+}
+
+table! {
+    /// When a local answer is good enough to be shown (`docs/cascade.md`).
+    RawCascade "`cascade`" {
+        /// Tokens of a streamed answer that are held back and looked at before the client sees any.
+        hold_tokens: Whole<1, 256> = default(16),
+        /// From 0 to 1: an answer that is less probably good goes to the next target above; 0 never sends one there for that.
+        min_confidence: Difficulty = default(0.5),
+        /// What an answer must not be: `form` (not the JSON that was asked for), `calls` (calls of tools that cannot be carried out), `refusal`,
+        /// `empty`.
+        checks: Vec<At<Flaw>> = default(["form", "calls", "refusal", "empty"]),
     }
 }
 

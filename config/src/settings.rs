@@ -6,7 +6,7 @@ use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::notify::Notify;
 use crate::shared::SharedStore;
-use crate::strategy::{Strategy, TaskRule};
+use crate::strategy::{Cascade, Strategy, TaskRule};
 use crate::units::{Secret, Usd};
 use crate::velocity::VelocityConfig;
 use indexmap::IndexMap;
@@ -281,6 +281,10 @@ pub struct LocalModel {
     pub tool_format: ToolFormat,
     /// How it writes reasoning.
     pub reasoning_format: ReasoningFormat,
+    /// The curve from how sure it was of an answer to how probably the answer is good: base, factor of the mean log-probability, factor of
+    /// the mean entropy.
+    #[serde(skip)]
+    pub certainty: Option<[f32; 3]>,
 }
 
 /// How the embedding of a text comes from the states of its tokens.
@@ -331,6 +335,7 @@ impl LocalModel {
             lora: Vec::new(),
             tool_format: ToolFormat::Auto,
             reasoning_format: ReasoningFormat::Auto,
+            certainty: None,
         }
     }
 }
@@ -453,6 +458,8 @@ pub struct Alias {
     pub rates: RateLimits,
     /// Difficulties in thousandths, ascending, from which on a pyramid begins one tier higher each.
     pub escalate_at: Vec<u16>,
+    /// Whether its local answers are held back until they are known to be fit.
+    pub cascade: Option<Cascade>,
     /// Of a weighted alias: the weight of each target by its tier; 1 where there is none.
     pub weights: Vec<u32>,
 }

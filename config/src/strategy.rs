@@ -47,6 +47,42 @@ impl Strategy {
     }
 }
 
+/// When a local answer is good enough to be shown, and is not given up for the next target above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cascade {
+    /// Tokens of a streamed answer that are held back before the client sees any.
+    pub hold_tokens: u32,
+    /// In thousandths: the least probability of being good.
+    pub min_confidence: u16,
+    /// What an answer must not be.
+    pub checks: Vec<Flaw>,
+}
+
+/// What can be wrong with an answer as anybody can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is not the JSON that was asked for.
+    Form,
+    /// It calls a tool that there is none of, or with arguments that do not fit.
+    Calls,
+    /// It refuses, or says that it does not know.
+    Refusal,
+    /// There is nothing in it.
+    Empty,
+}
+
+impl Flaw {
+    /// The name in configuration files, headers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::Calls => "calls",
+            Self::Refusal => "refusal",
+            Self::Empty => "empty",
+        }
+    }
+}
+
 /// What holds for tasks of one type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskRule {

@@ -9,7 +9,7 @@ use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority};
-use crate::strategy::Strategy;
+use crate::strategy::{Flaw, Strategy};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
@@ -316,6 +316,7 @@ read_choice! {
     WebhookFormat: "generic" => Self::Generic, "slack" => Self::Slack;
     Strategy: "ordered" => Self::Ordered, "pyramid" => Self::Pyramid, "cheapest" => Self::Cheapest, "fastest" => Self::Fastest,
         "balanced" => Self::Balanced, "sticky" => Self::Sticky, "least_busy" => Self::LeastBusy, "weighted" => Self::Weighted;
+    Flaw: "form" => Self::Form, "calls" => Self::Calls, "refusal" => Self::Refusal, "empty" => Self::Empty;
     OnLimit: "deny" => Self::Deny, "degrade" => Self::Degrade, "ask" => Self::Ask;
     OnSharedDown: "deny" => Self::Deny, "local" => Self::Local;
     ServiceTier: "flex" => Self::Flex, "priority" => Self::Priority, "batch" => Self::Batch;

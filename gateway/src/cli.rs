@@ -2,6 +2,7 @@
 
 mod against;
 mod agents;
+mod certainty;
 mod engine;
 mod ledger;
 mod models;

@@ -3,6 +3,7 @@
 
 use crate::app::App;
 use crate::billable;
+use crate::cascade::{Cause, Judge, Judged, Verdict};
 use crate::error::{ApiError, BudgetStatus};
 use crate::meter::{Meter, Predicted, Running};
 use crate::planning::{Planned, Planner};
@@ -10,9 +11,10 @@ use crate::stack::Arrival;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::time::Instant;
 use tollkeeper_config::{BackendId, Config, OnLimit, Priority, Resolved, Usd};
-use tollkeeper_inference::{Call, Reply};
+use tollkeeper_inference::{Call, Reply, ReplyBody};
 use tollkeeper_policies::{Caller, Denied, OutputBound, Spend, What};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
@@ -139,12 +141,13 @@ impl Job<'_> {
         (tokens < ask.max_output.unwrap_or_else(|| longest(ask, attempt))).then_some(tokens)
     }
 
-    fn call(&self, output_limit: Option<u64>, abandoned: Arc<AtomicBool>) -> Call {
+    fn call(&self, output_limit: Option<u64>, measured: u32, abandoned: Arc<AtomicBool>) -> Call {
         Call {
             request: self.request.clone(),
             original: self.original.clone(),
             operation: self.operation,
             output_limit,
+            measured,
             priority: if self.request.is_flexible() || self.planner.asked.is_batch {
                 Priority::Batch
             } else {
@@ -210,23 +213,64 @@ struct Walk {
     degraded: Option<What>,
     /// What the caller should hear if nothing else: the last fault that is not the operator's, if any.
     fault: Option<(FaultKind, ApiError)>,
+    /// An answer that is not shown if there is one from a higher tier.
+    aside: Option<Aside>,
+}
+
+/// An answer that was held back and found unfit.
+struct Aside {
+    answer: Answer,
+    verdict: Verdict,
+    tier: u8,
+    /// How long it took to find that out.
+    took: Duration,
 }
 
 impl Walk {
-    /// Tries the plan's attempts in order until one answers.
+    /// Finds an answer: the first that is fit, else the last that is not. A doubtful answer is better than an error.
     async fn through(&mut self, job: &Job<'_>, planned: &Planned, meter: &mut Meter) -> Result<Answer, ApiError> {
-        for attempt in &planned.plan.attempts {
+        let walked = self.attempts(job, planned, meter).await;
+        let Some(Aside { answer, verdict, took, .. }) = self.aside.take() else { return walked };
+        let cascade = &job.app.metrics.cascade;
+        match walked {
+            Ok(better) => {
+                let cost = meter.give_up().unwrap_or(Usd::ZERO);
+                cascade.wasted(meter.alias(), cost, took);
+                Ok(Answer { why: format!("{};{verdict}", better.why), ..better })
+            }
+            Err(error) => {
+                meter.resume();
+                cascade.looked(meter.alias(), "nobody_above");
+                let degraded = matches!(error, ApiError::Denied(Denied::Budget(_), _)).then_some("budget");
+                let why = format!("{};{verdict};above={}", answer.why, error.outcome());
+                Ok(Answer { why, degraded: answer.degraded.or(degraded), ..answer })
+            }
+        }
+    }
+
+    /// Tries the plan's attempts in order until one answers and is fit to be shown.
+    async fn attempts(&mut self, job: &Job<'_>, planned: &Planned, meter: &mut Meter) -> Result<Answer, ApiError> {
+        for (at, attempt) in planned.plan.attempts.iter().enumerate() {
             let too_dear = self.dearest.is_some_and(|dearest| attempt.cost.expected >= dearest);
-            if too_dear || self.tried.contains(&attempt.id) {
+            let too_low = self.aside.as_ref().is_some_and(|aside| attempt.why.tier <= aside.tier);
+            if too_dear || too_low || self.tried.contains(&attempt.id) {
                 continue;
             }
             self.tried.push(attempt.id.clone());
             // What a budget refused was no attempt.
             let number = self.number + 1;
-            let tried = one(job, number, planned, attempt, meter).await;
+            let judge = Judge::of(job, planned, at);
+            let tried = one(job, number, planned, attempt, judge.as_ref(), meter).await;
             self.number += u32::from(tried.is_ok());
+            let tried = match (tried, judge) {
+                (Ok(Ok(answer)), Some(judge)) => self.judged(&judge, attempt, answer, meter).await,
+                (Ok(tried), _) => Ok(tried.map(Some)),
+                (Err(refused), _) => Err(refused),
+            };
             match tried {
-                Ok(Ok(mut answer)) => {
+                // It is set aside.
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(mut answer))) => {
                     answer.degraded = match (self.dearest, job.planner.slowed) {
                         (Some(_), _) => Some("budget"),
                         (None, true) => Some("velocity"),
@@ -250,6 +294,32 @@ impl Walk {
         let fault = self.fault.take().map(|(_, error)| error);
         // A plan without a refusal has an attempt.
         Err(self.refused.take().or(fault).unwrap_or_else(|| ApiError::NotReady("the plan is empty".into())))
+    }
+
+    /// Looks at an answer before it is shown; one that is not fit is set aside.
+    async fn judged(
+        &mut self,
+        judge: &Judge,
+        attempt: &Attempt,
+        answer: Answer,
+        meter: &mut Meter,
+    ) -> Result<Result<Option<Answer>, ProviderFault>, ApiError> {
+        let ReplyBody::Events(events) = answer.reply.body else { return Ok(Ok(Some(answer))) };
+        let began = Instant::now();
+        let looked = judge.look(events, meter).await;
+        meter.waited(began.elapsed());
+        let Judged { verdict, events } = match looked {
+            Ok(judged) => judged,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        meter.looked(verdict.cause, &judge.above);
+        let answer = Answer { reply: Reply { body: ReplyBody::Events(events), ..answer.reply }, ..answer };
+        if verdict.cause == Cause::Fit {
+            return Ok(Ok(Some(Answer { why: format!("{};{verdict}", answer.why), ..answer })));
+        }
+        meter.set_aside();
+        self.aside = Some(Aside { answer, verdict, tier: attempt.why.tier, took: began.elapsed() });
+        Ok(Ok(None))
     }
 
     /// Notes a fault that another attempt may get around, and returns any other.
@@ -280,6 +350,7 @@ async fn one(
     number: u32,
     planned: &Planned,
     attempt: &Attempt,
+    judge: Option<&Judge>,
     meter: &mut Meter,
 ) -> Result<Result<Answer, ProviderFault>, ApiError> {
     let (spend, share) = job.spend(number, &planned.ask, attempt, meter.cost(true));
@@ -301,7 +372,7 @@ async fn one(
         seen,
         started,
     });
-    let call = job.call(limit, meter.abandoned());
+    let call = job.call(limit, judge.map_or(0, Judge::measured), meter.abandoned());
     let (app, id) = (job.app.clone(), attempt.id.clone());
     // In a box, so that it can go on without the client, and does not take memory before.
     let answer = Box::pin(async move { app.fleet.send(&id, call).await });

@@ -7,6 +7,7 @@ mod app;
 mod auth;
 mod billable;
 mod body;
+mod cascade;
 pub mod cli;
 mod cut;
 mod dispatch;

@@ -1,8 +1,15 @@
 //! The account of one request from its admission to its last byte: lease, tokens, times, outcome. Whatever way a request ends, dropping its
 //! meter settles the lease and writes the one log line and the metrics.
 
+mod account;
+
+pub(crate) use account::{Predicted, Running};
+
 use crate::app::App;
+use crate::cascade::Cause;
 use crate::stack::Arrival;
+use account::{Account, Seen, made};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,41 +19,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tollkeeper_config::{BackendId, Price, Usd};
 use tollkeeper_inference::{Reply, ReplyBody};
-use tollkeeper_policies::{Agent, Charge, Denied, Lease, Outcome, RateGuard, Settlement};
+use tollkeeper_policies::{Agent, Charge, Denied, Outcome, RateGuard, Settlement};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::usage::Usage;
-use tollkeeper_router::TimeEstimate;
-
-/// Text bytes per token when nobody counted: fewer than real tokenisers need for English (about four), so that an estimate is not too low.
-const BYTES_PER_TOKEN: u64 = 3;
 
 /// A whole answer of a provider, on its way.
 pub(crate) type Pending = Pin<Box<dyn Future<Output = Result<Reply, ProviderFault>> + Send>>;
-
-/// One attempt at one backend, while it runs.
-pub(crate) struct Running {
-    pub(crate) lease: Lease,
-    pub(crate) backend: Arc<str>,
-    pub(crate) provider: &'static str,
-    pub(crate) price: Price,
-    pub(crate) id: BackendId,
-    /// What it was expected to take.
-    pub(crate) predicted: Predicted,
-    /// Prompt tokens, as leased.
-    pub(crate) input_tokens: u64,
-    /// Whether tokens are seen as they are made, because the backend streams to us; or that there are none.
-    pub(crate) seen: bool,
-    pub(crate) started: Instant,
-}
-
-/// What an attempt was expected to take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Predicted {
-    pub(crate) time: TimeEstimate,
-    pub(crate) cost: Usd,
-}
 
 /// The account of one request.
 pub(crate) struct Meter {
@@ -57,7 +37,10 @@ pub(crate) struct Meter {
     id: Arc<str>,
     arrived: Instant,
     streamed: bool,
-    running: Option<Running>,
+    /// Of the attempt that runs, or ran last.
+    account: Account,
+    /// Of an answer that is held back until it is known whether there is a better one.
+    aside: Option<Account>,
     /// What the running attempt waits for, when it is a whole answer of a provider.
     pending: Option<Pending>,
     /// Set when the client has left, for whoever would try again.
@@ -68,9 +51,6 @@ pub(crate) struct Meter {
     attempt_duration: Duration,
     waited: Duration,
     first_token: Option<Duration>,
-    output: Seen,
-    /// What the backend reported, and what had been seen when it did.
-    usage: Option<(Usage, u64)>,
     last_usage: Usage,
     /// All attempts together.
     charged: Usd,
@@ -82,22 +62,6 @@ pub(crate) struct Meter {
     used: u64,
     _place: OwnedSemaphorePermit,
     _alive: Arc<()>,
-}
-
-/// Output as it was seen go by.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    /// Tokens that the backend counted.
-    tokens: u64,
-    /// Bytes and frames of what it did not count.
-    bytes: u64,
-    frames: u64,
-}
-
-impl Seen {
-    fn tokens(self) -> u64 {
-        self.tokens + self.bytes.div_ceil(BYTES_PER_TOKEN).max(self.frames)
-    }
 }
 
 /// What metrics and the log need of a request that ended.
@@ -132,7 +96,8 @@ impl Meter {
             id: arrival.id.clone(),
             arrived: arrival.at,
             streamed: false,
-            running: None,
+            account: Account::default(),
+            aside: None,
             pending: None,
             abandoned: Arc::default(),
             backend: "".into(),
@@ -141,8 +106,6 @@ impl Meter {
             attempt_duration: Duration::ZERO,
             waited: Duration::ZERO,
             first_token: None,
-            output: Seen::default(),
-            usage: None,
             last_usage: Usage::default(),
             charged: Usd::ZERO,
             ended_after: None,
@@ -194,9 +157,48 @@ impl Meter {
         self.outcome = None;
         self.backend = running.backend.clone();
         self.provider = running.provider;
-        self.output = Seen::default();
-        self.usage = None;
-        self.running = Some(running);
+        self.account = Account { running: Some(running), ..Account::default() };
+    }
+
+    /// The running attempt's answer was looked at before it is shown; the target above would have charged its own price.
+    pub(crate) fn looked(&mut self, cause: Cause, above: &Price) {
+        self.app.metrics.cascade.looked(&self.alias, cause.name());
+        if cause == Cause::Fit {
+            self.account.spares = Some(above.clone());
+        }
+    }
+
+    /// The running attempt's answer is held back while another is asked for a better one.
+    pub(crate) fn set_aside(&mut self) {
+        // An older one is not wanted any more.
+        self.give_up();
+        self.aside = Some(std::mem::take(&mut self.account));
+    }
+
+    /// There is no better answer than the one that was set aside.
+    pub(crate) fn resume(&mut self) {
+        let Some(aside) = self.aside.take() else { return };
+        if let Some(running) = &aside.running {
+            self.backend = running.backend.clone();
+            self.provider = running.provider;
+        }
+        self.outcome = None;
+        self.account = aside;
+    }
+
+    /// There is a better answer than the one that was set aside, which is charged for what was made of it. Returns what that was.
+    pub(crate) fn give_up(&mut self) -> Option<Usd> {
+        self.close_aside(Outcome::Escalated)
+    }
+
+    fn close_aside(&mut self, how: Outcome) -> Option<Usd> {
+        let aside = self.aside.take()?;
+        let current = std::mem::replace(&mut self.account, aside);
+        let (backend, outcome) = (self.backend.clone(), self.outcome);
+        let before = self.charged;
+        self.close(how);
+        (self.account, self.backend, self.outcome) = (current, backend, outcome);
+        Some(self.charged.saturating_sub(before))
     }
 
     /// Waits for a whole answer of a provider. When the wait is dropped the answer is still on its way, and can be [awaited](Self::outlive).
@@ -253,12 +255,14 @@ impl Meter {
     pub(crate) fn failed(&mut self, fault: &ProviderFault) {
         let outcome = Outcome::Fault(fault.kind);
         if may_have_cost(fault) {
-            if let Some(running) = self.running.as_mut().filter(|_| fault.status.is_some_and(|status| status >= 400)) {
+            if let Some(running) =
+                self.account.running.as_mut().filter(|_| fault.status.is_some_and(|status| status >= 400))
+            {
                 // It has said that there is no answer.
                 running.seen = true;
             }
             self.close(outcome);
-        } else if let Some(running) = self.running.take() {
+        } else if let Some(running) = self.account.running.take() {
             self.attempt_duration = running.started.elapsed();
             self.app.metrics.attempt(&running.backend, outcome.name());
             running.lease.release(outcome);
@@ -274,69 +278,68 @@ impl Meter {
 
     /// The backend's own count; the last one holds.
     pub(crate) fn reported(&mut self, usage: Usage) {
-        self.usage = Some((usage, self.output.tokens()));
+        self.account.usage = Some((usage, self.account.output.tokens()));
     }
 
-    /// Tokens and text of a local engine's event. Before it is delivered, [`poll_paid`](Self::poll_paid).
+    /// Tokens and text of a local engine's event on its way to the client. Before it is delivered, [`poll_paid`](Self::poll_paid).
     pub(crate) fn event(&mut self, event: &ChatEvent) {
-        let tokens = match event {
-            ChatEvent::Text { tokens, .. }
-            | ChatEvent::Reasoning { tokens, .. }
-            | ChatEvent::ToolCall { tokens, .. } => *tokens,
-            ChatEvent::Usage(usage) => return self.reported(*usage),
-            ChatEvent::Finish { .. } => return,
-        };
+        if let ChatEvent::Usage(usage) = event {
+            return self.reported(*usage);
+        }
+        let Some(tokens) = made(event) else { return };
         self.first_content();
-        self.output.tokens += u64::from(tokens);
+        match self.account.ahead.checked_sub(1) {
+            Some(ahead) => self.account.ahead = ahead,
+            None => self.account.output.tokens += tokens,
+        }
+    }
+
+    /// Counts an event that is held back; it is not counted again when it goes to the client.
+    ///
+    /// # Errors
+    /// It cannot be paid for: then it does count again, and is refused again.
+    pub(crate) async fn held(&mut self, event: &ChatEvent) -> Result<(), Denied> {
+        let Some(tokens) = made(event) else { return Ok(()) };
+        self.account.begun.get_or_insert_with(|| self.arrived.elapsed());
+        self.account.output.tokens += tokens;
+        poll_fn(|cx| self.poll_paid(cx)).await?;
+        self.account.ahead += 1;
+        Ok(())
     }
 
     /// Text of a remote frame. Before it is delivered, [`poll_paid`](Self::poll_paid).
     pub(crate) fn text(&mut self, bytes: usize) {
         if bytes > 0 {
             self.first_content();
-            self.output.bytes += bytes as u64;
-            self.output.frames += 1;
+            self.account.output.bytes += bytes as u64;
+            self.account.output.frames += 1;
         }
     }
 
     /// Text of a whole answer whose tokens nobody counted.
     pub(crate) fn whole_text(&mut self, bytes: usize) {
-        if let Some(running) = &mut self.running {
+        if let Some(running) = &mut self.account.running {
             running.seen = true;
         }
-        self.output.bytes += bytes as u64;
+        self.account.output.bytes += bytes as u64;
     }
 
     /// Ready when all that was seen is paid for, or cannot be. Pending only while other gateways are asked, which share a
     /// budget.
     pub(crate) fn poll_paid(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Denied>> {
-        let tokens = self.output.tokens();
-        let Some(running) = self.running.as_mut() else { return Poll::Ready(Ok(())) };
+        let tokens = self.account.output.tokens();
+        let Some(running) = self.account.running.as_mut() else { return Poll::Ready(Ok(())) };
         let paid = ready!(running.lease.poll_cover(cx, tokens));
         if paid.is_err() {
             // What is not paid for is not delivered, and so not charged.
-            self.output = Seen { tokens: running.lease.covered(), ..Seen::default() };
+            self.account.output = Seen { tokens: running.lease.covered(), ..Seen::default() };
         }
         Poll::Ready(paid)
     }
 
     /// What the answer has used: as reported, else as estimated. A report that an answer has outgrown before it broke off is not the last word.
     pub(crate) fn usage(&self, whole: bool) -> (Usage, bool) {
-        let Some((usage, seen)) = self.usage else {
-            let running = self.running.as_ref();
-            let input = running.map_or(0, |running| running.input_tokens);
-            let mut output = self.output.tokens();
-            if let Some(running) = running.filter(|running| !running.seen && output == 0) {
-                // Nobody knows how much of the answer there was, and the provider may bill all of it.
-                output = running.lease.covered();
-            }
-            return (Usage { input, output, ..Usage::default() }, true);
-        };
-        let tokens = self.output.tokens();
-        if whole || tokens <= seen {
-            return (usage, false);
-        }
-        (Usage { output: usage.output.max(tokens), ..usage }, true)
+        self.account.usage(whole)
     }
 
     /// The backend of the last attempt; empty when there was none.
@@ -346,18 +349,19 @@ impl Meter {
 
     /// Whether the backend has reported what the answer used.
     pub(crate) fn is_reported(&self) -> bool {
-        self.usage.is_some()
+        self.account.usage.is_some()
     }
 
     /// What the request costs, as far as it is known now, all attempts together.
     pub(crate) fn cost(&self, whole: bool) -> Usd {
-        let running = self.running.as_ref().map_or(Usd::ZERO, |running| running.price.charge(&self.usage(whole).0));
-        self.charged.saturating_add(running)
+        let accounts = std::iter::once(&self.account).chain(&self.aside);
+        accounts.fold(self.charged, |sum, account| sum.saturating_add(account.cost(whole)))
     }
 
     /// How fast the backend wrote, and how good the estimate was.
     fn learn(&self, id: &BackendId, predicted: Predicted, tokens: u64, cost: Usd) {
-        let first = self.first_token.filter(|_| self.streamed);
+        // What was held back had its first token long before the client.
+        let first = self.account.begun.or(self.first_token.filter(|_| self.streamed));
         if let (BackendId::Remote { .. }, Some(first)) = (id, first) {
             self.app.paces.saw(id, tokens, self.attempt_duration.saturating_sub(first));
         }
@@ -380,7 +384,7 @@ impl Meter {
         // Nobody waits for it any more.
         self.pending = None;
         let (usage, estimated) = self.usage(outcome == Outcome::Done);
-        let running = self.running.take()?;
+        let running = self.account.running.take()?;
         self.attempt_duration = running.started.elapsed();
         self.outcome = Some(outcome.name());
         self.app.metrics.attempt(&running.backend, outcome.name());
@@ -404,6 +408,9 @@ impl Meter {
         }
         if outcome == Outcome::Done {
             self.learn(&running.id, running.predicted, usage.output, charge.cost);
+            if let Some(above) = self.account.spares.take() {
+                self.app.metrics.cascade.saved(&self.alias, above.charge(&usage).saturating_sub(charge.cost));
+            }
         }
         self.last_usage = usage;
         self.charged = self.charged.saturating_add(charge.cost);
@@ -423,6 +430,7 @@ impl Drop for Meter {
         } else {
             Outcome::ClientGone
         };
+        self.close_aside(gone);
         self.close(gone);
         self.count_tokens();
         let duration = self.ended_after.unwrap_or_else(|| self.arrived.elapsed());

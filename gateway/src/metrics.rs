@@ -1,6 +1,7 @@
 //! Every series that `GET /metrics` shows; `docs/metrics.md` says what each means.
 
 mod card;
+mod cascade;
 mod limits;
 mod money;
 mod notices;
@@ -65,6 +66,7 @@ pub(crate) struct Metrics {
     residency: Residency,
     servers: Servers,
     notices: notices::Notices,
+    pub(crate) cascade: cascade::Cascade,
     predicted: HistogramVec,
     queue_depth: GaugeVec,
     queue_tokens: GaugeVec,
@@ -122,6 +124,9 @@ impl Maker {
     }
     fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(IntCounter::new(name, help))
+    }
+    fn sums(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        self.add(CounterVec::new(Opts::new(name, help), labels))
     }
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.add(GaugeVec::new(Opts::new(name, help), labels))
@@ -224,6 +229,7 @@ impl Metrics {
             residency: Residency::new(&make),
             servers: Servers::new(&make),
             notices: notices::Notices::new(&make),
+            cascade: cascade::Cascade::new(&make),
             predicted: make.histograms(
                 "tollkeeper_route_estimate_ratio",
                 "What an attempt took for each unit that the router expected.",

@@ -6,7 +6,7 @@ use crate::signature;
 use crate::wishes::Asked;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tollkeeper_config::{BackendId, Config, Resolved, Strategy};
+use tollkeeper_config::{Alias, BackendId, Config, Resolved, Strategy};
 use tollkeeper_inference::{BackendHealth, BackendState};
 use tollkeeper_policies::{Caller, Denied};
 use tollkeeper_protocol::Request;
@@ -42,6 +42,8 @@ pub(crate) struct Planned {
     pub(crate) plan: Plan,
     pub(crate) basis: Basis,
     pub(crate) rules: Rules,
+    /// What was named, if it is an alias.
+    pub(crate) alias: Option<Arc<Alias>>,
 }
 
 impl Planner<'_> {
@@ -92,7 +94,8 @@ impl Planner<'_> {
     /// can be known of the request is looked at.
     pub(crate) fn planned(&self, resolved: Resolved, input_tokens: Option<u64>, whole: bool) -> Planned {
         let (basis, rules) = self.rules(&resolved, whole);
-        let weights = resolved.alias.as_ref().map_or(&[][..], |alias| &alias.weights);
+        let alias = resolved.alias;
+        let weights = alias.as_ref().map_or(&[][..], |alias| &alias.weights);
         let weight = |tier: u8| weights.get(usize::from(tier)).copied().unwrap_or(1);
         let targets = resolved.targets.into_iter();
         let candidates = targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier))).collect();
@@ -101,7 +104,7 @@ impl Planner<'_> {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
         let plan = plan(&ask, candidates, rules, self.seed);
-        Planned { ask, plan, basis, rules }
+        Planned { ask, plan, basis, rules, alias }
     }
 
     /// How the targets are to be ordered. Whatever the rules do not depend on is not looked at.

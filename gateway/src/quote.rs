@@ -155,7 +155,7 @@ fn explained(
     let resolved = planner.permitted(resolved)?;
     let planned = planner.planned(resolved, input_tokens, true);
     let refused = planned.plan.refusal().map(|(_, why)| why);
-    let Planned { ask, plan, basis, rules } = planned;
+    let Planned { ask, plan, basis, rules, .. } = planned;
     let shown = |attempt: &Attempt| shown(app, &caller.agent, &ask, attempt, &basis.to_string());
     let until = app.clock.now().saturating_add(VALID).unwrap_or_else(|_| app.clock.now());
     Ok(Explained {

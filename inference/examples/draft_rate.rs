@@ -93,6 +93,7 @@ async fn rate(engines: &LocalEngines, name: &str, parallel: u32, round: u32, tok
             original: bytes::Bytes::new(),
             operation: Operation::TextCompletion,
             output_limit: None,
+            measured: 0,
             priority: Priority::default(),
             request_id: "rate".into(),
             abandoned: Arc::default(),

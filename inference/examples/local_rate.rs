@@ -125,6 +125,7 @@ async fn through_worker(engines: &LocalEngines, name: &str, parallel: u32, round
             original: bytes::Bytes::new(),
             operation: Operation::TextCompletion,
             output_limit: None,
+            measured: 0,
             priority: Priority::default(),
             request_id: "rate".into(),
             abandoned: Arc::default(),

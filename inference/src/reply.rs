@@ -26,6 +26,8 @@ pub struct Call {
     pub operation: Operation,
     /// `Some(n)`: the answer, all its choices together, must not exceed `n` tokens, whatever the client asked for.
     pub output_limit: Option<u64>,
+    /// Of so many of an answer's first tokens local engines say how sure the model was ([`ChatEvent::Certainty`]).
+    pub measured: u32,
     /// How urgent it is; local engines with a queue read this.
     pub priority: Priority,
     /// The gateway's id of the request, for logs.

@@ -38,6 +38,7 @@ fn call() -> Call {
         original: Bytes::from_static(body.as_bytes()),
         operation: Operation::Embeddings,
         output_limit: None,
+        measured: 0,
         priority: tollkeeper_config::Priority::Interactive,
         request_id: "r".into(),
         deadline: Instant::now() + Duration::from_secs(60),

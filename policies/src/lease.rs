@@ -126,6 +126,8 @@ pub enum Outcome {
     Stopped,
     /// The gateway was drained.
     Drained,
+    /// It was given up for the answer of a model above it.
+    Escalated,
 }
 
 impl Outcome {
@@ -138,6 +140,7 @@ impl Outcome {
             Self::BudgetStop => "budget_stop",
             Self::Stopped => "stopped",
             Self::Drained => "drained",
+            Self::Escalated => "escalated",
         }
     }
 }

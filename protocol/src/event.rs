@@ -42,6 +42,15 @@ pub enum ChatEvent {
         /// Tokens newly generated with this piece.
         tokens: u32,
     },
+    /// How sure the model was of a token, in front of the token's own event. For who decides about the answer; clients never see it.
+    Certainty {
+        /// Which of the `n` answers.
+        choice: u32,
+        /// Natural logarithm of the token's probability.
+        logprob: f32,
+        /// Entropy in nats of the distribution that it was drawn from.
+        entropy: f32,
+    },
     /// One choice has ended.
     Finish {
         /// Which of the `n` answers.
@@ -97,6 +106,7 @@ impl Folder {
                 call.arguments.push_str(&arguments);
             }
             ChatEvent::Finish { choice, reason } => self.partial(choice).choice.finish = Some(reason),
+            ChatEvent::Certainty { .. } => {}
             ChatEvent::Usage(usage) => self.usage = Some(usage),
         }
     }

@@ -14,6 +14,7 @@ mod text;
 mod words;
 
 pub use cases::{Case, CasesError};
+pub(crate) use line::solve;
 pub use model::{Model, Reading, Settings};
 pub use text::MOST_BYTES;
 pub(crate) use text::boundary;

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod candidate;
+pub mod confidence;
 pub mod difficulty;
 pub mod estimate;
 pub mod fit;

@@ -5,6 +5,7 @@
 mod admin;
 #[cfg(feature = "candle")]
 mod candle;
+mod cascade;
 mod cli;
 mod cluster;
 mod crash;

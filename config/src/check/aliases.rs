@@ -4,11 +4,11 @@ use super::server::small;
 use super::{Check, is_first};
 use crate::catalog::Catalog;
 use crate::defaults::{AUTO_TARGETS, CLOUD_ALIASES};
-use crate::file::RawAlias;
+use crate::file::{RawAlias, RawCascade};
 use crate::problem::{Span, did_you_mean, nearest};
 use crate::read::At;
 use crate::settings::{Alias, BackendId, LocalModel, Provider, RateLimits};
-use crate::strategy::Strategy;
+use crate::strategy::{Cascade, Strategy};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ struct List {
     entries: Vec<Entry>,
     rates: RateLimits,
     escalate_at: Vec<u16>,
+    cascade: Option<Cascade>,
     weights: Vec<u32>,
 }
 
@@ -58,9 +59,15 @@ impl Check<'_> {
         let alias = |(name, list): (&String, &List)| {
             let targets = flat.remove(name).unwrap_or_default();
             self.warn_if_unusable(name, &targets, providers);
-            let (escalate_at, weights) = (list.escalate_at.clone(), list.weights.clone());
-            let alias =
-                Alias { name: name.clone(), strategy: list.strategy, targets, rates: list.rates, escalate_at, weights };
+            let alias = Alias {
+                name: name.clone(),
+                strategy: list.strategy,
+                targets,
+                rates: list.rates,
+                escalate_at: list.escalate_at.clone(),
+                cascade: list.cascade.clone(),
+                weights: list.weights.clone(),
+            };
             (name.clone(), Arc::new(alias))
         };
         names.lists.iter().map(alias).collect()
@@ -90,7 +97,8 @@ impl Check<'_> {
                 let escalate_at = self.escalate_at(&raw.escalate_at.value);
                 let weights = raw.weights.value.iter().map(|at| small(at.value.0)).collect();
                 let strategy = raw.strategy.value;
-                lists.insert(name.value.0, List { strategy, entries, rates, escalate_at, weights });
+                let cascade = raw.cascade.at.map(|at| cascade(&at.value));
+                lists.insert(name.value.0, List { strategy, entries, rates, escalate_at, cascade, weights });
             }
         }
         lists
@@ -212,6 +220,14 @@ fn no_target(text: &str, split: Option<(&str, &str)>, names: &Names<'_>) -> Stri
     }
 }
 
+fn cascade(raw: &RawCascade) -> Cascade {
+    Cascade {
+        hold_tokens: small(raw.hold_tokens.value.0),
+        min_confidence: raw.min_confidence.value.0,
+        checks: raw.checks.value.iter().map(|check| check.value).collect(),
+    }
+}
+
 /// The aliases that exist out of the box.
 fn built_in(
     local: &[Arc<LocalModel>],
@@ -223,6 +239,7 @@ fn built_in(
         entries,
         rates: RateLimits::default(),
         escalate_at: Vec::new(),
+        cascade: None,
         weights: Vec::new(),
     };
     let backends = |ids: Vec<BackendId>| list(Strategy::Ordered, ids.into_iter().map(Entry::Backend).collect());

@@ -4,8 +4,9 @@ use super::server::small;
 use super::{Check, is_first};
 use crate::catalog::Abilities;
 use crate::file::{RawLocal, RawLocalModel};
+use crate::read::At;
 use crate::settings::{EngineKind, Gpu, KvCache, Local, LocalModel, LoraAdapter, Residency, Speculate, SwapRules};
-use crate::value::{Guesses, Vram};
+use crate::value::{Guesses, Scale, Vram};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -72,6 +73,7 @@ impl Check<'_> {
             Some(LoraAdapter { path, scale: adapter.value.scale.value.0 })
         });
         let lora = lora.collect();
+        let certainty = self.certainty(raw.certainty.at.as_ref());
         let price = self.price(&raw.price, None, abilities);
         Some(LocalModel {
             name: raw.name?.value.value.0,
@@ -101,7 +103,19 @@ impl Check<'_> {
             lora,
             tool_format: raw.tool_format.value,
             reasoning_format: raw.reasoning_format.value,
+            certainty,
         })
+    }
+
+    /// The three numbers of a curve.
+    fn certainty(&mut self, raw: Option<&At<Vec<At<Scale>>>>) -> Option<[f32; 3]> {
+        let at = raw?;
+        let numbers: Vec<f32> = at.value.iter().map(|number| number.value.0).collect();
+        let curve = <[f32; 3]>::try_from(numbers).ok();
+        if curve.is_none() {
+            self.problems.add(&at.span, "`certainty` has three numbers, as `tollkeeper route certainty` prints them");
+        }
+        curve
     }
 
     /// How tokens are guessed: a draft and the wish for one belong together.

@@ -1,5 +1,6 @@
 //! `tollkeeper route`: how good the router's classifier is, and which threshold sends the share of requests to the strong tier that is wanted.
 
+use super::certainty::Certainty;
 use super::say;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub(super) enum RouteCommand {
     Eval(Eval),
     /// The threshold that sends a share of these cases to the strong tier, and what that wins
     Calibrate(Calibrate),
+    /// What makes a confidence of how sure a local model was of its answers, for cascades
+    Certainty(Certainty),
 }
 
 /// Arguments of `eval`.
@@ -56,6 +59,7 @@ impl RouteCommand {
         match self {
             Self::Eval(eval) => eval.run(),
             Self::Calibrate(calibrate) => calibrate.run(),
+            Self::Certainty(certainty) => certainty.run(),
         }
     }
 }

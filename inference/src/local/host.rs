@@ -294,7 +294,8 @@ impl Host {
         let deadline = call.deadline;
         let late = |_| late(&self.model.name);
         let body = match work {
-            Work::Generate(generation) => {
+            Work::Generate(mut generation) => {
+                generation.measured = call.measured;
                 if let Some(shelf) = self.shelf.load_full() {
                     for prompt in &generation.prompts {
                         shelf.fetch(&prompt.tokens).await;

@@ -35,6 +35,8 @@ pub(crate) struct Generation {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: Option<u8>,
+    /// Of so many first tokens it is said how sure the model was.
+    pub(crate) measured: u32,
     /// Whether the prompt is repeated token by token with log-probabilities.
     pub(crate) scores_prompt: bool,
     /// How the answer is taken apart; `None` is plain text.
@@ -167,6 +169,7 @@ impl Frontend {
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
             top_logprobs: request.top_logprobs,
+            measured: 0,
             scores_prompt: false,
             layout: (tools != Tools::Off || format.thinks()).then_some(Layout { format, thinking, tools, signatures }),
             guide,
@@ -299,6 +302,7 @@ impl Frontend {
             sampling: request.sampling.clone(),
             stop: request.stop.clone(),
             top_logprobs: request.logprobs,
+            measured: 0,
             scores_prompt,
             layout: None,
             guide,

@@ -273,6 +273,22 @@ fn exclude_top_choices(candidates: &mut Vec<(Token, f32)>, threshold: f32) {
     candidates.drain(..likely.saturating_sub(1));
 }
 
+/// The log-probability of `token` and the entropy in nats of the model's own distribution (before biases, penalties and temperature).
+pub(crate) fn certainty(logits: &[f32], token: Token) -> (f32, f32) {
+    let finite = || logits.iter().copied().filter(|logit| logit.is_finite());
+    let highest = finite().fold(f32::MIN, f32::max);
+    let (mut sum, mut weighted) = (0.0, 0.0);
+    for below in finite().map(|logit| f64::from(logit - highest)) {
+        let weight = below.exp();
+        sum += weight;
+        weighted += weight * below;
+    }
+    // With p = exp(below) / sum, the entropy -sum(p ln p) is ln(sum) - sum(p * below).
+    let normal = sum.ln();
+    let logprob = logits.get(token as usize).map_or(f64::NEG_INFINITY, |logit| f64::from(logit - highest) - normal);
+    (logprob as f32, (normal - weighted / sum) as f32)
+}
+
 /// The log-probability of `token` and of the `top` most likely tokens, under the model's own distribution (before biases,
 /// penalties and temperature).
 pub(crate) fn logprob(logits: &[f32], token: Token, top: u8, tokenizer: &dyn Tokenizer) -> TokenLogprob {
@@ -370,6 +386,19 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         seen
+    }
+
+    #[test]
+    fn certainty_is_the_log_of_the_probability_and_the_entropy() {
+        // Probabilities 1/2, 1/4, 1/4, and a token that cannot be.
+        let logits = [3.0 + 2f32.ln(), 3.0, 3.0, f32::NEG_INFINITY];
+        let (logprob, entropy) = certainty(&logits, 0);
+        assert!((logprob - 0.5f32.ln()).abs() < 1e-6, "{logprob}");
+        assert!((entropy - 1.5 * 2f32.ln()).abs() < 1e-6, "{entropy}");
+        assert!((certainty(&logits, 2).0 - 0.25f32.ln()).abs() < 1e-6);
+        assert!(certainty(&logits, 3).0.is_infinite());
+        let (logprob, entropy) = certainty(&[7.0], 0);
+        assert!(logprob.abs() < 1e-6 && entropy.abs() < 1e-6, "{logprob} {entropy}");
     }
 
     #[test]

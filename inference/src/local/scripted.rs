@@ -28,6 +28,8 @@ pub struct Script {
     pub answers: BTreeMap<String, Option<String>>,
     /// The answer to every other message; without it the message is repeated.
     pub otherwise: Option<String>,
+    /// Of answers to these messages it is not sure: each token is ten times as likely as any other, and no more.
+    pub unsure: Vec<String>,
     /// Loading fails with this reason.
     pub load_error: Option<String>,
     /// The engine breaks at its n-th batch, counted from 1; after a restart it counts again.
@@ -155,16 +157,21 @@ impl ScriptedEngine {
         }
     }
 
-    /// What follows these tokens.
-    fn next(&self, tokens: &[Token]) -> Token {
-        let Some(turn) = tokens.iter().rposition(|token| *token == IM_START) else { return alphabet(tokens.len()) };
+    /// What follows these tokens, and how far above all others its logit is.
+    fn next(&self, tokens: &[Token]) -> (Token, f32) {
+        const SURE: f32 = 30.0;
+        const UNSURE: f32 = 2.3;
+        let Some(turn) = tokens.iter().rposition(|token| *token == IM_START) else {
+            return (alphabet(tokens.len()), SURE);
+        };
         let written = tokens.len() - (turn + 1 + "assistant\n".len()).min(tokens.len());
         let question = last_user_text(&tokens[..turn]);
-        match self.script.answers.get(&question) {
+        let token = match self.script.answers.get(&question) {
             Some(None) => alphabet(written),
             Some(Some(answer)) => byte_or_end(answer, written),
             None => byte_or_end(self.script.otherwise.as_ref().unwrap_or(&question), written),
-        }
+        };
+        (token, if self.script.unsure.contains(&question) { UNSURE } else { SURE })
     }
 
     fn check(&self, rows: &[Row]) -> Result<(), EngineError> {
@@ -236,7 +243,8 @@ impl Engine for ScriptedEngine {
             self.sequences[row.sequence as usize].push(row.token);
             if row.output {
                 let mut logits = vec![0.0; VOCABULARY as usize];
-                logits[self.next(&self.sequences[row.sequence as usize]) as usize] = 30.0;
+                let (token, above) = self.next(&self.sequences[row.sequence as usize]);
+                logits[token as usize] = above;
                 self.logits.insert(at, logits);
             }
         }

@@ -93,6 +93,8 @@ pub(crate) struct Rules {
     pub(crate) sampling: Sampling,
     pub(crate) stop: Vec<String>,
     pub(crate) top_logprobs: Option<u8>,
+    /// Of so many first tokens it is said how sure the model was.
+    pub(crate) measured: u32,
     /// Whether the prompt's own tokens are said with their log-probabilities.
     pub(crate) scores_prompt: bool,
     pub(crate) layout: Option<Layout>,

@@ -14,13 +14,14 @@ use super::guess::{Guesser, Guesses, Source};
 use super::kv_store::Shelf;
 use super::prepare::Generation;
 use super::queue::Queue;
-use super::sampler::logprob;
+use super::sampler::{certainty, logprob};
 use super::slots::{Rules, Sequence, Slot, Waiting, Worth, keep};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tollkeeper_protocol::chat::FinishReason;
+use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 
 /// Tokens an answer is expected to take before any has ended.
@@ -208,6 +209,7 @@ impl Worker {
             sampling: generation.sampling,
             stop: generation.stop,
             top_logprobs: generation.top_logprobs,
+            measured: generation.measured,
             scores_prompt: generation.scores_prompt,
             layout: generation.layout,
             guide: generation.guide,
@@ -427,6 +429,10 @@ impl Worker {
             smooth(&mut self.ttft, (self.clock)().saturating_duration_since(answer.submitted).as_secs_f64());
         }
         let say = &mut |event| answer.say(event);
+        if running.generated <= running.sequence.rules.measured {
+            let (logprob, entropy) = certainty(logits, token);
+            say(ChatEvent::Certainty { choice: running.sequence.choice, logprob, entropy });
+        }
         let ended = if model.tokenizer.is_end(token) {
             running.output.finish(FinishReason::Stop, 1, say);
             true

@@ -50,6 +50,7 @@ fn call_for(operation: Operation, body: &str) -> Call {
         original: Bytes::copy_from_slice(body.as_bytes()),
         operation,
         output_limit: None,
+        measured: 0,
         priority: Priority::Interactive,
         request_id: "r".into(),
         deadline: Instant::now() + Duration::from_secs(1800),

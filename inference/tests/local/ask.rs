@@ -84,6 +84,7 @@ pub(crate) fn call(request: Request) -> Call {
         original: bytes::Bytes::new(),
         operation,
         output_limit: None,
+        measured: 0,
         priority: Priority::default(),
         request_id: "test".into(),
         abandoned: Arc::default(),
@@ -144,7 +145,7 @@ impl Answer {
                 self.reasoning.push_str(&text);
                 self.counted += u64::from(tokens);
             }
-            ChatEvent::Usage(_) => {}
+            ChatEvent::Certainty { .. } | ChatEvent::Usage(_) => {}
         }
     }
 }

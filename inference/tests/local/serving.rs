@@ -12,6 +12,7 @@ use tollkeeper_protocol::Request;
 use tollkeeper_protocol::chat::{ChatRequest, FinishReason, Part, ResponseFormat, Role, Tool, ToolChoice};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
 use tollkeeper_protocol::embedding::EmbeddingRequest;
+use tollkeeper_protocol::event::ChatEvent;
 use tollkeeper_protocol::fault::FaultKind;
 
 /// A model that follows a script; the folder lives as long as the model must be loadable.
@@ -222,6 +223,19 @@ async fn what_the_engine_cannot_do_is_refused_in_clear_words() {
     }
     assert_eq!(ask(&engines, "m", Request::Chat(chat("still here"))).await.unwrap().text(), "still here");
     assert_eq!((engines.state("m").in_flight, engines.state("m").waiting), (0, 0));
+}
+
+#[tokio::test]
+async fn how_sure_the_model_was_is_told_of_so_many_first_tokens() {
+    let engines = engines([echo("m")]).await;
+    for (measured, told) in [(0, 0), (3, 3), (99, 6)] {
+        let call = Call { measured, ..call(Request::Chat(chat("hello"))) };
+        let events: Vec<_> = begin(&engines, "m", call).await.unwrap().map(Result::unwrap).collect().await;
+        let sure =
+            |event: &ChatEvent| matches!(event, ChatEvent::Certainty { choice: 0, logprob, .. } if *logprob > -1e-6);
+        assert_eq!(events.iter().filter(|event| sure(event)).count(), told, "{measured}: the end is a token too");
+        assert!(told == 0 || sure(&events[0]), "each stands in front of its token: {events:?}");
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ fn limited(scout: RateLimits, rover: RateLimits, fast: RateLimits) -> Config {
         targets: Vec::new(),
         rates: fast,
         escalate_at: Vec::new(),
+        cascade: None,
         weights: Vec::new(),
     };
     config.aliases.insert(alias.name.clone(), Arc::new(alias));

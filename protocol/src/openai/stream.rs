@@ -84,6 +84,7 @@ impl StreamEncoder {
         match event {
             ChatEvent::Text { text, logprobs, .. } if text.is_empty() && logprobs.is_empty() => {}
             ChatEvent::Reasoning { text, .. } if text.is_empty() => {}
+            ChatEvent::Certainty { .. } => {}
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
             ChatEvent::Text { choice, text, logprobs, .. } if self.is_text => {
                 self.text_chunk(*choice, text, logprobs, None, out);

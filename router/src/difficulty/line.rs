@@ -87,7 +87,7 @@ impl Line {
 }
 
 /// Equations by Gauss–Jordan; the matrix is positive definite, so that no pivot is 0.
-pub(super) fn solve(mut left: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
+pub(crate) fn solve(mut left: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
     for at in 0..right.len() {
         let pivot = left[at][at];
         left[at].iter_mut().for_each(|value| *value /= pivot);

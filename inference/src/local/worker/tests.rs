@@ -69,6 +69,7 @@ impl Bench {
             sampling: Sampling { temperature: Some(0.0), ..Sampling::default() },
             stop: ask.stop.clone(),
             top_logprobs: ask.scored.then_some(0),
+            measured: 0,
             scores_prompt: ask.scored,
             layout: None,
             guide: None,
