@@ -42,10 +42,21 @@ async fn fleet(upstream: &Upstream, url: &str, limit: Usd) -> [Gateway; 2] {
     started(["left", "right"].map(|name| sharing(upstream, url, name, limit, ""))).await
 }
 
-/// The same, as patient as a crowd on a busy machine needs it.
-async fn patient_fleet(upstream: &Upstream, url: &str, limit: Usd) -> [Gateway; 2] {
+/// The same, as patient as a crowd on a busy machine needs it, with the alias `crowd`: `up/flat`, or before that a free local model that cannot
+/// answer.
+async fn patient_fleet(upstream: &Upstream, url: &str, limit: Usd, fallback: bool) -> [Gateway; 2] {
     let times = "lease_age = \"20s\"\nanswer_timeout = \"5s\"";
-    started(["left", "right"].map(|name| sharing_for(times, upstream, url, name, limit, ""))).await
+    let setup = |name| {
+        let setup = sharing_for(times, upstream, url, name, limit, "");
+        if !fallback {
+            return setup.alias("crowd", &["up/flat"]);
+        }
+        let broken = setup.path("broken.json");
+        std::fs::write(&broken, r#"{"load_error": "broken"}"#).unwrap();
+        let home = format!("[[local.models]]\nname = \"home\"\npath = {broken:?}\nengine = \"scripted\"\n");
+        setup.raw(&home).alias("crowd", &["home", "up/flat"])
+    };
+    started(["left", "right"].map(setup)).await
 }
 
 async fn started([left, right]: [Setup; 2]) -> [Gateway; 2] {
@@ -64,7 +75,11 @@ async fn usable(gateway: &Gateway) {
 }
 
 fn bounded(stream: bool) -> Value {
-    let mut ask = if stream { streamed("up/flat") } else { chat("up/flat") };
+    bounded_of("up/flat", stream)
+}
+
+fn bounded_of(model: &str, stream: bool) -> Value {
+    let mut ask = if stream { streamed(model) } else { chat(model) };
     ask["max_tokens"] = json!(TOKENS);
     ask
 }
@@ -90,16 +105,16 @@ fn error_type(answer: &Answer) -> String {
 #[tokio::test]
 async fn of_a_thousand_at_two_gateways_exactly_those_are_served_that_the_budget_affords() {
     let store = RedisServer::start(false);
-    for stream in [false, true] {
+    for (stream, fallback) in [(false, false), (true, false), (false, true)] {
         store.cli(&["FLUSHALL"]);
         let gate = Gate::default();
         let upstream = Upstream::always(Script::says(Content::Endless).with_hold(Hold::Head(gate.clone()))).await;
         let limit = Usd(137 * TOKENS * NANO);
-        let gateways = patient_fleet(&upstream, &store.url(), limit).await;
+        let gateways = patient_fleet(&upstream, &store.url(), limit, fallback).await;
         let mut asks = JoinSet::new();
         for number in 0..1000 {
             let client = gateways[number % 2].client();
-            asks.spawn(async move { client.post_json(CHAT, &bounded(stream)).await.status });
+            asks.spawn(async move { client.post_json(CHAT, &bounded_of("crowd", stream)).await.status });
         }
         let mut statuses = Vec::new();
         while statuses.len() < 863 {
@@ -110,7 +125,7 @@ async fn of_a_thousand_at_two_gateways_exactly_those_are_served_that_the_budget_
         upstream.wait_for_requests(137).await;
         gate.open_wide();
         statuses.extend(asks.join_all().await);
-        assert_eq!((count(&statuses, 200), count(&statuses, 402)), (137, 863), "stream: {stream}");
+        assert_eq!((count(&statuses, 200), count(&statuses, 402)), (137, 863), "stream: {stream}, {fallback}");
         for gateway in &gateways {
             gateway.settled().await;
             eventually("the other's spending", async || {
@@ -131,7 +146,7 @@ async fn streams_at_two_gateways_share_the_last_tokens_and_end_well() {
     let store = RedisServer::start(false);
     let upstream = Upstream::always(Script::says(Content::Endless)).await;
     let limit = Usd(20_000 * NANO);
-    let gateways = fleet(&upstream, &store.url(), limit).await;
+    let gateways = patient_fleet(&upstream, &store.url(), limit, false).await;
     let mut asks = JoinSet::new();
     for number in 0..12 {
         let client = gateways[number % 2].client();
@@ -151,6 +166,46 @@ async fn streams_at_two_gateways_share_the_last_tokens_and_end_well() {
     let [left, right] = gateways;
     let spent = left.stop().await.total().saturating_add(right.stop().await.total());
     assert!(spent <= limit && spent.0 * 100 >= limit.0 * 97, "{spent} of {limit}");
+}
+
+#[tokio::test]
+async fn streams_cut_midway_at_two_gateways_free_what_they_did_not_use_for_both() {
+    let store = RedisServer::start(false);
+    let upstream = Upstream::always(Script::says(Content::Endless)).await;
+    let limit = Usd(8_000 * NANO);
+    let gateways = patient_fleet(&upstream, &store.url(), limit, false).await;
+    let mut asks = JoinSet::new();
+    for number in 0..24 {
+        let client = gateways[number % 2].client();
+        asks.spawn(async move {
+            let mut open = client.stream(CHAT, &streamed("up/flat")).await;
+            let mut words = 0;
+            // Some leave after a few words, the others stay until the budget ends them.
+            while number % 3 != 0 || words < 5 {
+                match open.next_event().await {
+                    Ok(Some(event)) => {
+                        words += i64::from(event.contains("\"content\":\"") && !event.contains("\"content\":\"\""));
+                    }
+                    _ => break,
+                }
+            }
+            (open.status, words)
+        });
+    }
+    let answers = asks.join_all().await;
+    let delivered: i64 = answers.iter().filter(|(status, _)| *status == 200).map(|(_, words)| words * NANO).sum();
+    for gateway in &gateways {
+        gateway.settled().await;
+        eventually("the end of all leases", async || (standing(gateway).await[1] == "0").then_some(())).await;
+    }
+    let [left, right] = gateways;
+    let totals = [left.stop().await.total(), right.stop().await.total()];
+    let total = totals[0].saturating_add(totals[1]);
+    assert!(totals.iter().all(|total| *total > Usd::ZERO), "both had work: {totals:?}");
+    assert!(total <= limit, "{total} of {limit} spent");
+    assert!(total.0 >= delivered, "{delivered} delivered, {total} charged");
+    assert!(total.0 * 100 >= limit.0 * 97, "{total} of {limit} could be spent");
+    assert!(upstream.served().iter().all(|served| served.end != End::Open), "nobody goes on generating");
 }
 
 #[tokio::test]
