@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::billable;
 use crate::cascade::{Cause, Judge, Judged, Verdict};
 use crate::error::{ApiError, BudgetStatus};
+use crate::learning::Routed;
 use crate::meter::{Meter, Predicted, Running};
 use crate::planning::{Planned, Planner};
 use crate::stack::Arrival;
@@ -64,6 +65,8 @@ pub(crate) struct Answer {
     pub(crate) id: Arc<str>,
     /// Unix seconds.
     pub(crate) created: u64,
+    /// Its place in what is learned, if anything is.
+    pub(crate) routed: Option<Routed>,
 }
 
 impl Job<'_> {
@@ -386,5 +389,6 @@ async fn one(
         degraded: None,
         id: job.arrival.id.clone(),
         created: u64::try_from(job.app.clock.now().as_second()).unwrap_or(0),
+        routed: planned.basis.start.as_ref().map(|start| start.routed(attempt.why.tier)),
     }))
 }

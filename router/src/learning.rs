@@ -15,7 +15,7 @@ use std::time::Duration;
 pub const MOST_EVIDENCE: f64 = 100.0;
 
 /// Outcomes that what the difficulty says counts for.
-const PRIOR: f64 = 4.0;
+const PRIOR: f64 = 10.0;
 
 /// Outcomes of one tier, each counted by its weight and by how long ago it was.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
