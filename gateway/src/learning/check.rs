@@ -79,3 +79,57 @@ fn is_sound(chat: &ChatRequest, function: &Function<'_>) -> bool {
         arguments.is_empty() || (arguments.starts_with('{') && serde_json::from_str::<&RawValue>(arguments).is_ok());
     is_object && chat.tools.iter().any(|tool| tool.name == *function.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use tollkeeper_protocol::{Operation, openai};
+
+    fn passes(more: Value, message: &Value, finish: &str) -> Option<bool> {
+        let mut ask = json!({"model": "m", "messages": [{"role": "user", "content": "go"}]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            ask[key] = value.clone();
+        }
+        let request = openai::decode_request(Operation::Chat, ask.to_string().as_bytes()).unwrap();
+        let answer = json!({"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": finish}]});
+        super::passes(&request, answer.to_string().as_bytes())
+    }
+
+    #[test]
+    fn json_is_json_or_fails_unless_it_was_cut() {
+        let wanted = || json!({"response_format": {"type": "json_object"}});
+        let said = |content: &str| json!({"role": "assistant", "content": content});
+        assert_eq!(passes(wanted(), &said("{\"a\": [1, \"zwölf\\n\"]}"), "stop"), Some(true));
+        assert_eq!(passes(wanted(), &said("Sure! {\"a\": 1}"), "stop"), Some(false));
+        assert_eq!(passes(wanted(), &said(""), "stop"), Some(false));
+        assert_eq!(passes(wanted(), &said("{\"a\": "), "length"), None);
+        assert_eq!(passes(wanted(), &said("no"), "content_filter"), None);
+        assert_eq!(passes(wanted(), &json!({"role": "assistant", "content": null, "refusal": "no"}), "stop"), None);
+        assert_eq!(passes(json!({}), &said("Sure!"), "stop"), None, "nothing was asked for");
+    }
+
+    #[test]
+    fn calls_name_tools_that_there_are_with_objects_for_arguments() {
+        let tools = || json!({"tools": [{"type": "function", "function": {"name": "read", "parameters": {}}}]});
+        let call = |name: &str, arguments: &str| {
+            let call = json!({"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}});
+            json!({"role": "assistant", "content": null, "tool_calls": [call]})
+        };
+        assert_eq!(passes(tools(), &call("read", "{\"path\": \"a\"}"), "tool_calls"), Some(true));
+        assert_eq!(passes(tools(), &call("read", ""), "tool_calls"), Some(true));
+        assert_eq!(passes(tools(), &call("read", "{\"path\": "), "tool_calls"), Some(false));
+        assert_eq!(passes(tools(), &call("read", "[1]"), "stop"), Some(false));
+        assert_eq!(passes(tools(), &call("write", "{}"), "tool_calls"), Some(false));
+        assert_eq!(passes(tools(), &json!({"role": "assistant", "content": "Done."}), "stop"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_nothing() {
+        let ask = json!({"model": "m", "messages": [{"role": "user", "content": "go"}], "response_format": {"type": "json_object"}});
+        let request = openai::decode_request(Operation::Chat, ask.to_string().as_bytes()).unwrap();
+        for body in ["", "{}", "{\"choices\": 1}", "{\"choices\": []}"] {
+            assert_eq!(super::passes(&request, body.as_bytes()), None, "{body}");
+        }
+    }
+}
