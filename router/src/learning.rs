@@ -14,8 +14,11 @@ use std::time::Duration;
 /// Evidence beyond so many outcomes makes room for new: what happened since counts against a bounded past, however much of it there was.
 pub const MOST_EVIDENCE: f64 = 100.0;
 
-/// Outcomes that what the difficulty says counts for.
-const PRIOR: f64 = 10.0;
+/// Outcomes that what the difficulty says counts for, of a tier that is expected to do well: one bad word alone moves nothing.
+const EXPECTED: f64 = 10.0;
+
+/// The same of a tier that is not: trials are few, and have to be enough to find out.
+const DOUBTED: f64 = 4.0;
 
 /// Outcomes of one tier, each counted by its weight and by how long ago it was.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -82,8 +85,8 @@ impl Evidence {
     /// What is believed of the tier's success. Before there is evidence that is what the difficulty says: who is `expected` to do the job well
     /// probably does better than is `wanted` (0 to 1), and who is below that tier does it half as well.
     pub fn belief(self, wanted: f64, expected: bool) -> Beta {
-        let mean = if expected { f64::midpoint(1.0, wanted) } else { wanted / 2.0 };
-        Beta { good: PRIOR * mean + self.good, bad: PRIOR * (1.0 - mean) + self.bad }
+        let (mean, weight) = if expected { (f64::midpoint(1.0, wanted), EXPECTED) } else { (wanted / 2.0, DOUBTED) };
+        Beta { good: weight * mean + self.good, bad: weight * (1.0 - mean) + self.bad }
     }
 }
 
