@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::billable;
 use crate::cascade::{Cause, Judge, Judged, Verdict};
 use crate::error::{ApiError, BudgetStatus};
-use crate::learning::Routed;
+use crate::learning::{Routed, Signal};
 use crate::meter::{Meter, Predicted, Running};
 use crate::planning::{Planned, Planner};
 use crate::stack::Arrival;
@@ -266,7 +266,7 @@ impl Walk {
             let tried = one(job, number, planned, attempt, judge.as_ref(), meter).await;
             self.number += u32::from(tried.is_ok());
             let tried = match (tried, judge) {
-                (Ok(Ok(answer)), Some(judge)) => self.judged(&judge, attempt, answer, meter).await,
+                (Ok(Ok(answer)), Some(judge)) => self.judged(job, &judge, attempt, answer, meter).await,
                 (Ok(tried), _) => Ok(tried.map(Some)),
                 (Err(refused), _) => Err(refused),
             };
@@ -302,6 +302,7 @@ impl Walk {
     /// Looks at an answer before it is shown; one that is not fit is set aside.
     async fn judged(
         &mut self,
+        job: &Job<'_>,
         judge: &Judge,
         attempt: &Attempt,
         answer: Answer,
@@ -316,6 +317,10 @@ impl Walk {
             Err(fault) => return Ok(Err(fault)),
         };
         meter.looked(verdict.cause, &judge.above);
+        if let Some(routed) = &answer.routed {
+            let is_fit = verdict.cause == Cause::Fit;
+            job.app.learn(routed, if is_fit { Signal::Accepted } else { Signal::Escalated });
+        }
         let answer = Answer { reply: Reply { body: ReplyBody::Events(events), ..answer.reply }, ..answer };
         if verdict.cause == Cause::Fit {
             return Ok(Ok(Some(Answer { why: format!("{};{verdict}", answer.why), ..answer })));

@@ -67,11 +67,9 @@ pub(crate) struct Routed {
 /// What can be told of an answer without being told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// It was rejected, and a higher tier asked, before the client saw it.
-    #[expect(dead_code, reason = "for whoever rejects answers")]
+    /// It was found unfit before its client saw it.
     Escalated,
     /// It was looked at for that, and was good enough.
-    #[expect(dead_code, reason = "for whoever rejects answers")]
     Accepted,
     /// It is not the JSON that was asked for, or calls a tool that there is not.
     CheckFailed,
@@ -212,8 +210,7 @@ impl App {
         self.clock.now().as_millisecond()
     }
 
-    /// Counts what is known of an answer that no client has: of which nobody else will say anything.
-    #[expect(dead_code, reason = "for whoever rejects answers")]
+    /// Counts what is found of an answer before its client has any of it, besides what is told of it later.
     pub(crate) fn learn(&self, routed: &Routed, signal: Signal) {
         let config = self.config.load();
         let Some(settings) = &config.learning else { return };
