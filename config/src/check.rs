@@ -3,6 +3,7 @@
 mod agents;
 mod aliases;
 mod budgets;
+mod learning;
 mod local;
 mod prices;
 mod providers;
@@ -46,6 +47,7 @@ impl<'a> Check<'a> {
         let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
         let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
         let tasks = self.tasks(raw.tasks.value);
+        let learning = self.learning(&raw.learning.value);
         let velocity = self.velocity(&raw.velocity.value, None);
         let written = &raw.agents.value;
         let names = written.iter().filter_map(|agent| Some(agent.name.as_ref()?.value.value.0.clone())).collect();
@@ -74,6 +76,7 @@ impl<'a> Check<'a> {
             providers,
             aliases,
             tasks,
+            learning,
             agents,
             budgets,
             notify,

@@ -1,8 +1,10 @@
 //! The configuration file as it is written: every table and key with its meaning, type and default. The README's
 //! reference is made from this file.
 
+mod learning;
 mod velocity;
 
+pub(crate) use learning::RawLearning;
 pub(crate) use velocity::{RawOwnVelocity, RawVelocity};
 
 use crate::budget::{OnLimit, OnSharedDown, Window};
@@ -47,6 +49,8 @@ table! {
         prices: Named<RawPrice> = default({}),
         /// What holds for tasks of a type, each `[[tasks]]`.
         tasks: Vec<RawTask> = default([]),
+        /// What routes learn from their outcomes.
+        learning: RawLearning = default({}),
         /// Who may spend what on which models, each `[[agents]]`.
         agents: Vec<RawAgent> = default([]),
         /// Caps on what is spent, each `[[budgets]]`; those of one agent may also stand in its own table.

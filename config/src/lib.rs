@@ -13,6 +13,7 @@ pub mod environment;
 mod file;
 mod formats;
 pub mod kinds;
+mod learning;
 pub mod notify;
 mod problem;
 mod quiet;
@@ -31,6 +32,7 @@ pub use budget::{BudgetConfig, Limit, OnLimit, OnSharedDown, Owner, Scope, Windo
 pub use catalog::{Abilities, Billable, Catalog, ModelFacts, Price, PriceSource, Rates, TierRates};
 pub use daily::{DailyTime, zone_named};
 pub use formats::{ReasoningFormat, ToolFormat};
+pub use learning::Learning;
 pub use notify::{NoticeKind, Notify, Webhook, WebhookFormat};
 pub use problem::{ConfigErrors, Problem};
 pub use quiet::QuietHours;

@@ -17,6 +17,7 @@ pub fn reference() -> String {
         ("aliases", "`[[aliases]]`"),
         ("prices", "`[prices.\"provider/model\"]`"),
         ("tasks", "`[[tasks]]`"),
+        ("learning", "`[learning]`"),
         ("agents", "`[[agents]]`"),
         ("notify", "`[notify]`"),
         ("webhooks", "`[[webhooks]]`"),

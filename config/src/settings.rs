@@ -4,6 +4,7 @@ use crate::budget::BudgetConfig;
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::daily::DailyTime;
 use crate::formats::{ReasoningFormat, ToolFormat};
+use crate::learning::Learning;
 use crate::notify::Notify;
 use crate::shared::SharedStore;
 use crate::strategy::{Cascade, Strategy, TaskRule};
@@ -37,6 +38,8 @@ pub struct Config {
     pub aliases: BTreeMap<String, Arc<Alias>>,
     /// What holds for tasks of some types, by type.
     pub tasks: BTreeMap<String, TaskRule>,
+    /// How routes learn from their outcomes; `None` when they do not.
+    pub learning: Option<Learning>,
     /// Agents, by name.
     pub agents: BTreeMap<String, Arc<AgentConfig>>,
     /// What may be spent, by agents and by all else; every budget over a request must hold.

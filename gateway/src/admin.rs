@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod budgets;
+pub(crate) mod learning;
 pub(crate) mod models;
 pub(crate) mod operate;
 pub(crate) mod velocity;
@@ -48,6 +49,8 @@ pub(crate) enum Call {
     Velocity(Scope),
     Hold(Scope),
     Release(Scope),
+    Learning,
+    Unlearn,
     Spend,
     FlushLedger,
     Backends,
@@ -104,6 +107,8 @@ pub(crate) async fn serve(
         Call::Velocity(scope) => velocity::one(app, scope, name(0)),
         Call::Hold(scope) => velocity::hold(app, scope, name(0), body).await,
         Call::Release(scope) => velocity::release(app, scope, name(0)).await,
+        Call::Learning => Ok(learning::report(app)),
+        Call::Unlearn => learning::reset(app, head.uri.query().unwrap_or("")).await,
         Call::Spend => operate::spend(app, head.uri.query().unwrap_or("")).await,
         Call::FlushLedger => operate::flush(app).await,
         Call::Backends => Ok(operate::backends(app)),

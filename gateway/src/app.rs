@@ -1,5 +1,6 @@
 //! What all requests share, how it is put together, and how it is taken down.
 
+use crate::learning::{self, Learning};
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
 use crate::notify::Notifier;
@@ -37,6 +38,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// How fast remote models write.
     pub(crate) paces: Paces,
+    /// What routes learn from their outcomes.
+    pub(crate) learning: Learning,
     pub(crate) notifier: Notifier,
     pub(crate) clock: Clock,
     pub(crate) draining: AtomicBool,
@@ -97,6 +100,7 @@ impl App {
         self.policies.reload(config);
         self.rates.reload(&self.policies.effective());
         self.notifier.reload(&config.notify);
+        self.learning.reload(config);
         self.config.store(config.clone());
         self.metrics.reloaded("ok");
         tracing::info!(agents = config.agents.len(), aliases = config.aliases.len(), "configuration reloaded");
@@ -271,6 +275,7 @@ impl Gateway {
         let rates = Rates::new(&policies.effective(), options.clock.clone());
         let most_in_flight = config.server.max_in_flight;
         let (stop, force) = (CancellationToken::new(), CancellationToken::new());
+        let learning = Learning::restore(policies.take_learned(), &config);
         let app = Arc::new(App {
             config: ArcSwap::new(config.clone()),
             fleet,
@@ -278,6 +283,7 @@ impl Gateway {
             rates,
             metrics,
             paces: Paces::default(),
+            learning,
             notifier: Notifier::start(&config.notify, options.clock.clone()),
             clock: options.clock,
             draining: AtomicBool::new(false),
@@ -297,6 +303,7 @@ impl Gateway {
         });
         tokio::spawn(tick(app.clone()));
         tokio::spawn(watch_health(app.clone()));
+        tokio::spawn(learning::keep(app.clone()));
         warm_tokenizers(&config);
         // Until the policies are closed: also what the drain ends is told to who shares the budgets.
         let policies = app.policies.clone();
@@ -376,6 +383,7 @@ impl Running {
         self.app.enough.cancel();
         self.app.abandoned.wait().await;
         self.app.fleet.shutdown().await;
+        learning::save(&self.app).await;
         self.app.policies.close().await;
         // All that the drain settled has been told of by then.
         let (told, over) = self.told;

@@ -4,6 +4,7 @@ mod against;
 mod agents;
 mod certainty;
 mod engine;
+mod learning;
 mod ledger;
 mod models;
 mod operate;
@@ -56,6 +57,8 @@ enum Command {
     Resume(operate::Resume),
     /// How fast agents and runs spend, what is normal for them, and stages set by hand
     Velocity(velocity::Velocity),
+    /// What routes have learned of the tiers of pyramids, and forgetting it
+    Learning(learning::Learning),
     /// The ledger
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -97,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Pause(command) => command.run(),
         Command::Resume(command) => command.run(),
         Command::Velocity(command) => command.run(),
+        Command::Learning(command) => command.run(),
         Command::Engine(command) => command.run(),
         Command::Ledger(command) => command.run(),
         Command::Reconcile(command) => command.run(),

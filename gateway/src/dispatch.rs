@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::billable;
 use crate::cascade::{Cause, Judge, Judged, Verdict};
 use crate::error::{ApiError, BudgetStatus};
+use crate::learning::{Routed, Signal};
 use crate::meter::{Meter, Predicted, Running};
 use crate::planning::{Planned, Planner};
 use crate::stack::Arrival;
@@ -64,6 +65,8 @@ pub(crate) struct Answer {
     pub(crate) id: Arc<str>,
     /// Unix seconds.
     pub(crate) created: u64,
+    /// Its place in what is learned, if anything is.
+    pub(crate) routed: Option<Routed>,
 }
 
 impl Job<'_> {
@@ -263,7 +266,7 @@ impl Walk {
             let tried = one(job, number, planned, attempt, judge.as_ref(), meter).await;
             self.number += u32::from(tried.is_ok());
             let tried = match (tried, judge) {
-                (Ok(Ok(answer)), Some(judge)) => self.judged(&judge, attempt, answer, meter).await,
+                (Ok(Ok(answer)), Some(judge)) => self.judged(job, &judge, attempt, answer, meter).await,
                 (Ok(tried), _) => Ok(tried.map(Some)),
                 (Err(refused), _) => Err(refused),
             };
@@ -299,6 +302,7 @@ impl Walk {
     /// Looks at an answer before it is shown; one that is not fit is set aside.
     async fn judged(
         &mut self,
+        job: &Job<'_>,
         judge: &Judge,
         attempt: &Attempt,
         answer: Answer,
@@ -313,6 +317,10 @@ impl Walk {
             Err(fault) => return Ok(Err(fault)),
         };
         meter.looked(verdict.cause, &judge.above);
+        if let Some(routed) = &answer.routed {
+            let is_fit = verdict.cause == Cause::Fit;
+            job.app.learn(routed, if is_fit { Signal::Accepted } else { Signal::Escalated });
+        }
         let answer = Answer { reply: Reply { body: ReplyBody::Events(events), ..answer.reply }, ..answer };
         if verdict.cause == Cause::Fit {
             return Ok(Ok(Some(Answer { why: format!("{};{verdict}", answer.why), ..answer })));
@@ -386,5 +394,6 @@ async fn one(
         degraded: None,
         id: job.arrival.id.clone(),
         created: u64::try_from(job.app.clock.now().as_second()).unwrap_or(0),
+        routed: planned.basis.start.as_ref().map(|start| start.routed(attempt.why.tier)),
     }))
 }

@@ -1,6 +1,7 @@
 //! Everything that can go wrong for a caller, and the only place where causes become status codes.
 
 use crate::body::Body;
+use crate::learning::MOST_REMEMBERED;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -81,6 +82,13 @@ pub(crate) enum ApiError {
     NotReady(String),
     #[error("there is no local model `{0}`; `tollkeeper models` lists them")]
     NoLocalModel(String),
+    #[error("nothing is learned here: `learning.on` is false")]
+    NothingLearned,
+    #[error(
+        "no answer of yours to a request `{0}` is remembered; feedback is taken of the last {MOST_REMEMBERED} that a pyramid routed, for a day and \
+         until a restart"
+    )]
+    NoAnswer(String),
     #[error("this needs the operator's key (`server.admin_key`)")]
     NotOperator,
     #[error("the gateway made a mistake of its own with this request; its log tells the operator more")]
@@ -163,6 +171,8 @@ impl ApiError {
                 shape(StatusCode::NOT_FOUND, INVALID, Some(code), None)
             }
             Self::NoTeam(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("team_not_found"), None),
+            Self::NothingLearned => shape(StatusCode::CONFLICT, INVALID, Some("learning_off"), Some(false)),
+            Self::NoAnswer(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("request_not_found"), Some(false)),
             Self::NoFile => shape(StatusCode::CONFLICT, INVALID, Some("no_configuration_file"), None),
             Self::BadFile(_) => shape(StatusCode::UNPROCESSABLE_ENTITY, INVALID, Some("bad_configuration"), None),
             Self::Ledger(_) | Self::Unwritten => {

@@ -130,6 +130,7 @@ pub(crate) async fn serve(
         Err(error) => return Ok(refuse(app, &caller, error, meter)),
     };
 
+    app.answered(&arrival, &agent.name, &request, &answer);
     let (backend, why, degraded) = (answer.backend.clone(), answer.why.clone(), answer.degraded);
     let head = Head { backend: &backend, why: &why, degraded, cost: None, remaining: app.policies.remaining(&caller) };
     if request.stream() {
@@ -147,6 +148,7 @@ pub(crate) async fn serve(
     match whole {
         Ok((mut response, charge)) => {
             let (cost, remaining) = charge.map_or((None, None), |charge| (Some(charge.cost), charge.remaining));
+            app.looked_at(&arrival.id, &request, response.body());
             Head { cost, remaining, ..head }.write(response.headers_mut());
             limits::show(app, &agent, meter.alias(), response.headers_mut());
             Ok(response)

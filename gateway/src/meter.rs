@@ -451,6 +451,9 @@ impl Drop for Meter {
         if self.attempts > 0 {
             self.app.left(self.arrived.elapsed());
         }
+        if ended.outcome == Outcome::Done.name() {
+            self.app.ended(&self.id);
+        }
         self.app.metrics.ended(&ended);
         log(&ended, &self.id, self.attempts);
     }

@@ -2,6 +2,7 @@
 
 mod card;
 mod cascade;
+mod learning;
 mod limits;
 mod money;
 mod notices;
@@ -10,6 +11,7 @@ mod servers;
 
 use crate::app::App;
 use crate::meter::Ended;
+use learning::Learning;
 use limits::Limits;
 use money::Money;
 use prometheus::{CounterVec, core::Collector};
@@ -26,6 +28,7 @@ use tollkeeper_inference::{BackendHealth, BackendState};
 use tollkeeper_policies::Recovered;
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::usage::Usage;
+use tollkeeper_router::learning::Choice;
 
 /// Nano-dollars in a dollar; metrics show money as decimal numbers, the ledger is the truth.
 const NANO: f64 = 1e9;
@@ -68,6 +71,7 @@ pub(crate) struct Metrics {
     notices: notices::Notices,
     pub(crate) cascade: cascade::Cascade,
     predicted: HistogramVec,
+    learning: Learning,
     queue_depth: GaugeVec,
     queue_tokens: GaugeVec,
     slots_busy: GaugeVec,
@@ -236,6 +240,7 @@ impl Metrics {
                 &["what"],
                 &[0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.5, 2.0, 4.0, 10.0],
             ),
+            learning: Learning::new(&make),
             queue_depth: make.gauges("tollkeeper_local_queue_depth", "Requests waiting for a slot.", &["model"]),
             queue_tokens: make.gauges(
                 "tollkeeper_local_queue_tokens",
@@ -296,6 +301,16 @@ impl Metrics {
     #[expect(clippy::cast_precision_loss, reason = "a ratio for looking at")]
     pub(crate) fn predicted(&self, what: &str, was: u64, expected: u64) {
         self.predicted.with_label_values(&[what]).observe(was as f64 / expected as f64);
+    }
+
+    /// An answer turned out so good, 0 to 1, as this source says.
+    pub(crate) fn outcome(&self, source: &str, score: f64) {
+        self.learning.outcome(source, score);
+    }
+
+    /// A pyramid began there.
+    pub(crate) fn started(&self, choice: &Choice) {
+        self.learning.started(choice);
     }
 
     pub(crate) fn estimated(&self, provider: &str, leased: u64, reported: u64) {

@@ -4,12 +4,14 @@ mod inference;
 
 use crate::admin::agents::{AgentBody, AgentShown, KeyBody, KeyChangeBody, KeyMade, KeyShown, RotateBody, TeamShown};
 use crate::admin::budgets::{BudgetBody, BudgetShown};
+use crate::admin::learning::{Forgotten, LearningShown};
 use crate::admin::models::{ModelShown, ModelsShown};
 use crate::admin::operate::{BackendShown, PauseBody, PauseShown, Reloaded, Resumed, SpendShown};
 use crate::admin::velocity::{HoldBody, Released, VelocityShown};
 use crate::admin::{self, Done};
 use crate::body::Body;
 use crate::error::ok_json;
+use crate::feedback::{FeedbackBody, FeedbackShown};
 use crate::health::Health;
 use crate::json::List;
 use crate::models::Entry;
@@ -101,6 +103,9 @@ fn doc(call: Call) -> Doc {
             "models",
             "What a request of a size (or a chat completion, as for explain) would cost and take, by backend",
         ),
+        Call::Feedback => {
+            order::<FeedbackBody, FeedbackShown>("models", "Say how good an answer was, for those that come after it")
+        }
         Call::Models => get::<List<Entry>>("models", "What the key's agent may name, in OpenAI's form"),
         Call::Model => get::<Entry>("models", "One of them"),
         Call::Live => get::<Health>("health", "The process answers"),
@@ -158,6 +163,10 @@ fn admin_doc(call: admin::Call) -> Doc {
             order::<HoldBody, VelocityShown>("velocity", "Set its stage by hand; it holds over a restart")
         }
         Admin::Release(_) => get::<Released>("velocity", "Let its traffic decide again"),
+        Admin::Learning => {
+            get::<LearningShown>("learning", "What was learned of the tiers of pyramids, by type of task")
+        }
+        Admin::Unlearn => get::<Forgotten>("learning", "Forget it"),
         Admin::Spend => get::<SpendShown>("spend", "What was charged, by groups, from the ledger"),
         Admin::FlushLedger => get::<Done>(
             "spend",
@@ -183,6 +192,10 @@ fn query(call: Call) -> &'static [(&'static str, &'static str)] {
             ("agent", "Only this agent."),
             ("since", "Only what was admitted since then: a date, a time, or an age such as 24h."),
             ("until", "Only what was admitted before then."),
+        ],
+        Call::Admin(admin::Call::Unlearn) => &[
+            ("task_type", "Only what was learned of tasks of this type."),
+            ("alias", "Only what was learned of this alias."),
         ],
         _ => &[],
     }

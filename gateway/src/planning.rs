@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::learning::{Group, Start};
 use crate::signature;
 use crate::wishes::Asked;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use tollkeeper_config::{Alias, BackendId, Config, Resolved, Strategy};
 use tollkeeper_inference::{BackendHealth, BackendState};
 use tollkeeper_policies::{Caller, Denied};
 use tollkeeper_protocol::Request;
+use tollkeeper_router::learning::{Choice, Evidence, choose};
 use tollkeeper_router::{
-    Ask, Candidate, Difficulty, Health, Pace, Plan, Rules, TaskType, Wishes, ask, plan, start_tier,
+    Ask, Candidate, Difficulty, Health, Pace, Plan, Rules, TaskType, Wishes, ask, plan_from, start_tier,
 };
 
 /// Plans one request.
@@ -27,13 +29,15 @@ pub(crate) struct Planner<'a> {
     pub(crate) seed: u64,
 }
 
-/// What a plan was made of beside the backends: displayed as `task=code;difficulty=0.612`, as far as it was looked at.
+/// What a plan was made of beside the backends: displayed as `task=code;difficulty=0.612;learned`, as far as it was looked at.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Basis {
     /// The type of the task.
     pub(crate) task_type: Option<Arc<str>>,
     /// 0 to 1.
     pub(crate) difficulty: Option<f32>,
+    /// Where a pyramid begins, where that is learned.
+    pub(crate) start: Option<Start>,
 }
 
 /// A plan, what is asked of each backend, and what it was made of.
@@ -93,7 +97,8 @@ impl Planner<'_> {
     /// The plan as it would be made now, also when nobody can answer; for a prompt of so many tokens, if that is said. With `whole`, all that
     /// can be known of the request is looked at.
     pub(crate) fn planned(&self, resolved: Resolved, input_tokens: Option<u64>, whole: bool) -> Planned {
-        let (basis, rules) = self.rules(&resolved, whole);
+        let (mut basis, mut rules) = self.rules(&resolved, whole);
+        let group = self.group(&resolved, &basis, &rules);
         let alias = resolved.alias;
         let weights = alias.as_ref().map_or(&[][..], |alias| &alias.weights);
         let weight = |tier: u8| weights.get(usize::from(tier)).copied().unwrap_or(1);
@@ -103,14 +108,24 @@ impl Planner<'_> {
         if let Some(tokens) = input_tokens {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
-        let plan = plan(&ask, candidates, rules, self.seed);
+        let plan = plan_from(&ask, candidates, rules, self.seed, |ready| {
+            let Some(group) = group else { return rules.start_tier };
+            // Who only wants to know what would be done does not try anything out.
+            let start = self.start(group, ready, (!whole).then_some(self.seed));
+            if let Some(choice) = start.as_ref().map(|start| start.choice).filter(|choice| choice.moved) {
+                rules.start_tier = choice.tier;
+            }
+            basis.start = start;
+            rules.start_tier
+        });
         Planned { ask, plan, basis, rules, alias }
     }
 
     /// How the targets are to be ordered. Whatever the rules do not depend on is not looked at.
     fn rules(&self, resolved: &Resolved, whole: bool) -> (Basis, Rules) {
-        let mut basis = Basis { task_type: self.asked.task_type.clone(), difficulty: None };
-        if basis.task_type.is_none() && (whole || !self.config.tasks.is_empty()) {
+        let mut basis = Basis { task_type: self.asked.task_type.clone(), ..Basis::default() };
+        let matters = whole || !self.config.tasks.is_empty() || self.config.learning.is_some();
+        if basis.task_type.is_none() && matters {
             basis.task_type = TaskType::of(&self.request).map(|task| task.name().into());
         }
         let rule = basis.task_type.as_ref().and_then(|task| self.config.tasks.get(&**task));
@@ -128,6 +143,26 @@ impl Planner<'_> {
         let start_tier = if strategy == Strategy::Pyramid { start_tier(basis.difficulty, escalate_at) } else { 0 };
         let wishes = Wishes { session, ..wishes };
         (basis, Rules { strategy: resolved.strategy, patience_ms, start_tier, wishes })
+    }
+
+    /// What a pyramid learns of this request for others, if it does.
+    fn group(&self, resolved: &Resolved, basis: &Basis, rules: &Rules) -> Option<Group> {
+        let is_pyramid = rules.wishes.strategy.unwrap_or(rules.strategy) == Strategy::Pyramid;
+        self.config.learning.filter(|_| is_pyramid)?;
+        let alias = resolved.alias.as_ref()?.name.as_str().into();
+        Some(Group { alias, task: basis.task_type.clone()?, said: rules.start_tier })
+    }
+
+    /// Where a pyramid begins by what is known, among tiers that can answer.
+    fn start(&self, group: Group, ready: &[u8], seed: Option<u64>) -> Option<Start> {
+        let settings = self.config.learning.as_ref()?;
+        let known = self.app.learning.known(&group, settings, self.app.clock.now().as_millisecond());
+        let of =
+            |tier: u8| known.iter().find(|(known, _)| *known == tier).map_or_else(Evidence::default, |known| known.1);
+        // Where none can answer at once the answer says something all the same.
+        let as_said = Choice { tier: group.said, moved: false, explored: false };
+        let choice = choose(ready, group.said, of, settings, seed).unwrap_or(as_said);
+        Some(Start { group: Arc::new(group), choice })
     }
 
     /// Says which local models would have come before the first attempt had they been in memory.
@@ -175,6 +210,10 @@ impl std::fmt::Display for Basis {
         }
         if let Some(difficulty) = self.difficulty {
             write!(f, ";difficulty={difficulty:.3}")?;
+        }
+        if let Some(Choice { moved, explored, .. }) = self.start.as_ref().map(|start| start.choice) {
+            f.write_str(if moved { ";learned" } else { "" })?;
+            f.write_str(if explored { ";trial" } else { "" })?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::body::Body;
 use crate::error::ApiError;
 use crate::runs::Action;
 use crate::stack::Arrival;
-use crate::{admin, auth, health, infer, models, openapi, quote, runs};
+use crate::{admin, auth, feedback, health, infer, models, openapi, quote, runs};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -30,6 +30,7 @@ pub(crate) enum Call {
     Infer(Operation),
     Explain,
     Quote,
+    Feedback,
     Models,
     Model,
     Live,
@@ -48,7 +49,7 @@ pub(crate) enum Call {
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) Call);
 
 /// Everything that is served. What is asked for most comes first.
-pub(crate) static TABLE: [Row; 73] = [
+pub(crate) static TABLE: [Row; 76] = [
     Row("POST", "/v1/chat/completions", Call::Infer(Operation::Chat)),
     Row("POST", "/v1/completions", Call::Infer(Operation::TextCompletion)),
     Row("POST", "/v1/embeddings", Call::Infer(Operation::Embeddings)),
@@ -57,6 +58,7 @@ pub(crate) static TABLE: [Row; 73] = [
     Row("POST", "/rerank", Call::Infer(Operation::Rerank)),
     Row("POST", "/v1/route/explain", Call::Explain),
     Row("POST", "/v1/quote", Call::Quote),
+    Row("POST", "/v1/feedback", Call::Feedback),
     Row("GET", "/v1/models", Call::Models),
     // Aliases hold slashes; clients send them as they are or as %2F.
     Row("GET", "/v1/models/{id*}", Call::Model),
@@ -104,6 +106,8 @@ pub(crate) static TABLE: [Row; 73] = [
     Row("DELETE", "/admin/v1/budgets/{id}", Call::Admin(admin::Call::RemoveBudget)),
     Row("GET", "/admin/v1/pauses", Call::Admin(admin::Call::Pauses)),
     Row("GET", "/admin/v1/velocity", Call::Admin(admin::Call::Velocities)),
+    Row("GET", "/admin/v1/learning", Call::Admin(admin::Call::Learning)),
+    Row("DELETE", "/admin/v1/learning", Call::Admin(admin::Call::Unlearn)),
     Row("GET", "/admin/v1/runs", Call::Runs),
     Row("POST", "/admin/v1/runs", Call::NewRun),
     Row("GET", "/admin/v1/runs/{id}", Call::Run),
@@ -198,6 +202,7 @@ pub(crate) async fn serve(
     match call {
         Call::Infer(operation) => infer::serve(app, operation, arrival, request).await,
         Call::Explain | Call::Quote => Box::pin(quote::serve(app, arrival.seed, request)).await,
+        Call::Feedback => Box::pin(feedback::serve(app, request)).await,
         Call::Models => models::list(app, head),
         Call::Model => models::one(app, head, name),
         Call::Live => Ok(health::live()),

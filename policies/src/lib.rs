@@ -17,6 +17,7 @@ mod denied;
 mod event;
 mod history;
 mod holds;
+mod learned;
 mod lease;
 mod ledger;
 mod manage;
@@ -63,6 +64,7 @@ use answers::Answers;
 use arc_swap::ArcSwap;
 use created::Book;
 use event::Events;
+use learned::Learned;
 use ledger::{Ledger, Opened};
 use pauses::Pauses;
 use run::Runs;
@@ -105,6 +107,7 @@ pub(crate) struct Shared {
     /// What other gateways share with this one.
     pub(crate) sharing: Option<Arc<Sharing>>,
     pub(crate) answers: Answers,
+    learned: Learned,
 }
 
 /// Counts what is open.
@@ -228,6 +231,7 @@ impl Policies {
         control::restore_baselines(ledger.store(), &roster, &watches)?;
         holds::restore(ledger.store(), &roster, &runs, &watches, now)?;
         book.give_keys(&mut roster);
+        let learned = Learned::restore(ledger.store())?;
         let roster = ArcSwap::from_pointee(roster);
         // Every request holds one place, and its settlement may still hold it while the next attempt is admitted.
         let places = config.server.max_in_flight.saturating_mul(2).saturating_add(64);
@@ -248,6 +252,7 @@ impl Policies {
             events: Events::default(),
             sharing,
             answers: Answers::default(),
+            learned,
         };
         Ok((Self(Arc::new(shared)), recovered))
     }

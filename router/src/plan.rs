@@ -5,6 +5,7 @@ use crate::candidate::{Candidate, Health};
 use crate::estimate::{CostEstimate, TimeEstimate, estimate, time};
 use crate::fit::{Reason, fit, wanted};
 use crate::strategy::{self, Fitting};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use tollkeeper_config::{BackendId, ModelFacts, Strategy, TaskRule, Usd};
@@ -138,6 +139,18 @@ impl fmt::Display for Why {
 /// other can answer; so, behind those, is who will probably be late.
 pub fn plan(ask: &Ask, candidates: Vec<Candidate>, rules: impl Into<Rules>, seed: u64) -> Plan {
     let rules = rules.into();
+    plan_from(ask, candidates, rules, seed, |_| rules.start_tier)
+}
+
+/// The same with a pyramid that begins where `start` says, which is given the tiers of those who can answer at once, ascending. Who can answer
+/// is decided before that, so that whatever it says nobody is tried who would not be otherwise.
+pub fn plan_from(
+    ask: &Ask,
+    candidates: Vec<Candidate>,
+    mut rules: Rules,
+    seed: u64,
+    start: impl FnOnce(&[u8]) -> u8,
+) -> Plan {
     let strategy = rules.wishes.strategy.unwrap_or(rules.strategy);
     let mut fitting = Vec::with_capacity(candidates.len());
     let mut rejected = Vec::new();
@@ -147,6 +160,11 @@ pub fn plan(ask: &Ask, candidates: Vec<Candidate>, rules: impl Into<Rules>, seed
             Ok(()) => fitting.push(Fitting { cost, time: time(ask, &candidate), candidate, place }),
             Err(reason) => rejected.push((candidate.id, reason)),
         }
+    }
+    if strategy == Strategy::Pyramid {
+        let at_once = fitting.iter().filter(|fitting| fitting.behind(&rules) == 0);
+        let tiers: BTreeSet<u8> = at_once.map(|fitting| fitting.candidate.tier).collect();
+        rules.start_tier = start(&Vec::from_iter(tiers));
     }
     strategy::order(strategy, &rules, &mut fitting, seed);
     let attempts = fitting.into_iter().enumerate().map(|(index, fitting)| Attempt {

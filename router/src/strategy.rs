@@ -29,6 +29,16 @@ impl Fitting {
     pub(crate) fn is_late(&self, rules: &Rules) -> bool {
         rules.wishes.deadline_ms.is_some_and(|deadline| self.time.duration_ms > deadline)
     }
+
+    /// How far behind those it comes that can answer at once, for which it is 0.
+    pub(crate) fn behind(&self, rules: &Rules) -> u8 {
+        match self.candidate.health {
+            Health::Cooling { .. } => 3,
+            _ if self.is_late(rules) => 2,
+            Health::Absent { ready_in_ms } if ready_in_ms > rules.patience_ms => 1,
+            _ => 0,
+        }
+    }
 }
 
 /// Puts the backends into the order in which they are tried. Those whose model takes too long to come keep that order too, behind
@@ -44,12 +54,7 @@ pub(crate) fn order(strategy: Strategy, rules: &Rules, fitting: &mut [Fitting], 
         Strategy::LeastBusy => least_busy::order(fitting, seed),
         Strategy::Weighted => weighted::order(fitting, seed),
     }
-    fitting.sort_by_key(|fitting| match fitting.candidate.health {
-        Health::Cooling { .. } => 3,
-        _ if fitting.is_late(rules) => 2,
-        Health::Absent { ready_in_ms } if ready_in_ms > rules.patience_ms => 1,
-        _ => 0,
-    });
+    fitting.sort_by_key(|fitting| fitting.behind(rules));
 }
 
 /// A number that depends on every bit of the seed and differs between places (the mixing step of SplitMix64).

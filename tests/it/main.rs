@@ -16,6 +16,7 @@ mod faults;
 #[cfg(feature = "llama-cpp")]
 mod gguf;
 mod harness;
+mod learning;
 mod lifecycle;
 mod limits;
 mod local;

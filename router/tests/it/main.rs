@@ -4,6 +4,7 @@
 mod asks;
 mod difficulty;
 mod invariants;
+mod learning;
 mod scenarios;
 mod swaps;
 mod tasks;
