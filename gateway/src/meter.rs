@@ -363,7 +363,7 @@ impl Meter {
         // What was held back had its first token long before the client.
         let first = self.account.begun.or(self.first_token.filter(|_| self.streamed));
         if let (BackendId::Remote { .. }, Some(first)) = (id, first) {
-            self.app.paces.saw(id, tokens, self.attempt_duration.saturating_sub(first));
+            self.app.paces.wrote(id, tokens, self.attempt_duration.saturating_sub(first));
         }
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let time = predicted.time;

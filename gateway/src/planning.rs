@@ -141,7 +141,9 @@ impl Planner<'_> {
 
     fn candidate(&self, id: BackendId, tier: u8, weight: u32) -> Option<Candidate> {
         let facts = self.config.facts(&id)?;
-        let BackendState { health, in_flight, queue_tokens, ttft, prefill, decode, .. } = self.app.fleet.snapshot(&id);
+        let state = self.app.fleet.snapshot(&id);
+        let BackendState { health, in_flight, queue_tokens, ttft, prefill, decode, waiting, .. } = state;
+        let BackendState { unread, slots, overall, .. } = state;
         let health = match health {
             BackendHealth::Ready => Health::Ready,
             BackendHealth::Absent { ready_in } => {
@@ -153,11 +155,16 @@ impl Planner<'_> {
         // Somebody's word counts before what the backend says of itself.
         let paused = self.app.policies.paused_backend(&id);
         let health = paused.map_or(health, |denied| Health::Unavailable(denied.to_string().into()));
+        let (first, rate) = self.app.paces.of(&id);
         let pace = Pace {
-            ttft_ms: ttft.map(|ttft| u64::try_from(ttft.as_millis()).unwrap_or(u64::MAX)),
+            ttft_ms: first.or(ttft).map(|ttft| u64::try_from(ttft.as_millis()).unwrap_or(u64::MAX)),
             prefill,
-            decode: decode.or_else(|| self.app.paces.of(&id)),
+            decode: decode.or(rate),
             cached: 0,
+            unread,
+            waiting,
+            slots,
+            overall,
         };
         Some(Candidate { id, tier, facts, health, in_flight, queue_tokens, pace, weight })
     }

@@ -35,6 +35,14 @@ pub struct Pace {
     pub decode: Option<u32>,
     /// Tokens of this very prompt that need not be read again.
     pub cached: u64,
+    /// Of the tokens that wait, those of prompts: of local models.
+    pub unread: u64,
+    /// Requests that wait there for others to end.
+    pub waiting: u32,
+    /// Requests that it works on at once, if that is known.
+    pub slots: Option<u32>,
+    /// Tokens that it reads and writes in a second, all requests together, while it is busy.
+    pub overall: Option<u32>,
 }
 
 /// How a backend is.

@@ -53,7 +53,7 @@ pub(crate) fn order(strategy: Strategy, rules: &Rules, fitting: &mut [Fitting], 
 }
 
 /// A number that depends on every bit of the seed and differs between places (the mixing step of SplitMix64).
-fn lot(seed: u64, place: u64) -> u64 {
+pub(crate) fn lot(seed: u64, place: u64) -> u64 {
     let mut mixed = seed.wrapping_add(place.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

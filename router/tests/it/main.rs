@@ -5,6 +5,7 @@ mod asks;
 mod difficulty;
 mod invariants;
 mod scenarios;
+mod strategies;
 mod swaps;
 mod tasks;
 
@@ -21,6 +22,7 @@ fn chat(input_tokens: u64, max_output: Option<u64>) -> Ask {
         longest_input: input_tokens,
         answers: 1,
         max_output,
+        usual_output: None,
         tools: false,
         vision: false,
         json_schema: false,

@@ -228,15 +228,38 @@ fn time_is_reckoned_from_what_the_engine_tells() {
     let paced =
         |pace: Pace, queue_tokens, health| Candidate { pace, queue_tokens, health, ..candidate("m", 0, Price::free()) };
     let time = |candidate| plan(&chat(1000, Some(100)), vec![candidate], Strategy::Fastest, 0).attempts[0].time;
-    let local = Pace { prefill: Some(2000), decode: Some(50), cached: 600, ttft_ms: Some(9) };
-    // 1,600 tokens wait and 400 are to be read at 2,000 a second; then 100 are written at 50 a second.
-    let estimate = time(paced(local, 1600, Health::Ready));
-    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1000, 3000));
+    let rates = Pace { prefill: Some(2000), decode: Some(50), overall: Some(400), ..Pace::default() };
+    let local = Pace { unread: 1600, cached: 600, ttft_ms: Some(9), slots: Some(4), ..rates };
+    // 1,600 tokens of other prompts and 400 of this one are to be read at 2,000 a second; then 100 are written at 50 a second.
+    let busy = Candidate { in_flight: 3, ..paced(local, 2400, Health::Ready) };
+    let estimate = time(busy.clone());
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1000, 3000), "there is a slot for it");
+    // Of six, three have to end first, with 400 tokens each, which are read and written at 400 a second in all.
+    let full = Candidate { in_flight: 4, pace: Pace { waiting: 2, ..local }, ..busy };
+    let estimate = time(full);
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (4000, 6000), "and now there is none");
+    let local = Pace { unread: 0, ..local };
     let estimate = time(paced(local, 0, Health::Absent { ready_in_ms: 1500 }));
     assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1700, 3700), "a load comes on top");
     let remote = Pace { ttft_ms: Some(300), decode: Some(100), ..Pace::default() };
     let estimate = time(paced(remote, 0, Health::Ready));
     assert_eq!((estimate.ttft_ms, estimate.duration_ms), (300, 1300));
+}
+
+#[test]
+fn what_is_expected_of_an_answer_is_what_was_learned() {
+    let of = |usual_output, most| {
+        let ask = Ask { usual_output, ..chat(0, most) };
+        let remote = Pace { ttft_ms: Some(0), decode: Some(100), ..Pace::default() };
+        let attempt =
+            plan(&ask, vec![Candidate { pace: remote, ..candidate("m", 0, price(0, 1000)) }], Strategy::Fastest, 0)
+                .attempts
+                .swap_remove(0);
+        (attempt.time.duration_ms, attempt.cost.expected)
+    };
+    assert_eq!(of(None, None), (5120, Usd(512_000)));
+    assert_eq!(of(Some(40), None), (400, Usd(40_000)));
+    assert_eq!(of(Some(40), Some(10)), (100, Usd(10_000)), "no more than the client allows");
 }
 
 #[test]
