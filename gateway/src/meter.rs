@@ -273,6 +273,11 @@ impl Meter {
     pub(crate) fn first_content(&mut self) {
         if self.first_token.is_none() {
             self.first_token = Some(self.arrived.elapsed());
+            if let Some(Running { id: id @ BackendId::Remote { .. }, started, .. }) = &self.running
+                && self.streamed
+            {
+                self.app.paces.began(id, started.elapsed());
+            }
         }
     }
 

@@ -18,7 +18,7 @@ pub mod task;
 pub mod tokens;
 
 pub use ask::{Ask, ask};
-pub use candidate::{Candidate, Health, Pace};
+pub use candidate::{Candidate, Health, Pace, Strain};
 pub use difficulty::{Difficulty, Score};
 pub use estimate::{CostEstimate, TimeEstimate};
 pub use fit::Reason;

@@ -20,6 +20,8 @@ pub(crate) struct Fitting {
     pub(crate) candidate: Candidate,
     pub(crate) cost: CostEstimate,
     pub(crate) time: TimeEstimate,
+    /// Whether it would probably fail or refuse.
+    pub(crate) strained: bool,
     /// Its place among the candidates, as written in the configuration.
     pub(crate) place: usize,
 }
@@ -31,8 +33,8 @@ impl Fitting {
     }
 }
 
-/// Puts the backends into the order in which they are tried. Those whose model takes too long to come keep that order too, behind
-/// all others, behind them those that are late, and last those that are cooling.
+/// Puts the backends into the order in which they are tried. Those that are strained keep that order too, behind all others, behind them those
+/// whose model takes too long to come, then those that are late, and last those that are cooling.
 pub(crate) fn order(strategy: Strategy, rules: &Rules, fitting: &mut [Fitting], seed: u64) {
     match strategy {
         Strategy::Ordered => ordered::order(fitting),
@@ -45,9 +47,10 @@ pub(crate) fn order(strategy: Strategy, rules: &Rules, fitting: &mut [Fitting], 
         Strategy::Weighted => weighted::order(fitting, seed),
     }
     fitting.sort_by_key(|fitting| match fitting.candidate.health {
-        Health::Cooling { .. } => 3,
-        _ if fitting.is_late(rules) => 2,
-        Health::Absent { ready_in_ms } if ready_in_ms > rules.patience_ms => 1,
+        Health::Cooling { .. } => 4,
+        _ if fitting.is_late(rules) => 3,
+        Health::Absent { ready_in_ms } if ready_in_ms > rules.patience_ms => 2,
+        _ if fitting.strained => 1,
         _ => 0,
     });
 }

@@ -4,7 +4,7 @@ use super::Micros;
 use super::dice::Dice;
 use super::fleet::Cloud;
 use super::trace::Request;
-use crate::candidate::Health;
+use crate::candidate::{Health, Strain};
 use crate::recent::Recent;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -52,6 +52,10 @@ pub(super) struct Provider<'a> {
     token: Recent,
     failures: u32,
     cooling_until: Micros,
+    /// Smoothed share of failures, in thousandths, and when it was changed last.
+    failing: (f64, Micros),
+    /// Requests that were left when it last told, and until when that holds.
+    told: Option<(u64, Micros)>,
 }
 
 impl<'a> Provider<'a> {
@@ -65,6 +69,8 @@ impl<'a> Provider<'a> {
             token: Recent::default(),
             failures: 0,
             cooling_until: 0,
+            failing: (0.0, 0),
+            told: None,
         }
     }
 
@@ -106,6 +112,10 @@ impl<'a> Provider<'a> {
     /// The first token has come.
     pub(super) fn saw_first(&mut self, now: Micros, after: Micros) {
         self.ttft.saw(Duration::from_micros(now), Duration::from_micros(after));
+        if let Some(most) = self.spec.per_minute {
+            let refilled = self.recent.front().map_or(now, |oldest| oldest + 60 * SECOND);
+            self.told = Some((u64::from(most).saturating_sub(self.recent.len() as u64), refilled));
+        }
     }
 
     /// The answer is whole.
@@ -113,6 +123,7 @@ impl<'a> Provider<'a> {
         let (input, output) = tokens;
         self.in_flight = self.in_flight.saturating_sub(1);
         self.failures = 0;
+        self.failing = (self.failing(now) * 7.0 / 8.0, now);
         self.cache.insert(session, (now, input + output));
         if output >= SHORTEST {
             self.token.saw(Duration::from_micros(now), Duration::from_micros(wrote_for / output));
@@ -122,6 +133,7 @@ impl<'a> Provider<'a> {
     /// The request has failed.
     pub(super) fn saw_failure(&mut self, now: Micros, failure: Failure) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.failing = (self.failing(now) * 7.0 / 8.0 + 125.0, now);
         let cooling = match failure {
             Failure::Limited(wait) => wait,
             Failure::Broken => {
@@ -142,6 +154,20 @@ impl<'a> Provider<'a> {
     pub(super) fn rate(&self, now: Micros) -> Option<u32> {
         let rate = |token: Duration| u32::try_from(1_000_000 / token.as_micros().max(1)).unwrap_or(u32::MAX);
         self.token.at(Duration::from_micros(now)).map(rate)
+    }
+
+    /// As a gateway's health forgives: half in a minute.
+    fn failing(&self, now: Micros) -> f64 {
+        let (failing, since) = self.failing;
+        failing * (-(now.saturating_sub(since) as f64 / 60e6)).exp2()
+    }
+
+    pub(super) fn strain(&self, now: Micros) -> Strain {
+        Strain {
+            failing_permille: self.failing(now) as u16,
+            requests_left: self.told.filter(|(_, until)| *until > now).map(|(left, _)| left),
+            tokens_left: None,
+        }
     }
 
     pub(super) fn health(&self, now: Micros) -> Health {

@@ -5,7 +5,7 @@ use super::cloud::Provider;
 use super::engine::Engine;
 use super::fleet::Model;
 use super::trace::{Request, padded};
-use crate::candidate::{Candidate, Health, Pace};
+use crate::candidate::{Candidate, Health, Pace, Strain};
 
 /// A backend at work.
 #[derive(Debug, Clone)]
@@ -17,6 +17,10 @@ pub(super) enum Backend<'a> {
 /// The candidate that a gateway would make of it.
 pub(super) fn candidate(model: &Model, backend: &Backend<'_>, request: &Request, now: Micros) -> Candidate {
     let known = |rate: f64| Some(rate as u32).filter(|rate| *rate > 0);
+    let strain = match backend {
+        Backend::Local(_) => Strain::default(),
+        Backend::Cloud(provider) => provider.strain(now),
+    };
     let (health, in_flight, queue_tokens, pace) = match backend {
         Backend::Local(engine) => {
             let reading = engine.reading();
@@ -49,6 +53,7 @@ pub(super) fn candidate(model: &Model, backend: &Backend<'_>, request: &Request,
         in_flight,
         queue_tokens,
         pace,
+        strain,
         weight: 1,
     }
 }

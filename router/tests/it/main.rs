@@ -12,7 +12,7 @@ mod tasks;
 use std::sync::Arc;
 use tollkeeper_config::{Abilities, BackendId, ModelFacts, PicoUsd, Price, PriceSource, Rates};
 use tollkeeper_protocol::Operation;
-use tollkeeper_router::{Ask, Candidate, Health, Pace};
+use tollkeeper_router::{Ask, Candidate, Health, Pace, Strain};
 
 /// A chat of so many input tokens that needs nothing special.
 fn chat(input_tokens: u64, max_output: Option<u64>) -> Ask {
@@ -54,6 +54,7 @@ fn candidate(name: &str, tier: u8, price: Price) -> Candidate {
         in_flight: 0,
         queue_tokens: 0,
         pace: Pace::default(),
+        strain: Strain::default(),
         weight: 1,
     }
 }

@@ -6,7 +6,9 @@ use tollkeeper_config::{Abilities, BackendId, Price, Strategy, TaskRule, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_router::estimate::{EXPECTED_OUTPUT, UNKNOWN_OUTPUT};
-use tollkeeper_router::{Ask, Candidate, CostEstimate, Health, Pace, Plan, Reason, Rules, Wishes, plan, start_tier};
+use tollkeeper_router::{
+    Ask, Candidate, CostEstimate, Health, Pace, Plan, Reason, Rules, Strain, Wishes, plan, start_tier,
+};
 
 fn names(plan: &Plan) -> Vec<String> {
     plan.attempts.iter().map(|attempt| attempt.id.to_string()).collect()
@@ -244,6 +246,26 @@ fn time_is_reckoned_from_what_the_engine_tells() {
     let remote = Pace { ttft_ms: Some(300), decode: Some(100), ..Pace::default() };
     let estimate = time(paced(remote, 0, Health::Ready));
     assert_eq!((estimate.ttft_ms, estimate.duration_ms), (300, 1300));
+}
+
+#[test]
+fn who_fails_often_or_is_about_to_refuse_comes_behind_who_does_well() {
+    let first = |strain, in_flight| {
+        let mut three = three();
+        three.swap(0, 2);
+        three[0] = Candidate { strain, in_flight, ..three[0].clone() };
+        let planned = plan(&chat(1000, Some(100)), three, Strategy::Ordered, 0);
+        let place = names(&planned).iter().position(|name| name == "toll-tiny").unwrap();
+        (place, planned.attempts[place].why.to_string())
+    };
+    let (well, behind) = ((0, "ordered;rank=1".to_owned()), (2, "ordered;rank=3;strained".to_owned()));
+    assert_eq!(first(Strain { failing_permille: 199, ..Strain::default() }, 0), well);
+    assert_eq!(first(Strain { failing_permille: 200, ..Strain::default() }, 0), behind);
+    assert_eq!(first(Strain { tokens_left: Some(1000), ..Strain::default() }, 0), well);
+    assert_eq!(first(Strain { tokens_left: Some(999), ..Strain::default() }, 0), behind);
+    let requests = Strain { requests_left: Some(2), ..Strain::default() };
+    assert_eq!(first(requests, 1), well);
+    assert_eq!(first(requests, 2), behind, "what is under way will be counted too");
 }
 
 #[test]
