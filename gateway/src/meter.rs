@@ -273,7 +273,7 @@ impl Meter {
     pub(crate) fn first_content(&mut self) {
         if self.first_token.is_none() {
             self.first_token = Some(self.arrived.elapsed());
-            if let Some(Running { id: id @ BackendId::Remote { .. }, started, .. }) = &self.running
+            if let Some(Running { id: id @ BackendId::Remote { .. }, started, .. }) = &self.account.running
                 && self.streamed
             {
                 self.app.paces.began(id, started.elapsed());

@@ -280,7 +280,8 @@ async fn spend_and_the_ledger_are_read_beside_the_gateway() {
 #[tokio::test]
 async fn a_plan_is_explained_and_a_trace_simulated() {
     let shell = Shell::start().await;
-    let ask = ["route", "explain", "Why is the sky blue?", "--model", "team/auto", "--key", tollkeeper_tests::setup::KEY];
+    let ask =
+        ["route", "explain", "Why is the sky blue?", "--model", "team/auto", "--key", tollkeeper_tests::setup::KEY];
     let table = shell.says(&ask).await;
     assert!(table.contains("model team/auto, strategy ordered") && table.contains("ordered;rank=1"), "{table}");
     let plan = shell.json(&ask).await;
