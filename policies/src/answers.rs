@@ -18,9 +18,12 @@ const MOST: u32 = 256;
 const LEAST: u32 = 8;
 /// Pairs that are remembered; further ones are not learned until a restart.
 const PAIRS: usize = 4096;
-/// All histograms: by agent and model, and by agent alone.
+/// An agent, and a model; or all of them.
+type Key = (Arc<str>, Option<BackendId>);
+
+/// All histograms.
 #[derive(Debug, Default)]
-pub(crate) struct Answers(Mutex<HashMap<(Arc<str>, Option<BackendId>), Histogram>>);
+pub(crate) struct Answers(Mutex<HashMap<Key, Histogram>>);
 
 #[derive(Debug)]
 struct Histogram {

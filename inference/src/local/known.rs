@@ -114,10 +114,11 @@ impl Beginnings {
         let mut hashing = Hashing::default();
         match request {
             Request::Chat(chat) => hashing.chat(chat),
-            Request::Completion(completion) => match &completion.prompts[..] {
-                [Prompt::Text(text)] => hashing.text(text),
-                _ => {}
-            },
+            Request::Completion(completion) => {
+                if let [Prompt::Text(text)] = &completion.prompts[..] {
+                    hashing.text(text);
+                }
+            }
             Request::Embedding(_) | Request::Rerank(_) => {}
         }
         hashing.beginnings
