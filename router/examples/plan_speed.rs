@@ -80,7 +80,7 @@ fn candidate(at: u64) -> Candidate {
     let price = Price { base: rates, above: Vec::new(), tiers: Vec::new(), source: PriceSource::Catalog };
     let abilities = Abilities { tools: at % 10 != 3, ..Abilities::ALL };
     let facts = ModelFacts { price, context: Some(128_000), max_output: Some(8192), abilities };
-    let local = at % 5 == 0;
+    let local = at.is_multiple_of(5);
     Candidate {
         id: if local {
             BackendId::Local(format!("local-{at}").into())
