@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(answers.percentile(&"digger".into(), Some(&backend()), 90), None);
         let other = BackendId::Local("other".into());
         (0..LEAST).for_each(|_| answers.saw(&"scout".into(), &other, 1000));
-        let of = |backend, percent| answers.percentile(&"scout".into(), backend, percent).unwrap();
+        let of = |backend: Option<&BackendId>, percent| answers.percentile(&"scout".into(), backend, percent).unwrap();
         assert_eq!((of(Some(&backend()), 95), of(None, 50)), (10, 10));
         assert!(of(None, 51) >= 1000, "all models together");
     }
