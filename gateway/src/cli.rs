@@ -64,7 +64,7 @@ enum Command {
     Ledger(ledger::LedgerCommand),
     /// Lay a provider's invoice (CSV) beside the ledger, by day and model; exit code 1 when they differ
     Reconcile(reconcile::ReconcileCommand),
-    /// The router: how good its classifier is, and thresholds for it
+    /// The router: the plan of a request, how good the classifier is, thresholds for it, and strategies on a trace
     #[command(subcommand)]
     Route(route::RouteCommand),
     /// Run one model's engine for the gateway that starts this

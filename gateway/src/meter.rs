@@ -273,6 +273,11 @@ impl Meter {
     pub(crate) fn first_content(&mut self) {
         if self.first_token.is_none() {
             self.first_token = Some(self.arrived.elapsed());
+            if let Some(Running { id: id @ BackendId::Remote { .. }, started, .. }) = &self.account.running
+                && self.streamed
+            {
+                self.app.paces.began(id, started.elapsed());
+            }
         }
     }
 
@@ -363,7 +368,7 @@ impl Meter {
         // What was held back had its first token long before the client.
         let first = self.account.begun.or(self.first_token.filter(|_| self.streamed));
         if let (BackendId::Remote { .. }, Some(first)) = (id, first) {
-            self.app.paces.saw(id, tokens, self.attempt_duration.saturating_sub(first));
+            self.app.paces.wrote(id, tokens, self.attempt_duration.saturating_sub(first));
         }
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let time = predicted.time;

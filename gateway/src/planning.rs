@@ -5,15 +5,16 @@ use crate::error::ApiError;
 use crate::learning::{Group, Start};
 use crate::signature;
 use crate::wishes::Asked;
+use std::cell::LazyCell;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tollkeeper_config::{Alias, BackendId, Config, Resolved, Strategy};
-use tollkeeper_inference::{BackendHealth, BackendState};
+use tollkeeper_inference::{BackendHealth, BackendState, Beginnings};
 use tollkeeper_policies::{Caller, Denied};
 use tollkeeper_protocol::Request;
 use tollkeeper_router::learning::{Choice, Evidence, choose};
 use tollkeeper_router::{
-    Ask, Candidate, Difficulty, Health, Pace, Plan, Rules, TaskType, Wishes, ask, plan_from, start_tier,
+    Ask, Candidate, Difficulty, Health, Pace, Plan, Rules, Strain, TaskType, Wishes, ask, plan_from, start_tier,
 };
 
 /// Plans one request.
@@ -103,8 +104,10 @@ impl Planner<'_> {
         let weights = alias.as_ref().map_or(&[][..], |alias| &alias.weights);
         let weight = |tier: u8| weights.get(usize::from(tier)).copied().unwrap_or(1);
         let targets = resolved.targets.into_iter();
-        let candidates = targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier))).collect();
+        let beginnings = LazyCell::new(|| Beginnings::of(&self.request));
+        let candidates = targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier), &beginnings)).collect();
         let mut ask = ask(&self.request);
+        ask.usual_output = self.app.policies.usual_output(&self.caller.agent);
         if let Some(tokens) = input_tokens {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
@@ -174,9 +177,18 @@ impl Planner<'_> {
         }
     }
 
-    fn candidate(&self, id: BackendId, tier: u8, weight: u32) -> Option<Candidate> {
+    fn candidate(
+        &self,
+        id: BackendId,
+        tier: u8,
+        weight: u32,
+        beginnings: &LazyCell<Beginnings, impl FnOnce() -> Beginnings>,
+    ) -> Option<Candidate> {
         let facts = self.config.facts(&id)?;
-        let BackendState { health, in_flight, queue_tokens, ttft, prefill, decode, .. } = self.app.fleet.snapshot(&id);
+        let state = self.app.fleet.snapshot(&id);
+        let BackendState { health, in_flight, queue_tokens, ttft, prefill, decode, waiting, .. } = state;
+        let BackendState { unread, slots, overall, failing_permille, headroom, .. } = state;
+        let strain = Strain { failing_permille, requests_left: headroom.requests, tokens_left: headroom.tokens };
         let health = match health {
             BackendHealth::Ready => Health::Ready,
             BackendHealth::Absent { ready_in } => {
@@ -188,13 +200,23 @@ impl Planner<'_> {
         // Somebody's word counts before what the backend says of itself.
         let paused = self.app.policies.paused_backend(&id);
         let health = paused.map_or(health, |denied| Health::Unavailable(denied.to_string().into()));
-        let pace = Pace {
-            ttft_ms: ttft.map(|ttft| u64::try_from(ttft.as_millis()).unwrap_or(u64::MAX)),
-            prefill,
-            decode: decode.or_else(|| self.app.paces.of(&id)),
-            cached: 0,
+        let cached = match id {
+            // In tokens as the prompt is estimated.
+            BackendId::Local(_) => self.app.fleet.cached(&id, beginnings) / ask::BYTES_PER_TOKEN,
+            BackendId::Remote { .. } => 0,
         };
-        Some(Candidate { id, tier, facts, health, in_flight, queue_tokens, pace, weight })
+        let (first, rate) = self.app.paces.of(&id);
+        let pace = Pace {
+            ttft_ms: first.or(ttft).map(|ttft| u64::try_from(ttft.as_millis()).unwrap_or(u64::MAX)),
+            prefill,
+            decode: decode.or(rate),
+            cached,
+            unread,
+            waiting,
+            slots,
+            overall,
+        };
+        Some(Candidate { id, tier, facts, health, in_flight, queue_tokens, pace, strain, weight })
     }
 
     fn unix_ms(&self, moment: Instant) -> u64 {

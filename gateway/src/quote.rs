@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tollkeeper_config::{BackendId, Config};
 use tollkeeper_policies::{Agent, Caller};
+use tollkeeper_protocol::usage::Usage;
 use tollkeeper_protocol::{Operation, Request, openai};
 use tollkeeper_router::{Ask, Attempt};
 
@@ -75,16 +76,20 @@ pub(crate) struct AttemptShown {
     why: String,
     /// The prompt alone.
     input_usd: Money,
-    /// With an answer of the usual length.
+    /// With an answer of the length that this agent's mostly have.
     expected_usd: Money,
-    /// What nine of ten of this agent's answers by this model cost no more than; null while too few were seen.
-    p90_usd: Option<Money>,
+    /// What half of this agent's answers by this model cost no more than; null while too few were seen.
+    p50_usd: Option<Money>,
+    /// What 95 of a hundred cost no more than.
+    p95_usd: Option<Money>,
     /// With the longest answer that there can be.
     worst_usd: Money,
     /// Until the first token, load and queue included.
     ttft_ms: u64,
     /// Until the last token of an answer of the usual length.
     duration_ms: u64,
+    /// Tokens of the prompt that it has read before and need not read again; 0 for models of providers, which do not tell beforehand.
+    cached_tokens: u64,
     /// Whether its model is in memory, or somebody else's matter.
     loaded: bool,
 }
@@ -177,21 +182,23 @@ fn explained(
 }
 
 fn shown(app: &App, agent: &Agent, ask: &Ask, attempt: &Attempt, basis: &str) -> AttemptShown {
-    let long = app.policies.expected_output(agent, &attempt.id);
-    let p90 = long.map(|tokens| {
-        let usage = tollkeeper_protocol::usage::Usage { input: ask.input_tokens, output: tokens, ..Default::default() };
-        Money(attempt.facts.price.charge(&usage))
-    });
+    let percentile = |percent| {
+        let tokens = app.policies.output_percentile(agent, &attempt.id, percent)?;
+        let output = ask.max_output_each().map_or(tokens, |most| tokens.min(most)).saturating_mul(ask.answers);
+        Some(Money(attempt.facts.price.charge(&Usage { input: ask.input_tokens, output, ..Usage::default() })))
+    };
     AttemptShown {
         backend: attempt.id.to_string(),
         tier: attempt.why.tier,
         why: format!("{}{basis}", attempt.why),
         input_usd: Money(attempt.cost.input),
         expected_usd: Money(attempt.cost.expected),
-        p90_usd: p90,
+        p50_usd: percentile(50),
+        p95_usd: percentile(95),
         worst_usd: Money(attempt.cost.worst),
         ttft_ms: attempt.time.ttft_ms,
         duration_ms: attempt.time.duration_ms,
+        cached_tokens: attempt.cached,
         loaded: !(matches!(attempt.id, BackendId::Local(_)) && attempt.why.absent),
     }
 }

@@ -1,5 +1,6 @@
 //! What the rest of the gateway may know of a backend at this moment.
 
+use crate::remote::Headroom;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,12 +17,22 @@ pub struct BackendState {
     /// Tokens still to be read and generated for the requests it has (estimate; remote: for those that wait); 0 for remote backends that do
     /// not tell.
     pub queue_tokens: u64,
+    /// Of these, tokens of prompts still to be read; 0 for remote backends.
+    pub unread: u64,
+    /// Requests that it answers at once; `None` for remote backends.
+    pub slots: Option<u32>,
     /// Smoothed time to the first token (unary: to the whole answer); `None` before the first answer.
     pub ttft: Option<Duration>,
     /// Prompt tokens that it reads in a second; `None` for remote backends, and before it has read any.
     pub prefill: Option<u32>,
     /// Tokens of one answer that it writes in a second beside as many others as there would be; `None` likewise.
     pub decode: Option<u32>,
+    /// Tokens that it reads and writes in a second, all requests together, while busy; `None` likewise.
+    pub overall: Option<u32>,
+    /// Smoothed share of tries that failed lately, in thousandths; 0 for local models.
+    pub failing_permille: u16,
+    /// What is left of the provider's rate limits, as far as it tells.
+    pub headroom: Headroom,
     /// Share of the KV cache in use, 0 to 1; `None` for remote backends that do not tell.
     pub kv_usage: Option<f32>,
 }
@@ -53,9 +64,14 @@ impl BackendState {
             in_flight: 0,
             waiting: 0,
             queue_tokens: 0,
+            unread: 0,
+            slots: None,
             ttft: None,
             prefill: None,
             decode: None,
+            overall: None,
+            failing_permille: 0,
+            headroom: Headroom::default(),
             kv_usage: None,
         }
     }

@@ -1,8 +1,9 @@
 //! What is learnt of a backend by using it: requests in flight, time to the first token, and a breaker that never stays open forever.
 
 use crate::backend::{BackendHealth, BackendState};
-use std::sync::Arc;
+use crate::remote::Headroom;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -19,6 +20,12 @@ const OPERATOR_COOLING: Duration = Duration::from_secs(300);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// How long one request has to prove that the backend is back, while the others still see it cooling.
 const PROBE: Duration = Duration::from_secs(10);
+/// How long until half of the failures is forgotten: who fails is asked less, so no success could make up for them.
+const FORGIVEN: Duration = Duration::from_secs(60);
+/// Weight of an end in the share of failures, as a divisor.
+const ENDS: u32 = 8;
+/// The whole of that share.
+const MILLION: u32 = 1_000_000;
 /// Weight of a new time to first token in the smoothed one, as a divisor.
 const SMOOTHING: u64 = 5;
 
@@ -32,6 +39,12 @@ pub struct Health {
     ttft: AtomicU64,
     /// Failures in a row.
     failures: AtomicU32,
+    /// Smoothed share of tries that failed, in millionths.
+    failing: AtomicU32,
+    /// When a try ended last, in milliseconds after `epoch`.
+    ended: AtomicU64,
+    /// What was left of its limits when it last told.
+    headroom: Mutex<Option<(Headroom, Instant)>>,
     /// Milliseconds after `epoch`; 0 when the breaker is closed, in the past when it is half-open.
     cooling_until: AtomicU64,
     /// The same for faults of the line, which a probe of the server can prove to be over.
@@ -48,6 +61,9 @@ impl Health {
             in_flight: AtomicU32::new(0),
             ttft: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            failing: AtomicU32::new(0),
+            ended: AtomicU64::new(0),
+            headroom: Mutex::new(None),
             cooling_until: AtomicU64::new(0),
             cut_off_until: AtomicU64::new(0),
             probing_until: AtomicU64::new(0),
@@ -60,11 +76,33 @@ impl Health {
         BackendState {
             in_flight: self.in_flight.load(Relaxed),
             ttft: (ttft > 0).then(|| Duration::from_micros(ttft)),
+            failing_permille: u16::try_from(self.failing(now) / 1000).unwrap_or(u16::MAX),
+            headroom: self.headroom(now),
             ..BackendState::idle(match self.cooling_until(now) {
                 Some(until) => BackendHealth::Cooling { until },
                 None => BackendHealth::Ready,
             })
         }
+    }
+
+    /// The share of tries that failed lately, in millionths.
+    fn failing(&self, now: Instant) -> u32 {
+        let age = self.moment(now).saturating_sub(self.ended.load(Relaxed)) as f64 / FORGIVEN.as_millis() as f64;
+        (f64::from(self.failing.load(Relaxed)) * (-age).exp2()) as u32
+    }
+
+    /// A try ended. Two that end at once may count as one.
+    fn ended(&self, now: Instant, failed: bool) {
+        let old = self.failing(now);
+        let new = old - old / ENDS + if failed { MILLION / ENDS } else { 0 };
+        self.failing.store(new, Relaxed);
+        self.ended.store(self.moment(now), Relaxed);
+    }
+
+    /// What is left of its limits, as long as that is worth knowing.
+    fn headroom(&self, now: Instant) -> Headroom {
+        let told = *self.headroom.lock().unwrap_or_else(PoisonError::into_inner);
+        told.filter(|(_, until)| *until > now).map(|(headroom, _)| headroom).unwrap_or_default()
     }
 
     /// The end of the cooling, if it lies in the future.
@@ -89,6 +127,7 @@ impl Health {
     /// Notes a whole answer. A cooling that still runs is not cut short: the answer may be to a request from before it.
     fn succeeded(&self, now: Instant) {
         self.failures.store(0, Relaxed);
+        self.ended(now, false);
         self.probing_until.store(0, Relaxed);
         for moment in [&self.cooling_until, &self.cut_off_until] {
             let until = moment.load(Relaxed);
@@ -114,6 +153,9 @@ impl Health {
 
     /// Notes a failure.
     fn failed(&self, fault: &ProviderFault, now: Instant) {
+        if !matches!(fault.kind, FaultKind::BadRequest | FaultKind::ContextLength) {
+            self.ended(now, true);
+        }
         let cooling = match (fault.kind, fault.retry_after) {
             // The backend is well; it is the request that is not.
             (FaultKind::BadRequest | FaultKind::ContextLength, _) => return self.succeeded(now),
@@ -167,6 +209,12 @@ impl Flight {
     pub fn first_token(&self, after: Duration) {
         self.provider.observe_ttft(after);
         self.model.observe_ttft(after);
+    }
+
+    /// The provider has said what is left of the model's limits, which holds for so long.
+    pub fn told(&self, headroom: Headroom, valid: Duration) {
+        let until = Instant::now() + valid;
+        *self.model.headroom.lock().unwrap_or_else(PoisonError::into_inner) = Some((headroom, until));
     }
 
     /// The answer is whole.
@@ -316,6 +364,35 @@ mod tests {
             assert_eq!(cooling(&provider, now).is_some(), wide, "{fault:?}");
             assert_eq!((provider.state(now).in_flight, model.state(now).in_flight), (0, 0));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_count_until_they_are_made_up_for_or_forgotten() {
+        let now = Instant::now();
+        let health = Health::new(now);
+        let failing = |now| health.state(now).failing_permille;
+        assert_eq!(failing(now), 0);
+        health.failed(&fault(FaultKind::BadRequest, None), now);
+        assert_eq!(failing(now), 0, "the request's fault is none of its own");
+        for _ in 0..2 {
+            health.failed(&fault(FaultKind::Internal, None), now);
+        }
+        assert!((230..240).contains(&failing(now)), "{}", failing(now));
+        assert!((110..120).contains(&failing(now + MINUTE)), "half is forgotten");
+        for _ in 0..8 {
+            health.succeeded(now);
+        }
+        assert!(failing(now) < 85, "{}", failing(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_limit_is_known_for_as_long_as_it_holds() {
+        let [provider, model] = [(), ()].map(|()| Arc::new(Health::new(Instant::now())));
+        let left = Headroom { requests: Some(1), tokens: None };
+        Flight::begin(provider, model.clone()).told(left, MINUTE);
+        let now = Instant::now();
+        assert_eq!(model.state(now).headroom, left);
+        assert_eq!(model.state(now + MINUTE).headroom, Headroom::default());
     }
 
     #[tokio::test(start_paused = true)]

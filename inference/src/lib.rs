@@ -12,12 +12,12 @@ pub mod reply;
 mod tests;
 
 pub use backend::{BackendHealth, BackendState};
-pub use remote::{Peer, RemoteCounts, ServerLoad, ServerStatus};
+pub use remote::{Headroom, Peer, RemoteCounts, ServerLoad, ServerStatus};
 pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
 pub use local::{
-    CardReading, GuessCount, KvStoreReading, LocalAction, LocalMemory, LocalStatus, Phase, Swap, SwapReport,
+    Beginnings, CardReading, GuessCount, KvStoreReading, LocalAction, LocalMemory, LocalStatus, Phase, Swap, SwapReport,
 };
 
 use local::LocalEngines;
@@ -183,6 +183,15 @@ impl Fleet {
         match id {
             BackendId::Local(_) => None,
             BackendId::Remote { provider, .. } => self.remotes.load().get(provider)?.peer(),
+        }
+    }
+
+    /// How many bytes of a request's text the backend need not read again, as far as can be told without asking it: of local models. Since what
+    /// one client sent serves all, who may ask this can tell whether somebody has sent the same beginning, as the time to the first token tells too.
+    pub fn cached(&self, id: &BackendId, beginnings: &Beginnings) -> u64 {
+        match id {
+            BackendId::Local(name) => self.local.cached(name, beginnings),
+            BackendId::Remote { .. } => 0,
         }
     }
 

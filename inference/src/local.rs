@@ -23,6 +23,7 @@ mod guess;
 mod guide;
 mod host;
 mod journal;
+mod known;
 mod kv_store;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
@@ -59,6 +60,7 @@ use daily::Timetable;
 use host::{Home, Host};
 use jiff::Timestamp;
 pub use journal::{Phase, Swap, SwapReport};
+pub use known::Beginnings;
 pub use kv_store::KvStoreReading;
 use kv_store::{Budget, KvStore};
 pub use manager::LocalMemory;
@@ -290,10 +292,14 @@ impl LocalEngines {
             in_flight: reading.running,
             waiting: host.taken().saturating_sub(reading.running),
             queue_tokens: reading.queue_tokens,
+            unread: reading.unread,
+            slots: Some(host.model().slots),
             ttft: reading.ttft,
             prefill: known_rate(reading.rates.prefill),
             decode: known_rate(reading.rates.decode_of_one(reading.running + 1)),
+            overall: known_rate(reading.rates.overall),
             kv_usage: Some(reading.kv_usage),
+            ..BackendState::idle(BackendHealth::Ready)
         }
     }
 
@@ -375,6 +381,11 @@ impl LocalEngines {
     /// The names of all models.
     pub fn names(&self) -> Vec<Arc<str>> {
         self.models.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// How many bytes of a request's text the model's engine has read before.
+    pub fn cached(&self, name: &str, beginnings: &Beginnings) -> u64 {
+        self.entry(name).map_or(0, |entry| entry.host.cached(beginnings))
     }
 
     /// The exact number of prompt tokens of a request, when the model was loaded before and would not refuse it.

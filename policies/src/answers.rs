@@ -1,4 +1,5 @@
-//! How long the answers of an agent by a model mostly are, so that a lease begins with what will probably be needed.
+//! How long the answers of an agent mostly are, by a model and by all of them, so that a lease begins with what will probably be needed and routes
+//! are chosen by what will probably come.
 //!
 //! Each pair keeps a small histogram of the lengths of its answers that were generated to their end. Buckets grow by a
 //! quarter of a power of two; when a histogram has seen many answers, all of them count half, so that it follows changes.
@@ -17,12 +18,12 @@ const MOST: u32 = 256;
 const LEAST: u32 = 8;
 /// Pairs that are remembered; further ones are not learned until a restart.
 const PAIRS: usize = 4096;
-/// Of a hundred answers, so many are not longer than what is expected.
-const PERCENTILE: u32 = 90;
+/// An agent, and a model; or all of them.
+type Key = (Arc<str>, Option<BackendId>);
 
 /// All histograms.
 #[derive(Debug, Default)]
-pub(crate) struct Answers(Mutex<HashMap<(Arc<str>, BackendId), Histogram>>);
+pub(crate) struct Answers(Mutex<HashMap<Key, Histogram>>);
 
 #[derive(Debug)]
 struct Histogram {
@@ -34,19 +35,21 @@ impl Answers {
     /// An answer was generated to its end.
     pub(crate) fn saw(&self, agent: &Arc<str>, backend: &BackendId, tokens: u64) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = all.len() < PAIRS;
-        let key = (agent.clone(), backend.clone());
-        match all.get_mut(&key) {
-            Some(known) => known.add(tokens),
-            None if room => all.entry(key).or_default().add(tokens),
-            None => {}
+        for backend in [Some(backend.clone()), None] {
+            let room = all.len() < PAIRS;
+            let key = (agent.clone(), backend);
+            match all.get_mut(&key) {
+                Some(known) => known.add(tokens),
+                None if room => all.entry(key).or_default().add(tokens),
+                None => {}
+            }
         }
     }
 
-    /// The length that nine of ten answers do not exceed; `None` while too few were seen.
-    pub(crate) fn expected(&self, agent: &Arc<str>, backend: &BackendId) -> Option<u64> {
+    /// The length that so many of a hundred answers do not exceed, by this model or by any; `None` while too few were seen.
+    pub(crate) fn percentile(&self, agent: &Arc<str>, backend: Option<&BackendId>, percent: u32) -> Option<u64> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&(agent.clone(), backend.clone()))?.percentile()
+        all.get(&(agent.clone(), backend.cloned()))?.percentile(percent)
     }
 }
 
@@ -66,11 +69,11 @@ impl Histogram {
         }
     }
 
-    fn percentile(&self) -> Option<u64> {
+    fn percentile(&self, percent: u32) -> Option<u64> {
         if self.total < LEAST {
             return None;
         }
-        let (mut seen, wanted) = (0, (self.total * PERCENTILE).div_ceil(100));
+        let (mut seen, wanted) = (0, (self.total * percent).div_ceil(100));
         let found = self.counts.iter().position(|count| {
             seen += u32::from(*count);
             seen >= wanted
@@ -111,10 +114,15 @@ mod tests {
         for _ in 1..LEAST {
             answers.saw(&"scout".into(), &backend(), 10);
         }
-        assert_eq!(answers.expected(&"scout".into(), &backend()), None);
+        assert_eq!(answers.percentile(&"scout".into(), Some(&backend()), 90), None);
         answers.saw(&"scout".into(), &backend(), 10);
-        assert_eq!(answers.expected(&"scout".into(), &backend()), Some(10));
-        assert_eq!(answers.expected(&"digger".into(), &backend()), None);
+        assert_eq!(answers.percentile(&"scout".into(), Some(&backend()), 90), Some(10));
+        assert_eq!(answers.percentile(&"digger".into(), Some(&backend()), 90), None);
+        let other = BackendId::Local("other".into());
+        (0..LEAST).for_each(|_| answers.saw(&"scout".into(), &other, 1000));
+        let of = |backend: Option<&BackendId>, percent| answers.percentile(&"scout".into(), backend, percent).unwrap();
+        assert_eq!((of(Some(&backend()), 95), of(None, 50)), (10, 10));
+        assert!(of(None, 51) >= 1000, "all models together");
     }
 
     #[test]
@@ -122,7 +130,7 @@ mod tests {
         let answers = Answers::default();
         (0..1000).for_each(|_| answers.saw(&"scout".into(), &backend(), 8000));
         (0..1500).for_each(|_| answers.saw(&"scout".into(), &backend(), 100));
-        assert!(answers.expected(&"scout".into(), &backend()).unwrap() <= 128);
+        assert!(answers.percentile(&"scout".into(), Some(&backend()), 90).unwrap() <= 128);
     }
 
     proptest! {
@@ -130,7 +138,7 @@ mod tests {
         fn nine_of_ten_are_not_longer(lengths in proptest::collection::vec(0..3_000_000_u64, 8..200)) {
             let answers = Answers::default();
             lengths.iter().for_each(|length| answers.saw(&"scout".into(), &backend(), *length));
-            let expected = answers.expected(&"scout".into(), &backend()).unwrap();
+            let expected = answers.percentile(&"scout".into(), Some(&backend()), 90).unwrap();
             let within = lengths.iter().filter(|length| **length <= expected).count();
             prop_assert!(within * 10 >= lengths.len() * 9);
             // No further off than a bucket is wide.

@@ -303,7 +303,17 @@ impl Policies {
     /// The length in tokens that nine of ten of the agent's answers by this backend do not exceed; `None` while too few
     /// were seen.
     pub fn expected_output(&self, agent: &Agent, backend: &BackendId) -> Option<u64> {
-        self.0.answers.expected(&agent.name, backend)
+        self.output_percentile(agent, backend, 90)
+    }
+
+    /// The length in tokens that so many of a hundred of the agent's answers by this backend do not exceed; `None` while too few were seen.
+    pub fn output_percentile(&self, agent: &Agent, backend: &BackendId, percent: u32) -> Option<u64> {
+        self.0.answers.percentile(&agent.name, Some(backend), percent)
+    }
+
+    /// The length in tokens of the agent's median answer, whoever gave it; `None` while too few were seen.
+    pub fn usual_output(&self, agent: &Agent) -> Option<u64> {
+        self.0.answers.percentile(&agent.name, None, 50)
     }
 
     /// Whether the caller spends so fast that only local models may answer it.

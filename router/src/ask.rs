@@ -39,6 +39,8 @@ pub struct Ask {
     pub answers: u64,
     /// Most tokens of all answers together, when the client set a limit; 0 for embeddings and reranking.
     pub max_output: Option<u64>,
+    /// Tokens of one answer as they mostly are for whoever asks, where that was learned.
+    pub usual_output: Option<u64>,
     /// Tools may be called.
     pub tools: bool,
     /// There are images in the prompt.
@@ -135,6 +137,7 @@ fn of_prompts(request: &Request, input_tokens: u64, longest_input: u64) -> Ask {
         longest_input,
         answers,
         max_output: request.max_tokens().map(|each| u64::from(each).saturating_mul(answers)),
+        usual_output: None,
         tools: false,
         vision: false,
         json_schema: false,

@@ -20,8 +20,34 @@ pub struct Candidate {
     pub queue_tokens: u64,
     /// How fast it is.
     pub pace: Pace,
+    /// What speaks against it although it answers.
+    pub strain: Strain,
     /// Its share where work is dealt out by lot.
     pub weight: u32,
+}
+
+/// Signs that a backend that answers may not answer the next request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strain {
+    /// The share of tries that failed lately, in thousandths.
+    pub failing_permille: u16,
+    /// Requests that its provider takes before it limits the rate, as of its last answer; `None` if it does not tell.
+    pub requests_left: Option<u64>,
+    /// The same in tokens.
+    pub tokens_left: Option<u64>,
+}
+
+/// Who fails so often is asked only when no other can answer: two failures in a row, or one of five in the long run.
+const FAILING_PERMILLE: u16 = 200;
+
+impl Candidate {
+    /// Whether it fails often, or its provider would probably refuse so many tokens more.
+    pub(crate) fn is_strained(&self, tokens: u64) -> bool {
+        let Strain { failing_permille, requests_left, tokens_left } = self.strain;
+        failing_permille >= FAILING_PERMILLE
+            || requests_left.is_some_and(|left| left <= u64::from(self.in_flight))
+            || tokens_left.is_some_and(|left| left < tokens)
+    }
 }
 
 /// How fast a backend is, as far as is known from what it did lately.
@@ -35,6 +61,14 @@ pub struct Pace {
     pub decode: Option<u32>,
     /// Tokens of this very prompt that need not be read again.
     pub cached: u64,
+    /// Of the tokens that wait, those of prompts: of local models.
+    pub unread: u64,
+    /// Requests that wait there for others to end.
+    pub waiting: u32,
+    /// Requests that it works on at once, if that is known.
+    pub slots: Option<u32>,
+    /// Tokens that it reads and writes in a second, all requests together, while it is busy.
+    pub overall: Option<u32>,
 }
 
 /// How a backend is.

@@ -15,7 +15,7 @@ pub const UNKNOWN_OUTPUT: u64 = 32_768;
 pub struct CostEstimate {
     /// The input alone, nothing cached.
     pub input: Usd,
-    /// With answers of [`EXPECTED_OUTPUT`] tokens, or as many as may come if those are fewer.
+    /// With answers as they mostly are for whoever asks, else of [`EXPECTED_OUTPUT`] tokens; or as many as may come if those are fewer.
     pub expected: Usd,
     /// With answers as long as they may get, and all input written to the provider's cache where that costs more.
     pub worst: Usd,
@@ -46,15 +46,28 @@ pub fn time(ask: &Ask, candidate: &Candidate) -> TimeEstimate {
     };
     let first = match pace.prefill.filter(|rate| *rate > 0) {
         Some(rate) => {
-            let unread = ask.input_tokens.saturating_sub(pace.cached);
-            candidate.queue_tokens.saturating_add(unread).saturating_mul(1000) / u64::from(rate)
+            let unread = pace.unread.saturating_add(ask.input_tokens.saturating_sub(pace.cached));
+            turn(ask, candidate).saturating_add(unread.saturating_mul(1000) / u64::from(rate))
         }
         None => pace.ttft_ms.unwrap_or(UNKNOWN_TTFT_MS),
     };
     let ttft_ms = load.saturating_add(first);
-    let tokens = if ask.operation.generates() { most_output(ask, &candidate.facts).min(EXPECTED_OUTPUT) } else { 0 };
+    let tokens = if ask.operation.generates() { expected_output(ask, &candidate.facts) } else { 0 };
     let rate = u64::from(pace.decode.filter(|rate| *rate > 0).unwrap_or(UNKNOWN_DECODE));
     TimeEstimate { ttft_ms, duration_ms: ttft_ms.saturating_add(tokens.saturating_mul(1000) / rate) }
+}
+
+/// How long until it is the request's turn, in milliseconds: as many of those before it have to end as there are more than slots, each with an
+/// equal share of the work that waits, which is done at the rate at which all was done lately.
+fn turn(ask: &Ask, candidate: &Candidate) -> u64 {
+    let Candidate { pace, in_flight, queue_tokens, .. } = candidate;
+    let Some((slots, rate)) = pace.slots.zip(pace.overall.or(pace.decode).filter(|rate| *rate > 0)) else { return 0 };
+    let before = in_flight.saturating_add(pace.waiting);
+    let to_end = u64::from(before.saturating_add(1).saturating_sub(slots));
+    // What has only just come is not counted in tokens yet: it is taken for one like this.
+    let least = ask.input_tokens * u64::from(pace.waiting > 0 && *queue_tokens == 0);
+    let each = queue_tokens.checked_div(before.into()).unwrap_or(0).max(least);
+    to_end.saturating_mul(each).saturating_mul(1000) / u64::from(rate)
 }
 
 /// Estimates what the request costs at a model.
@@ -70,9 +83,14 @@ pub fn estimate(ask: &Ask, facts: &ModelFacts) -> CostEstimate {
     let written = if rates.cache_write > rates.input { ask.input_tokens } else { 0 };
     CostEstimate {
         input: facts.price.charge(&usage(0, 0)),
-        expected: facts.price.charge(&usage(most_each.min(EXPECTED_OUTPUT), 0)),
+        expected: facts.price.charge(&usage(expected_output(ask, facts), 0)),
         worst: facts.price.charge(&usage(most_each, written)),
     }
+}
+
+/// Tokens that one answer will probably have.
+fn expected_output(ask: &Ask, facts: &ModelFacts) -> u64 {
+    most_output(ask, facts).min(ask.usual_output.unwrap_or(EXPECTED_OUTPUT))
 }
 
 /// Most tokens of one answer: the least of the client's limit, the model's, and what its context leaves.

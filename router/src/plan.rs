@@ -95,6 +95,8 @@ pub struct Attempt {
     pub cost: CostEstimate,
     /// How long it may take.
     pub time: TimeEstimate,
+    /// Tokens of the prompt that it need not read again.
+    pub cached: u64,
 }
 
 /// Why an attempt stands where it stands; displayed as a short list such as `pyramid;rank=2;tier=1;cooling`.
@@ -114,6 +116,8 @@ pub struct Why {
     pub absent: bool,
     /// It will probably take longer than the request wants.
     pub late: bool,
+    /// It fails often, or its provider is about to limit the rate, and so it comes after those that do well.
+    pub strained: bool,
 }
 
 impl fmt::Display for Why {
@@ -125,7 +129,9 @@ impl fmt::Display for Why {
                 write!(f, ";from={}", self.start)?;
             }
         }
-        for (is, name) in [(self.cooling, "cooling"), (self.absent, "absent"), (self.late, "late")] {
+        let signs =
+            [(self.cooling, "cooling"), (self.absent, "absent"), (self.late, "late"), (self.strained, "strained")];
+        for (is, name) in signs {
             if is {
                 write!(f, ";{name}")?;
             }
@@ -157,7 +163,10 @@ pub fn plan_from(
     for (place, candidate) in candidates.into_iter().enumerate() {
         let cost = estimate(ask, &candidate.facts);
         match fit(ask, &candidate).and_then(|()| wanted(&rules.wishes, &candidate, &cost)) {
-            Ok(()) => fitting.push(Fitting { cost, time: time(ask, &candidate), candidate, place }),
+            Ok(()) => {
+                let strained = candidate.is_strained(ask.input_tokens);
+                fitting.push(Fitting { cost, time: time(ask, &candidate), strained, candidate, place });
+            }
             Err(reason) => rejected.push((candidate.id, reason)),
         }
     }
@@ -176,9 +185,11 @@ pub fn plan_from(
             cooling: matches!(fitting.candidate.health, Health::Cooling { .. }),
             absent: matches!(fitting.candidate.health, Health::Absent { .. }),
             late: fitting.is_late(&rules),
+            strained: fitting.strained,
         },
         cost: fitting.cost,
         time: fitting.time,
+        cached: fitting.candidate.pace.cached.min(ask.input_tokens),
         id: fitting.candidate.id,
         facts: fitting.candidate.facts,
     });

@@ -20,6 +20,8 @@ pub(crate) struct Fitting {
     pub(crate) candidate: Candidate,
     pub(crate) cost: CostEstimate,
     pub(crate) time: TimeEstimate,
+    /// Whether it would probably fail or refuse.
+    pub(crate) strained: bool,
     /// Its place among the candidates, as written in the configuration.
     pub(crate) place: usize,
 }
@@ -33,16 +35,17 @@ impl Fitting {
     /// How far behind those it comes that can answer at once, for which it is 0.
     pub(crate) fn behind(&self, rules: &Rules) -> u8 {
         match self.candidate.health {
-            Health::Cooling { .. } => 3,
-            _ if self.is_late(rules) => 2,
-            Health::Absent { ready_in_ms } if ready_in_ms > rules.patience_ms => 1,
+            Health::Cooling { .. } => 4,
+            _ if self.is_late(rules) => 3,
+            Health::Absent { ready_in_ms } if ready_in_ms > rules.patience_ms => 2,
+            _ if self.strained => 1,
             _ => 0,
         }
     }
 }
 
-/// Puts the backends into the order in which they are tried. Those whose model takes too long to come keep that order too, behind
-/// all others, behind them those that are late, and last those that are cooling.
+/// Puts the backends into the order in which they are tried. Those that are strained keep that order too, behind all others, behind them those
+/// whose model takes too long to come, then those that are late, and last those that are cooling.
 pub(crate) fn order(strategy: Strategy, rules: &Rules, fitting: &mut [Fitting], seed: u64) {
     match strategy {
         Strategy::Ordered => ordered::order(fitting),
@@ -58,7 +61,7 @@ pub(crate) fn order(strategy: Strategy, rules: &Rules, fitting: &mut [Fitting], 
 }
 
 /// A number that depends on every bit of the seed and differs between places (the mixing step of SplitMix64).
-fn lot(seed: u64, place: u64) -> u64 {
+pub(crate) fn lot(seed: u64, place: u64) -> u64 {
     let mut mixed = seed.wrapping_add(place.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -278,6 +278,39 @@ async fn spend_and_the_ledger_are_read_beside_the_gateway() {
 }
 
 #[tokio::test]
+async fn a_plan_is_explained_and_a_trace_simulated() {
+    let shell = Shell::start().await;
+    let ask =
+        ["route", "explain", "Why is the sky blue?", "--model", "team/auto", "--key", tollkeeper_tests::setup::KEY];
+    let table = shell.says(&ask).await;
+    assert!(table.contains("model team/auto, strategy ordered") && table.contains("ordered;rank=1"), "{table}");
+    let plan = shell.json(&ask).await;
+    assert_eq!((&plan["attempts"][0]["backend"], &plan["task_type"]), (&json!("up/flat"), &json!("chat")));
+    let wished = [&ask[..], &["--wish", "max-cost-usd=0"]].concat();
+    let table = shell.says(&wished).await;
+    assert!(table.contains("not up/flat: it is expected to cost") && table.contains("refused: no backend"), "{table}");
+    let request = shell.gateway.setup().folder().join("request.json");
+    std::fs::write(&request, chat("team/auto").to_string()).unwrap();
+    let from_file =
+        ["route", "explain", "--request", request.to_str().unwrap(), "--key", tollkeeper_tests::setup::KEY, "--json"];
+    let plan: Value = serde_json::from_str(&shell.says(&from_file).await).unwrap();
+    assert_eq!(plan["model"], "team/auto");
+    let bad = shell.refused(&["route", "explain", "x", "--key", "tk-nobody"], 1).await;
+    assert!(bad.contains("key"), "{bad}");
+
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/routing"));
+    let (trace, fleet) = (folder.join("prefix.csv"), folder.join("fleet.csv"));
+    let files = ["--trace", trace.to_str().unwrap(), "--fleet", fleet.to_str().unwrap(), "--runs", "1"];
+    let output = run(folder, &[&["route", "simulate"][..], &files].concat()).await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    for who in ["static order", "random of two", "fastest", "cheapest", "balanced", "oracle, time"] {
+        assert!(said.lines().any(|line| line.starts_with(who)), "{who} is missing in\n{said}");
+    }
+    let output = run(folder, &["route", "simulate", "--trace", "fleet.csv", "--fleet", "fleet.csv"]).await;
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_not_there_or_not_ours_is_named() {
     let shell = Shell::start().await;
     let folder = shell.gateway.setup().folder();

@@ -5,7 +5,7 @@ use tollkeeper_tests::asks::{CHAT, chat};
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::Setup;
-use tollkeeper_tests::upstream::Upstream;
+use tollkeeper_tests::upstream::{Fault, Script, Upstream};
 
 const EXPLAIN: &str = "/v1/route/explain";
 const QUOTE: &str = "/v1/quote";
@@ -163,8 +163,71 @@ async fn a_plan_is_explained_and_quoted_without_asking_anybody() {
 }
 
 #[tokio::test]
+async fn who_is_about_to_limit_the_rate_or_fails_often_is_passed_over() {
+    let upstream = Upstream::always(Script::words(5).with_requests_left(0)).await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let client = gateway.client().header("x-tollkeeper-min-tier", "1");
+    let first = async || backend(&client.post_json(CHAT, &said("smart", EASY)).await).to_owned();
+    assert_eq!(first().await, "up/small");
+    // That answer said that there is no room for another.
+    let plan = client.post_json(EXPLAIN, &said("smart", EASY)).await.json();
+    let whys: Vec<_> = plan["attempts"].as_array().unwrap().iter().map(|one| one["why"].as_str().unwrap()).collect();
+    assert!(whys[0].starts_with("pyramid;rank=1;tier=2") && whys[1].contains(";strained"), "{whys:?}");
+    assert_eq!(first().await, "up/large");
+
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let client = gateway.client().header("x-tollkeeper-min-tier", "1");
+    let first = async || backend(&client.post_json(CHAT, &said("smart", EASY)).await).to_owned();
+    for _ in 0..2 {
+        upstream.next(Script::fault(Fault::NotJson));
+        assert_eq!(first().await, "up/large", "the next in the plan answers for it");
+    }
+    assert_eq!(first().await, "up/large", "who failed twice is not asked first");
+    assert_eq!(upstream.received().len(), 5);
+}
+
+#[tokio::test]
+async fn what_an_engine_has_read_of_a_prompt_shows_in_the_plan() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let rules = "Answer in one word. ".repeat(60);
+    let turn = |text: &str| json!({"model": "smart", "messages": [{"role": "system", "content": rules}, {"role": "user", "content": text}]});
+    let known = async |text: &str| {
+        let plan = gateway.client().post_json(EXPLAIN, &turn(text)).await.json();
+        let home = plan["attempts"].as_array().unwrap().iter().find(|one| one["backend"] == "home").unwrap().clone();
+        (home["cached_tokens"].as_u64().unwrap(), plan["input_tokens"].as_u64().unwrap())
+    };
+    assert_eq!(known("Who?").await.0, 0);
+    assert_eq!(backend(&gateway.client().post_json(CHAT, &turn("Who?")).await), "home");
+    gateway.settled().await;
+    let (cached, all) = known("And where?").await;
+    assert!(cached * 10 > all * 8 && cached < all, "{cached} of {all}");
+}
+
+#[tokio::test]
+async fn an_agents_usual_answer_is_what_is_expected() {
+    let upstream = Upstream::always(Script::words(40)).await;
+    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let quote = async || {
+        let size = json!({"model": "up/small", "input_tokens": 1000});
+        gateway.client().post_json(QUOTE, &size).await.json()["attempts"][0].clone()
+    };
+    let before = quote().await;
+    assert_eq!((&before["expected_usd"], &before["p95_usd"]), (&json!("0.001512"), &Value::Null));
+    for _ in 0..8 {
+        assert_eq!(backend(&gateway.client().post_json(CHAT, &said("up/small", EASY)).await), "up/small");
+    }
+    gateway.settled().await;
+    let after = quote().await;
+    for figure in ["expected_usd", "p50_usd", "p95_usd"] {
+        assert_eq!(after[figure], json!("0.00104"), "{figure}");
+    }
+}
+
+#[tokio::test]
 async fn the_router_learns_how_fast_a_remote_model_writes() {
-    let upstream = Upstream::always(tollkeeper_tests::upstream::Script::words(40)).await;
+    let upstream = Upstream::always(Script::words(40)).await;
     let gateway = Gateway::start(tiers(&upstream, "")).await;
     let quote = async || {
         let size = json!({"model": "up/small", "input_tokens": 10, "output_tokens": 500});

@@ -285,7 +285,8 @@ async fn perform(asked: Result<Asked, String>, script: &Script, mut visit: Visit
         .header("content-type", kind)
         .header("x-request-id", "req_upstream_0001")
         .header("openai-processing-ms", "12")
-        .header("x-ratelimit-remaining-requests", "9999");
+        .header("x-ratelimit-remaining-requests", script.requests_left.unwrap_or(9999))
+        .header("x-ratelimit-reset-requests", "20s");
     Ok(response.body(body).unwrap())
 }
 

@@ -1,4 +1,8 @@
-//! `tollkeeper route`: how good the router's classifier is, and which threshold sends the share of requests to the strong tier that is wanted.
+//! `tollkeeper route`: how good the router's classifier is, which threshold sends the share of requests to the strong tier that is wanted, what
+//! becomes of a request, and what strategies make of a trace.
+
+mod explain;
+mod simulate;
 
 use super::certainty::Certainty;
 use super::say;
@@ -19,6 +23,10 @@ pub(super) enum RouteCommand {
     Calibrate(Calibrate),
     /// What makes a confidence of how sure a local model was of its answers, for cascades
     Certainty(Certainty),
+    /// The plan that a request would get of the running gateway: who is tried in which order, why, for how much and how long
+    Explain(explain::Explain),
+    /// What strategies cost and how long they take on a trace, beside a static order, a random choice of two, and foresight
+    Simulate(simulate::Simulate),
 }
 
 /// Arguments of `eval`.
@@ -60,6 +68,8 @@ impl RouteCommand {
             Self::Eval(eval) => eval.run(),
             Self::Calibrate(calibrate) => calibrate.run(),
             Self::Certainty(certainty) => certainty.run(),
+            Self::Explain(explain) => explain.run(),
+            Self::Simulate(simulate) => simulate.run(),
         }
     }
 }

@@ -50,6 +50,14 @@ impl At {
     pub(super) fn gateway(&self) -> Result<Gateway, String> {
         Gateway::named(self.url.clone(), &self.file)
     }
+
+    /// The same with an agent's key.
+    pub(super) fn asking_with(&self, key: Secret) -> Result<Gateway, String> {
+        match self.url.clone().or(environment::of_operators().url) {
+            Some(url) => Gateway::at(&url, key),
+            None => Gateway::of(&self.file, Some(key)),
+        }
+    }
 }
 
 fn admin_key(file: &FileArg) -> Result<Secret, String> {
@@ -65,7 +73,7 @@ impl Gateway {
         match (url.or(known.url), known.admin_key) {
             (Some(url), Some(key)) => Self::at(&url, key),
             (Some(url), None) => Self::at(&url, admin_key(file)?),
-            (None, _) => Self::of(file),
+            (None, _) => Self::of(file, None),
         }
     }
 
@@ -85,15 +93,16 @@ impl Gateway {
         Ok(Self { authority: format!("{host}:{port}"), tls, key })
     }
 
-    /// The one that runs with this configuration, on this machine.
-    fn of(file: &FileArg) -> Result<Self, String> {
+    /// The one that runs with this configuration, on this machine; without a key, as its operator.
+    fn of(file: &FileArg, key: Option<Secret>) -> Result<Self, String> {
         let server = file.load()?.server;
-        let address = reachable(server.admin_listen.unwrap_or(server.listen));
+        let admin = server.admin_listen.filter(|_| key.is_none());
+        let address = reachable(admin.unwrap_or(server.listen));
         let tls = match &server.tls {
             None => None,
             Some(tls) => Some((ServerName::from(address.ip()), by_itself(&tls.cert)?)),
         };
-        let key = server.admin_key.ok_or("this needs `server.admin_key` in the configuration")?;
+        let key = key.or(server.admin_key).ok_or("this needs `server.admin_key` in the configuration")?;
         Ok(Self { authority: address.to_string(), tls, key })
     }
 

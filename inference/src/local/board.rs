@@ -10,6 +10,7 @@ use std::time::Duration;
 pub(crate) struct Board {
     running: AtomicU32,
     queue_tokens: AtomicU64,
+    unread: AtomicU64,
     ttft_micros: AtomicU64,
     kv_permille: AtomicU32,
     overall: AtomicU32,
@@ -26,6 +27,8 @@ pub(crate) struct Reading {
     pub(crate) running: u32,
     /// Tokens still to be read and written, estimated.
     pub(crate) queue_tokens: u64,
+    /// Of these, those of prompts.
+    pub(crate) unread: u64,
     /// Smoothed time to the first token.
     pub(crate) ttft: Option<Duration>,
     /// Share of the KV cache in use, 0 to 1.
@@ -38,6 +41,7 @@ impl Board {
     pub(crate) fn write(&self, reading: Reading) {
         self.running.store(reading.running, Ordering::Relaxed);
         self.queue_tokens.store(reading.queue_tokens, Ordering::Relaxed);
+        self.unread.store(reading.unread, Ordering::Relaxed);
         let micros = reading.ttft.map_or(0, |ttft| u64::try_from(ttft.as_micros()).unwrap_or(u64::MAX).max(1));
         self.ttft_micros.store(micros, Ordering::Relaxed);
         self.kv_permille.store((reading.kv_usage * 1000.0) as u32, Ordering::Relaxed);
@@ -54,6 +58,7 @@ impl Board {
         Reading {
             running: self.running.load(Ordering::Relaxed),
             queue_tokens: self.queue_tokens.load(Ordering::Relaxed),
+            unread: self.unread.load(Ordering::Relaxed),
             ttft: (micros > 0).then(|| Duration::from_micros(micros)),
             kv_usage: self.kv_permille.load(Ordering::Relaxed) as f32 / 1000.0,
             rates: Speeds {

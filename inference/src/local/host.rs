@@ -9,6 +9,7 @@ use super::card::{self, Card};
 use super::embedder::EmbedJob;
 use super::engine::{self, LoadError, LoadPlan, Progress};
 use super::guess::Source;
+use super::known::{Beginnings, Held, Prompts};
 use super::kv_store::{self, KvStore, Shelf};
 use super::manager::Lease;
 use super::prepare::{Frontend, Work, takes_long};
@@ -123,6 +124,8 @@ pub(crate) struct Host {
     commands: mpsc::Sender<Command>,
     admission: Arc<Admission>,
     board: Arc<Board>,
+    held: Arc<Held>,
+    prompts: Prompts,
     progress: Arc<Progress>,
     bell: Bell,
     desk: Arc<Desk>,
@@ -138,6 +141,7 @@ impl Host {
         let admission = Admission::new(model.slots.saturating_add(model.queue));
         let (commands, receiver) = mpsc::channel(admission.capacity(Priority::Interactive).max(1) as usize);
         let board = Arc::new(Board::default());
+        let held = Arc::new(Held::default());
         let bell = Bell::default();
         let desk = Arc::new(Desk::default());
         let frontend = Arc::new(ArcSwapOption::empty());
@@ -158,6 +162,7 @@ impl Host {
             worker: {
                 let mut worker = Worker::new(receiver, board.clone(), Box::new(Instant::now));
                 worker.guess(Source::of(&model.speculate));
+                worker.show(held.clone());
                 worker
             },
             bell: bell.clone(),
@@ -166,7 +171,8 @@ impl Host {
         };
         let thread = std::thread::Builder::new().name(format!("llm-{}", model.name)).spawn(move || seat.work())?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { model, frontend, shelf, commands, admission, board, progress, bell, desk, thread })
+        let prompts = Prompts::default();
+        Ok(Self { model, frontend, shelf, commands, admission, board, held, prompts, progress, bell, desk, thread })
     }
 
     /// The configuration it runs.
@@ -183,6 +189,11 @@ impl Host {
     pub(crate) fn guesses(&self) -> Option<(&'static str, u64, u64)> {
         let (guessed, right) = self.board.guesses();
         Source::of(&self.model.speculate).map(|source| (source.name(), guessed, right))
+    }
+
+    /// How many bytes of a request's text need not be read again.
+    pub(crate) fn cached(&self, beginnings: &Beginnings) -> u64 {
+        self.prompts.cached(beginnings, &self.held, self.shelf.load().as_deref())
     }
 
     /// How much of its load is done, while it loads and if its engine can tell.
@@ -296,6 +307,9 @@ impl Host {
         let body = match work {
             Work::Generate(mut generation) => {
                 generation.measured = call.measured;
+                if let [prompt] = &generation.prompts[..] {
+                    self.prompts.note(&Beginnings::of(&call.request), &prompt.tokens);
+                }
                 if let Some(shelf) = self.shelf.load_full() {
                     for prompt in &generation.prompts {
                         shelf.fetch(&prompt.tokens).await;

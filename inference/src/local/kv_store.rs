@@ -13,6 +13,7 @@ mod tests;
 pub(super) use file::fuzz;
 
 use super::engine::Token;
+use super::known;
 use super::slots::common_prefix;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -80,6 +81,8 @@ struct Inner {
 struct Entry {
     model: Fingerprint,
     tokens: Arc<[Token]>,
+    /// Hashes of the tokens: see [`known`].
+    blocks: Arc<[u64]>,
     /// The state, while it is in memory.
     state: Option<Arc<[u8]>>,
     /// The state on its way to disk, which is not there yet.
@@ -173,6 +176,13 @@ impl Shelf {
             .filter(|found| found.common >= SHORTEST || (found.common > 0 && found.common == found.length))
     }
 
+    /// The most tokens that an entry has in common with these blocks.
+    pub(crate) fn common(&self, blocks: &[u64]) -> usize {
+        let inner = self.store.enter();
+        let mine = inner.entries.values().filter(|entry| entry.model == self.model);
+        mine.map(|entry| known::common(&entry.blocks, blocks)).max().unwrap_or(0)
+    }
+
     /// Brings the entry for a prompt into memory if it is on disk, so that the engine's thread does not wait for the disk.
     pub(crate) async fn fetch(&self, prompt: &[Token]) {
         let on_disk = |found: &Found| {
@@ -257,8 +267,8 @@ impl Shelf {
         let (id, used) = (inner.next, inner.tick());
         inner.next += 1;
         inner.reading.saved += 1;
-        let entry =
-            Entry { model: self.model, tokens: tokens.into(), state: None, leaving: None, path: None, bytes, used };
+        let (tokens, blocks) = (tokens.into(), known::blocks(tokens));
+        let entry = Entry { model: self.model, tokens, blocks, state: None, leaving: None, path: None, bytes, used };
         inner.entries.insert(id, entry);
         inner.keep_in_memory(id, state.into());
         inner.limit_count();
@@ -389,7 +399,9 @@ impl Inner {
                     let (id, used) = (self.next, self.tick());
                     self.next += 1;
                     self.reading.disk_bytes += bytes;
-                    let entry = Entry { model, tokens, state: None, leaving: None, path: Some(path), bytes, used };
+                    let blocks = known::blocks(&tokens);
+                    let entry =
+                        Entry { model, tokens, blocks, state: None, leaving: None, path: Some(path), bytes, used };
                     self.entries.insert(id, entry);
                 }
                 Err(error) => {

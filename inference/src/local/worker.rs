@@ -11,6 +11,7 @@ use super::board::{Board, Reading};
 use super::embedder::{EmbedJob, Embedder};
 use super::engine::{Engine, EngineError, Row, Tokenizer};
 use super::guess::{Guesser, Guesses, Source};
+use super::known::Held;
 use super::kv_store::Shelf;
 use super::prepare::Generation;
 use super::queue::Queue;
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     guesser: Guesser,
     /// Where KV is kept that has no slot; each model has its own.
     shelf: Option<Shelf>,
+    /// Where it is shown what the slots hold.
+    held: Arc<Held>,
     pace: Pace,
     ttft: Option<f64>,
     answer_tokens: Option<f64>,
@@ -86,6 +89,7 @@ impl Worker {
             embedder: Embedder::default(),
             guesser: Guesser::default(),
             shelf: None,
+            held: Arc::default(),
             pace: Pace::default(),
             ttft: None,
             answer_tokens: None,
@@ -96,6 +100,11 @@ impl Worker {
     /// Where guessed tokens come from, if they are guessed.
     pub(crate) fn guess(&mut self, source: Option<Source>) {
         self.guesser = Guesser::new(source);
+    }
+
+    /// Where it is shown what the slots hold.
+    pub(crate) fn show(&mut self, held: Arc<Held>) {
+        self.held = held;
     }
 
     /// Where the KV of the model that is loaded now is kept.
@@ -137,7 +146,7 @@ impl Worker {
         self.slots.clear();
         self.embedder.fail_begun(fault);
         self.deliver();
-        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
+        self.show_nothing();
     }
 
     /// The engine is to go, with all KV: what runs is set aside, first in the queue, and goes on with the next engine.
@@ -152,7 +161,7 @@ impl Worker {
         let mut parked: Vec<Waiting> = slots.filter_map(|slot| Some(slot.running?.park(&slot.cached))).collect();
         parked.sort_by_key(|waiting| (waiting.sequence().answer, waiting.sequence().choice));
         parked.into_iter().rev().for_each(|waiting| self.waiting.push_first(waiting));
-        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
+        self.show_nothing();
     }
 
     /// A turn without an engine: takes what comes, and ends what is late or left. Returns when to look again at the latest.
@@ -179,7 +188,7 @@ impl Worker {
         self.slots.clear();
         self.embedder.fail_all(fault);
         self.deliver();
-        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
+        self.show_nothing();
     }
 
     fn take_commands(&mut self) {
@@ -487,7 +496,24 @@ impl Worker {
         answers.chain(self.embedder.next_deadline()).min()
     }
 
+    /// There is nothing to show but how fast it was.
+    fn show_nothing(&self) {
+        self.held.clear();
+        self.board.write(Reading { rates: self.pace.rates(), ..Reading::default() });
+    }
+
+    /// Tokens of prompts still to be read.
+    fn unread(&self) -> u64 {
+        let waiting = self.waiting.iter().map(|waiting| waiting.tokens(0));
+        let running = self.slots.iter().filter_map(|slot| Some(slot.running.as_ref()?.remaining(slot.cached.len(), 0)));
+        waiting.chain(running).sum()
+    }
+
     fn publish(&self, model: &Model<'_>) {
+        // What cannot be rewound goes on from its end only, which no later prompt is sure to share.
+        if model.engine.limits().rewinds {
+            self.held.write(&self.slots);
+        }
         let expected = self.expected_answer();
         let waiting: u64 = self.waiting.iter().map(|waiting| waiting.tokens(expected)).sum();
         let running: u64 = self
@@ -500,6 +526,7 @@ impl Worker {
         self.board.write(Reading {
             running: self.slots.iter().filter(|slot| slot.running.is_some()).count() as u32,
             queue_tokens: waiting + running + self.embedder.tokens(),
+            unread: self.unread() + self.embedder.tokens(),
             ttft: self.ttft.map(Duration::from_secs_f64),
             kv_usage: if cells == 0 { 0.0 } else { (cached as f64 / cells as f64).min(1.0) as f32 },
             rates: self.pace.rates(),

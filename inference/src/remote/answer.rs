@@ -3,6 +3,7 @@
 use super::body::TimedBody;
 use super::client;
 use super::frames::Frames;
+use super::headroom::{self, Headroom};
 use super::retry::retry_after;
 use super::{Reach, Remote};
 use crate::health::Flight;
@@ -12,6 +13,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, LOCATION};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::openai::decode_error;
@@ -25,6 +27,8 @@ const LONGEST_ERROR: usize = 64 * 1024;
 /// An answer that has begun.
 pub(super) struct Opened {
     upstream_request_id: Option<String>,
+    /// What is left of its limits, and for how long that holds.
+    headroom: Option<(Headroom, Duration)>,
     body: OpenedBody,
 }
 
@@ -53,6 +57,9 @@ fn begun(fault: ProviderFault, status: StatusCode) -> Failure {
 impl Opened {
     /// The reply, which counts as in flight until it has ended.
     pub(super) fn into_reply(self, model: &str, flight: Flight) -> Reply {
+        if let Some((headroom, valid)) = self.headroom {
+            flight.told(headroom, valid);
+        }
         let body = match self.body {
             OpenedBody::Whole(bytes, peek) => {
                 flight.succeeded();
@@ -91,6 +98,7 @@ impl Remote {
             return Err(self.refusal(head.status, &head.headers, body).await);
         }
         let upstream_request_id = request_id(&head.headers);
+        let headroom = headroom::read(&head.headers, Timestamp::now());
         let body = match (stream, is_json(&head.headers)) {
             (false, _) => {
                 let bytes = body.collect(LONGEST_BODY).await.map_err(|fault| begun(fault, head.status))?;
@@ -111,7 +119,7 @@ impl Remote {
                 OpenedBody::Stream(Box::new(frames))
             }
         };
-        Ok(Opened { upstream_request_id, body })
+        Ok(Opened { upstream_request_id, headroom, body })
     }
 
     /// Reads a whole answer; one that is an error in disguise is a fault.

@@ -6,7 +6,7 @@ pub(super) fn order(fitting: &mut [Fitting], seed: u64) {
     let dearest = fitting.iter().map(|fitting| fitting.cost.expected.0).max().unwrap_or(0);
     let slowest = fitting.iter().map(|fitting| fitting.time.duration_ms).max().unwrap_or(0);
     let share = |part: u128, whole: u128| (part * 1000).checked_div(whole).unwrap_or(0);
-    fitting.sort_by_key(|fitting| {
+    fitting.sort_by_cached_key(|fitting| {
         let cost = share(positive(fitting.cost.expected.0), positive(dearest));
         let time = share(fitting.time.duration_ms.into(), slowest.into());
         (cost + time, lot(seed, fitting.place as u64))

@@ -7,7 +7,8 @@ pub(super) fn order(fitting: &mut [Fitting], seed: u64) {
     let key = |fitting: &Fitting| {
         // In (0, 1]: 53 bits fill a double.
         let lot = ((lot(seed, fitting.place as u64) >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-        -lot.ln() / f64::from(fitting.candidate.weight)
+        // The bits of what is not negative are in the order of the numbers, and those of 0/0 come last.
+        (lot.ln().abs() / f64::from(fitting.candidate.weight)).abs().to_bits()
     };
-    fitting.sort_by(|one, other| key(one).total_cmp(&key(other)));
+    fitting.sort_by_cached_key(key);
 }

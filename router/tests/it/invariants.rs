@@ -88,12 +88,19 @@ fn wishes() -> impl Strategy<Value = Wishes> {
 
 fn paces() -> impl Strategy<Value = Pace> {
     let rate = || prop::option::of(0u32..5000);
-    (prop::option::of(0u64..5000), rate(), rate(), 0u64..1000).prop_map(|(ttft_ms, prefill, decode, cached)| Pace {
-        ttft_ms,
-        prefill,
-        decode,
-        cached,
-    })
+    let work = (0u64..1000, 0u64..u64::MAX, 0u32..20, prop::option::of(1u32..20), rate());
+    (prop::option::of(0u64..5000), rate(), rate(), work).prop_map(
+        |(ttft_ms, prefill, decode, (cached, unread, waiting, slots, overall))| Pace {
+            ttft_ms,
+            prefill,
+            decode,
+            cached,
+            unread,
+            waiting,
+            slots,
+            overall,
+        },
+    )
 }
 
 proptest! {

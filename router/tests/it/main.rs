@@ -6,13 +6,14 @@ mod difficulty;
 mod invariants;
 mod learning;
 mod scenarios;
+mod strategies;
 mod swaps;
 mod tasks;
 
 use std::sync::Arc;
 use tollkeeper_config::{Abilities, BackendId, ModelFacts, PicoUsd, Price, PriceSource, Rates};
 use tollkeeper_protocol::Operation;
-use tollkeeper_router::{Ask, Candidate, Health, Pace};
+use tollkeeper_router::{Ask, Candidate, Health, Pace, Strain};
 
 /// A chat of so many input tokens that needs nothing special.
 fn chat(input_tokens: u64, max_output: Option<u64>) -> Ask {
@@ -22,6 +23,7 @@ fn chat(input_tokens: u64, max_output: Option<u64>) -> Ask {
         longest_input: input_tokens,
         answers: 1,
         max_output,
+        usual_output: None,
         tools: false,
         vision: false,
         json_schema: false,
@@ -53,6 +55,7 @@ fn candidate(name: &str, tier: u8, price: Price) -> Candidate {
         in_flight: 0,
         queue_tokens: 0,
         pace: Pace::default(),
+        strain: Strain::default(),
         weight: 1,
     }
 }

@@ -6,7 +6,9 @@ use tollkeeper_config::{Abilities, BackendId, Price, Strategy, TaskRule, Usd};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::fault::FaultKind;
 use tollkeeper_router::estimate::{EXPECTED_OUTPUT, UNKNOWN_OUTPUT};
-use tollkeeper_router::{Ask, Candidate, CostEstimate, Health, Pace, Plan, Reason, Rules, Wishes, plan, start_tier};
+use tollkeeper_router::{
+    Ask, Candidate, CostEstimate, Health, Pace, Plan, Reason, Rules, Strain, Wishes, plan, start_tier,
+};
 
 fn names(plan: &Plan) -> Vec<String> {
     plan.attempts.iter().map(|attempt| attempt.id.to_string()).collect()
@@ -228,15 +230,58 @@ fn time_is_reckoned_from_what_the_engine_tells() {
     let paced =
         |pace: Pace, queue_tokens, health| Candidate { pace, queue_tokens, health, ..candidate("m", 0, Price::free()) };
     let time = |candidate| plan(&chat(1000, Some(100)), vec![candidate], Strategy::Fastest, 0).attempts[0].time;
-    let local = Pace { prefill: Some(2000), decode: Some(50), cached: 600, ttft_ms: Some(9) };
-    // 1,600 tokens wait and 400 are to be read at 2,000 a second; then 100 are written at 50 a second.
-    let estimate = time(paced(local, 1600, Health::Ready));
-    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1000, 3000));
+    let rates = Pace { prefill: Some(2000), decode: Some(50), overall: Some(400), ..Pace::default() };
+    let local = Pace { unread: 1600, cached: 600, ttft_ms: Some(9), slots: Some(4), ..rates };
+    // 1,600 tokens of other prompts and 400 of this one are to be read at 2,000 a second; then 100 are written at 50 a second.
+    let busy = Candidate { in_flight: 3, ..paced(local, 2400, Health::Ready) };
+    let estimate = time(busy.clone());
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1000, 3000), "there is a slot for it");
+    // Of six, three have to end first, with 400 tokens each, which are read and written at 400 a second in all.
+    let full = Candidate { in_flight: 4, pace: Pace { waiting: 2, ..local }, ..busy };
+    let estimate = time(full);
+    assert_eq!((estimate.ttft_ms, estimate.duration_ms), (4000, 6000), "and now there is none");
+    let local = Pace { unread: 0, ..local };
     let estimate = time(paced(local, 0, Health::Absent { ready_in_ms: 1500 }));
     assert_eq!((estimate.ttft_ms, estimate.duration_ms), (1700, 3700), "a load comes on top");
     let remote = Pace { ttft_ms: Some(300), decode: Some(100), ..Pace::default() };
     let estimate = time(paced(remote, 0, Health::Ready));
     assert_eq!((estimate.ttft_ms, estimate.duration_ms), (300, 1300));
+}
+
+#[test]
+fn who_fails_often_or_is_about_to_refuse_comes_behind_who_does_well() {
+    let first = |strain, in_flight| {
+        let mut three = three();
+        three.swap(0, 2);
+        three[0] = Candidate { strain, in_flight, ..three[0].clone() };
+        let planned = plan(&chat(1000, Some(100)), three, Strategy::Ordered, 0);
+        let place = names(&planned).iter().position(|name| name == "toll-tiny").unwrap();
+        (place, planned.attempts[place].why.to_string())
+    };
+    let (well, behind) = ((0, "ordered;rank=1".to_owned()), (2, "ordered;rank=3;strained".to_owned()));
+    assert_eq!(first(Strain { failing_permille: 199, ..Strain::default() }, 0), well);
+    assert_eq!(first(Strain { failing_permille: 200, ..Strain::default() }, 0), behind);
+    assert_eq!(first(Strain { tokens_left: Some(1000), ..Strain::default() }, 0), well);
+    assert_eq!(first(Strain { tokens_left: Some(999), ..Strain::default() }, 0), behind);
+    let requests = Strain { requests_left: Some(2), ..Strain::default() };
+    assert_eq!(first(requests, 1), well);
+    assert_eq!(first(requests, 2), behind, "what is under way will be counted too");
+}
+
+#[test]
+fn what_is_expected_of_an_answer_is_what_was_learned() {
+    let of = |usual_output, most| {
+        let ask = Ask { usual_output, ..chat(0, most) };
+        let remote = Pace { ttft_ms: Some(0), decode: Some(100), ..Pace::default() };
+        let attempt =
+            plan(&ask, vec![Candidate { pace: remote, ..candidate("m", 0, price(0, 1000)) }], Strategy::Fastest, 0)
+                .attempts
+                .swap_remove(0);
+        (attempt.time.duration_ms, attempt.cost.expected)
+    };
+    assert_eq!(of(None, None), (5120, Usd(512_000)));
+    assert_eq!(of(Some(40), None), (400, Usd(40_000)));
+    assert_eq!(of(Some(40), Some(10)), (100, Usd(10_000)), "no more than the client allows");
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub struct Script {
     pub framing: Framing,
     /// Whether a stream leaves out `[DONE]`.
     pub no_done: bool,
+    /// How many more requests it says that it takes; without it, very many.
+    pub requests_left: Option<u32>,
     /// What goes wrong.
     pub fault: Option<Fault>,
     /// Where it waits for the test.
@@ -247,6 +249,13 @@ impl Script {
     #[must_use]
     pub fn with_cached(mut self, cached: u64) -> Self {
         self.cached = cached;
+        self
+    }
+
+    /// The same, with so many more requests before the rate is limited.
+    #[must_use]
+    pub fn with_requests_left(mut self, left: u32) -> Self {
+        self.requests_left = Some(left);
         self
     }
 
