@@ -5,6 +5,7 @@ mod asks;
 mod difficulty;
 mod invariants;
 mod scenarios;
+mod swap_files;
 mod swaps;
 mod tasks;
 
