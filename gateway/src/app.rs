@@ -1,5 +1,6 @@
 //! What all requests share, how it is put together, and how it is taken down.
 
+use crate::economics::Economics;
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
 use crate::notify::Notifier;
@@ -34,6 +35,7 @@ pub(crate) struct App {
     pub(crate) fleet: Fleet,
     pub(crate) policies: Policies,
     pub(crate) rates: Rates,
+    pub(crate) economics: Economics,
     pub(crate) metrics: Metrics,
     /// How fast remote models write.
     pub(crate) paces: Paces,
@@ -96,6 +98,7 @@ impl App {
         self.fleet.reload(config);
         self.policies.reload(config);
         self.rates.reload(&self.policies.effective());
+        self.economics.reload(self, config);
         self.notifier.reload(&config.notify);
         self.config.store(config.clone());
         self.metrics.reloaded("ok");
@@ -155,6 +158,7 @@ async fn tick(app: Arc<App>) {
         tokio::select! {
             () = app.stop.cancelled() => return,
             () = tokio::time::sleep(TICK) => {
+                app.economics.refresh(&app, &app.config.load());
                 app.policies.tick().await;
             }
         }
@@ -276,6 +280,7 @@ impl Gateway {
             fleet,
             policies,
             rates,
+            economics: Economics::new(),
             metrics,
             paces: Paces::default(),
             notifier: Notifier::start(&config.notify, options.clock.clone()),
@@ -295,6 +300,7 @@ impl Gateway {
             admin_apart: config.server.admin_listen.is_some(),
             reloading: Mutex::new(()),
         });
+        app.economics.refresh(&app, &config);
         tokio::spawn(tick(app.clone()));
         tokio::spawn(watch_health(app.clone()));
         warm_tokenizers(&config);

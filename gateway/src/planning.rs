@@ -1,6 +1,7 @@
 //! From a request to a plan: what it wants, how hard it is, who may answer it, and how they are at this moment.
 
 use crate::app::App;
+use crate::economics::Missed;
 use crate::error::ApiError;
 use crate::signature;
 use crate::wishes::Asked;
@@ -27,13 +28,16 @@ pub(crate) struct Planner<'a> {
     pub(crate) seed: u64,
 }
 
-/// What a plan was made of beside the backends: displayed as `task=code;difficulty=0.612`, as far as it was looked at.
+/// What a plan was made of beside the backends: displayed as `task=code;difficulty=0.612`, as far as it was looked at, and `missed=small` if a
+/// model is missed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Basis {
     /// The type of the task.
     pub(crate) task_type: Option<Arc<str>>,
     /// 0 to 1.
     pub(crate) difficulty: Option<f32>,
+    /// The local model that would answer had it been in memory, and that a cloud answers for until its swap pays.
+    pub(crate) missed: Option<Arc<Missed>>,
 }
 
 /// A plan, what is asked of each backend, and what it was made of.
@@ -83,7 +87,7 @@ impl Planner<'_> {
             return Err(ApiError::denied(first));
         }
         let planned = self.planned(resolved, None, false);
-        self.note_missed(&planned.plan);
+        self.note_missed(&planned);
         match planned.plan.refusal() {
             Some((kind, why)) => Err(ApiError::NoBackend(kind, why)),
             None => Ok(planned),
@@ -93,23 +97,28 @@ impl Planner<'_> {
     /// The plan as it would be made now, also when nobody can answer; for a prompt of so many tokens, if that is said. With `whole`, all that
     /// can be known of the request is looked at.
     pub(crate) fn planned(&self, resolved: Resolved, input_tokens: Option<u64>, whole: bool) -> Planned {
-        let (basis, rules) = self.rules(&resolved, whole);
+        let (mut basis, rules) = self.rules(&resolved, whole);
         let alias = resolved.alias;
         let weights = alias.as_ref().map_or(&[][..], |alias| &alias.weights);
         let weight = |tier: u8| weights.get(usize::from(tier)).copied().unwrap_or(1);
         let targets = resolved.targets.into_iter();
-        let candidates = targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier))).collect();
+        let candidates: Vec<_> = targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier))).collect();
         let mut ask = ask(&self.request);
         if let Some(tokens) = input_tokens {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
+        let loaded = self.app.economics.as_if_loaded(self.config, &candidates);
         let plan = plan(&ask, candidates, rules, self.seed);
+        basis.missed = loaded.and_then(|loaded| {
+            let wanted = tollkeeper_router::plan(&ask, loaded, rules, self.seed);
+            self.app.economics.missed(self.app, self.config, &wanted, &plan)
+        });
         Planned { ask, plan, basis, rules, alias }
     }
 
     /// How the targets are to be ordered. Whatever the rules do not depend on is not looked at.
     fn rules(&self, resolved: &Resolved, whole: bool) -> (Basis, Rules) {
-        let mut basis = Basis { task_type: self.asked.task_type.clone(), difficulty: None };
+        let mut basis = Basis { task_type: self.asked.task_type.clone(), ..Basis::default() };
         if basis.task_type.is_none() && (whole || !self.config.tasks.is_empty()) {
             basis.task_type = TaskType::of(&self.request).map(|task| task.name().into());
         }
@@ -131,8 +140,9 @@ impl Planner<'_> {
     }
 
     /// Says which local models would have come before the first attempt had they been in memory.
-    fn note_missed(&self, plan: &Plan) {
-        if plan.attempts.first().is_some_and(|first| !first.why.absent) {
+    fn note_missed(&self, Planned { plan, basis, .. }: &Planned) {
+        // Who comes when that pays is counted when it is known what its absence cost.
+        if basis.missed.is_none() && plan.attempts.first().is_some_and(|first| !first.why.absent) {
             for missed in plan.attempts.iter().filter(|attempt| attempt.why.absent) {
                 self.app.fleet.missed(&missed.id);
             }
@@ -140,11 +150,12 @@ impl Planner<'_> {
     }
 
     fn candidate(&self, id: BackendId, tier: u8, weight: u32) -> Option<Candidate> {
-        let facts = self.config.facts(&id)?;
+        let facts = self.app.economics.facts(self.config, &id)?;
         let BackendState { health, in_flight, queue_tokens, ttft, prefill, decode, .. } = self.app.fleet.snapshot(&id);
         let health = match health {
             BackendHealth::Ready => Health::Ready,
             BackendHealth::Absent { ready_in } => {
+                let ready_in = self.app.economics.ready_in(self.app, self.config, &id, ready_in);
                 Health::Absent { ready_in_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX) }
             }
             BackendHealth::Cooling { until } => Health::Cooling { until_ms: self.unix_ms(until) },
@@ -175,6 +186,9 @@ impl std::fmt::Display for Basis {
         }
         if let Some(difficulty) = self.difficulty {
             write!(f, ";difficulty={difficulty:.3}")?;
+        }
+        if let Some(missed) = &self.missed {
+            write!(f, ";{missed}")?;
         }
         Ok(())
     }
