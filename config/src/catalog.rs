@@ -179,6 +179,8 @@ pub enum PriceSource {
     File,
     /// Said to be free (`price = "free"`, or a local model without a price).
     Free,
+    /// What a free local model uses of electricity and hardware.
+    Energy,
 }
 
 /// Prices by token type.

@@ -10,12 +10,13 @@ pub(crate) use velocity::{RawOwnVelocity, RawVelocity};
 use crate::budget::{OnLimit, OnSharedDown, Window};
 use crate::catalog::Ability;
 use crate::daily::DailyTime;
+use crate::energy::RawEnergy;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::kinds::ProviderKind;
 use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
-use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority};
+use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, SwapWhen};
 use crate::strategy::{Flaw, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
@@ -173,6 +174,11 @@ table! {
         /// Longest wait for it when another target could answer: one that takes longer to come is asked last, and is loaded once what
         /// has to go for it is idle.
         patience: Duration = default("2s"),
+        /// When a model that was missed, but that something else could answer for, takes the place of others: when those are `"idle"`, or when
+        /// it `"pays"`, for what its absence costs in the cloud (`docs/swap-economics.md`).
+        swap: SwapWhen = default("idle"),
+        /// What electricity and hardware cost. With it local models that are free have a price by what they use (`docs/energy.md`).
+        energy: RawEnergy = optional,
         /// Memory for the KV of conversations that lost their slot or whose model was swapped: they go on without reading everything again.
         kv_memory: KeptBytes = default("1GiB"),
         /// The same on disk, if there is a `kv_folder`.

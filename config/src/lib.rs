@@ -9,6 +9,7 @@ pub mod catalog;
 mod check;
 mod daily;
 mod defaults;
+mod energy;
 pub mod environment;
 mod file;
 mod formats;
@@ -31,6 +32,7 @@ mod velocity;
 pub use budget::{BudgetConfig, Limit, OnLimit, OnSharedDown, Owner, Scope, Window};
 pub use catalog::{Abilities, Billable, Catalog, ModelFacts, Price, PriceSource, Rates, TierRates};
 pub use daily::{DailyTime, zone_named};
+pub use energy::Energy;
 pub use formats::{ReasoningFormat, ToolFormat};
 pub use learning::Learning;
 pub use notify::{NoticeKind, Notify, Webhook, WebhookFormat};
@@ -42,7 +44,7 @@ pub use resolve::{Resolved, UnknownModel};
 pub use settings::{
     AgentConfig, Alias, BackendId, Config, Durability, EngineHost, EngineKind, Gpu, KvCache, KvType, Local, LocalModel,
     Log, LogFormat, LoraAdapter, Pooling, Priority, Provider, RateLimits, Residency, Server, Speculate, Store,
-    SwapRules, Tls,
+    SwapRules, SwapWhen, Tls,
 };
 pub use shared::SharedStore;
 pub use strategy::{Cascade, Flaw, Strategy, TaskRule};

@@ -3,6 +3,7 @@
 use crate::budget::BudgetConfig;
 use crate::catalog::{Abilities, Catalog, Price};
 use crate::daily::DailyTime;
+use crate::energy::Energy;
 use crate::formats::{ReasoningFormat, ToolFormat};
 use crate::learning::Learning;
 use crate::notify::Notify;
@@ -151,6 +152,8 @@ pub struct Local {
     pub gpu: Gpu,
     /// When one model makes room for another.
     pub swap: SwapRules,
+    /// What computing costs, if it is to cost anything.
+    pub energy: Option<Energy>,
     /// What is kept of conversations that have no slot.
     pub kv_cache: KvCache,
     /// Models by name, in the order of the file.
@@ -212,6 +215,16 @@ impl Default for KvCache {
     }
 }
 
+/// When a model that was missed, but that another backend could answer for, takes the place of others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SwapWhen {
+    /// When those are idle.
+    #[default]
+    Idle,
+    /// When what its absence costs has reached what the swap costs.
+    Pays,
+}
+
 /// When one local model makes room for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SwapRules {
@@ -223,12 +236,20 @@ pub struct SwapRules {
     pub max_wait: Duration,
     /// A request that another backend can answer waits no longer than this for a model (default 2 s).
     pub patience: Duration,
+    /// When a model that was missed takes the place of others (default: when they are idle).
+    pub when: SwapWhen,
 }
 
 impl Default for SwapRules {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { min_residency: seconds(10), drain: seconds(20), max_wait: seconds(120), patience: seconds(2) }
+        Self {
+            min_residency: seconds(10),
+            drain: seconds(20),
+            max_wait: seconds(120),
+            patience: seconds(2),
+            when: SwapWhen::Idle,
+        }
     }
 }
 

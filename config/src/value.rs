@@ -8,7 +8,7 @@ use crate::kinds::{PROVIDER_KINDS, ProviderKind};
 use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{Node, Read, choose, one_of, read_choice, read_text};
-use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority};
+use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, SwapWhen};
 use crate::strategy::{Flaw, Strategy};
 use crate::units::{PicoUsd, Secret, Usd, parse_duration, parse_size};
 use jiff::civil::Time;
@@ -311,6 +311,7 @@ read_choice! {
     EngineHost: "auto" => Self::Auto, "thread" => Self::Thread, "process" => Self::Process;
     KvType: "f16" => Self::F16, "q8_0" => Self::Q8_0, "q4_0" => Self::Q4_0;
     Priority: "interactive" => Self::Interactive, "batch" => Self::Batch;
+    SwapWhen: "idle" => Self::Idle, "pays" => Self::Pays;
     Pooling: "mean" => Self::Mean, "cls" => Self::Cls, "last" => Self::Last, "none" => Self::None;
     Guesses: "off" => Self::Off, "lookup" => Self::Lookup, "draft" => Self::Draft;
     WebhookFormat: "generic" => Self::Generic, "slack" => Self::Slack;

@@ -1,5 +1,6 @@
 //! What all requests share, how it is put together, and how it is taken down.
 
+use crate::economics::Economics;
 use crate::learning::{self, Learning};
 use crate::listen::{self, Listener};
 use crate::metrics::{Labels, Metrics};
@@ -35,6 +36,7 @@ pub(crate) struct App {
     pub(crate) fleet: Fleet,
     pub(crate) policies: Policies,
     pub(crate) rates: Rates,
+    pub(crate) economics: Economics,
     pub(crate) metrics: Metrics,
     /// How fast remote models write.
     pub(crate) paces: Paces,
@@ -99,6 +101,7 @@ impl App {
         self.fleet.reload(config);
         self.policies.reload(config);
         self.rates.reload(&self.policies.effective());
+        self.economics.reload(self, config);
         self.notifier.reload(&config.notify);
         self.learning.reload(config);
         self.config.store(config.clone());
@@ -159,6 +162,7 @@ async fn tick(app: Arc<App>) {
         tokio::select! {
             () = app.stop.cancelled() => return,
             () = tokio::time::sleep(TICK) => {
+                app.economics.refresh(&app, &app.config.load());
                 app.policies.tick().await;
             }
         }
@@ -281,6 +285,7 @@ impl Gateway {
             fleet,
             policies,
             rates,
+            economics: Economics::new(),
             metrics,
             paces: Paces::default(),
             learning,
@@ -301,6 +306,7 @@ impl Gateway {
             admin_apart: config.server.admin_listen.is_some(),
             reloading: Mutex::new(()),
         });
+        app.economics.refresh(&app, &config);
         tokio::spawn(tick(app.clone()));
         tokio::spawn(watch_health(app.clone()));
         tokio::spawn(learning::keep(app.clone()));

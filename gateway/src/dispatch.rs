@@ -4,6 +4,7 @@
 use crate::app::App;
 use crate::billable;
 use crate::cascade::{Cause, Judge, Judged, Verdict};
+use crate::economics::Stake;
 use crate::error::{ApiError, BudgetStatus};
 use crate::learning::{Routed, Signal};
 use crate::meter::{Meter, Predicted, Running};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::Instant;
-use tollkeeper_config::{BackendId, Config, OnLimit, Priority, Resolved, Usd};
+use tollkeeper_config::{BackendId, Config, OnLimit, PriceSource, Priority, Resolved, Usd};
 use tollkeeper_inference::{Call, Reply, ReplyBody};
 use tollkeeper_policies::{Caller, Denied, OutputBound, Spend, What};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
@@ -95,7 +96,10 @@ impl Job<'_> {
             alias: self.request.model().into(),
             backend: attempt.id.clone(),
             price: attempt.facts.price.clone(),
-            catalog_version: self.config.catalog.version.as_str().into(),
+            catalog_version: match attempt.facts.price.source {
+                PriceSource::Energy => "energy".into(),
+                _ => self.config.catalog.version.as_str().into(),
+            },
             input_tokens: counted.unwrap_or(ask.input_tokens),
             answers: ask.answers,
             output,
@@ -376,6 +380,7 @@ async fn one(
         id: attempt.id.clone(),
         price: attempt.facts.price.clone(),
         predicted: Predicted { time: attempt.time, cost: attempt.cost.expected },
+        stake: Stake::of(planned, attempt),
         input_tokens,
         seen,
         started,

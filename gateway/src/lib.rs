@@ -11,6 +11,7 @@ mod cascade;
 pub mod cli;
 mod cut;
 mod dispatch;
+mod economics;
 mod error;
 mod feedback;
 mod health;

@@ -393,6 +393,7 @@ impl Meter {
         self.attempt_duration = running.started.elapsed();
         self.outcome = Some(outcome.name());
         self.app.metrics.attempt(&running.backend, outcome.name());
+        let stake = running.stake;
         let charge = running.lease.settle(Settlement {
             usage,
             estimated,
@@ -420,6 +421,10 @@ impl Meter {
         self.last_usage = usage;
         self.charged = self.charged.saturating_add(charge.cost);
         self.ended_after = Some(self.arrived.elapsed());
+        // What was given up for another answer was worth nothing.
+        if !matches!(outcome, Outcome::Fault(_) | Outcome::Escalated) {
+            self.app.economics.charged(&self.app, &stake, &usage, charge.cost);
+        }
         let labels = [self.operation.name(), running.provider, &*self.agent.name, &*running.backend];
         self.app.metrics.charged(labels, &usage, charge.cost);
         Some(Charge { cost: self.charged, ..charge })

@@ -2,6 +2,7 @@
 
 mod card;
 mod cascade;
+mod economics;
 mod learning;
 mod limits;
 mod money;
@@ -67,6 +68,7 @@ pub(crate) struct Metrics {
     providers: Providers,
     card: card::Card,
     residency: Residency,
+    economics: economics::Economics,
     servers: Servers,
     notices: notices::Notices,
     pub(crate) cascade: cascade::Cascade,
@@ -231,6 +233,7 @@ impl Metrics {
             providers: Providers::new(&make),
             card: card::Card::new(&make),
             residency: Residency::new(&make),
+            economics: economics::Economics::new(&make),
             servers: Servers::new(&make),
             notices: notices::Notices::new(&make),
             cascade: cascade::Cascade::new(&make),
@@ -423,6 +426,7 @@ impl Metrics {
         self.providers.read(app);
         self.card.show(app.fleet.card().as_deref());
         self.residency.read(app);
+        self.economics.read(app);
         self.servers.read(app);
         self.notices.read(app);
         for (name, model) in &config.local.models {

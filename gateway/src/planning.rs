@@ -1,6 +1,7 @@
 //! From a request to a plan: what it wants, how hard it is, who may answer it, and how they are at this moment.
 
 use crate::app::App;
+use crate::economics::Missed;
 use crate::error::ApiError;
 use crate::learning::{Group, Start};
 use crate::signature;
@@ -14,7 +15,8 @@ use tollkeeper_policies::{Caller, Denied};
 use tollkeeper_protocol::Request;
 use tollkeeper_router::learning::{Choice, Evidence, choose};
 use tollkeeper_router::{
-    Ask, Candidate, Difficulty, Health, Pace, Plan, Rules, Strain, TaskType, Wishes, ask, plan_from, start_tier,
+    Ask, Candidate, Difficulty, Health, Pace, Plan, Rules, Strain, TaskType, Wishes, ask, plan as plan_of, plan_from,
+    start_tier,
 };
 
 /// Plans one request.
@@ -30,7 +32,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) seed: u64,
 }
 
-/// What a plan was made of beside the backends: displayed as `task=code;difficulty=0.612;learned`, as far as it was looked at.
+/// What a plan was made of beside the backends: displayed as `task=code;difficulty=0.612;learned`, as far as it was looked at, and
+/// `missed=small` if a model is missed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Basis {
     /// The type of the task.
@@ -39,6 +42,8 @@ pub(crate) struct Basis {
     pub(crate) difficulty: Option<f32>,
     /// Where a pyramid begins, where that is learned.
     pub(crate) start: Option<Start>,
+    /// The local model that would answer had it been in memory, and that a cloud answers for until its swap pays.
+    pub(crate) missed: Option<Arc<Missed>>,
 }
 
 /// A plan, what is asked of each backend, and what it was made of.
@@ -88,7 +93,7 @@ impl Planner<'_> {
             return Err(ApiError::denied(first));
         }
         let planned = self.planned(resolved, None, false);
-        self.note_missed(&planned.plan);
+        self.note_missed(&planned);
         match planned.plan.refusal() {
             Some((kind, why)) => Err(ApiError::NoBackend(kind, why)),
             None => Ok(planned),
@@ -105,12 +110,14 @@ impl Planner<'_> {
         let weight = |tier: u8| weights.get(usize::from(tier)).copied().unwrap_or(1);
         let targets = resolved.targets.into_iter();
         let beginnings = LazyCell::new(|| Beginnings::of(&self.request));
-        let candidates = targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier), &beginnings)).collect();
+        let candidates: Vec<_> =
+            targets.filter_map(|(id, tier)| self.candidate(id, tier, weight(tier), &beginnings)).collect();
         let mut ask = ask(&self.request);
         ask.usual_output = self.app.policies.usual_output(&self.caller.agent);
         if let Some(tokens) = input_tokens {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
+        let loaded = self.app.economics.as_if_loaded(self.config, &candidates);
         let plan = plan_from(&ask, candidates, rules, self.seed, |ready| {
             let Some(group) = group else { return rules.start_tier };
             // Who only wants to know what would be done does not try anything out.
@@ -120,6 +127,10 @@ impl Planner<'_> {
             }
             basis.start = start;
             rules.start_tier
+        });
+        basis.missed = loaded.and_then(|loaded| {
+            let wanted = plan_of(&ask, loaded, rules, self.seed);
+            self.app.economics.missed(self.app, self.config, &wanted, &plan)
         });
         Planned { ask, plan, basis, rules, alias }
     }
@@ -169,8 +180,9 @@ impl Planner<'_> {
     }
 
     /// Says which local models would have come before the first attempt had they been in memory.
-    fn note_missed(&self, plan: &Plan) {
-        if plan.attempts.first().is_some_and(|first| !first.why.absent) {
+    fn note_missed(&self, Planned { plan, basis, .. }: &Planned) {
+        // Who comes when that pays is counted when it is known what its absence cost.
+        if basis.missed.is_none() && plan.attempts.first().is_some_and(|first| !first.why.absent) {
             for missed in plan.attempts.iter().filter(|attempt| attempt.why.absent) {
                 self.app.fleet.missed(&missed.id);
             }
@@ -184,7 +196,7 @@ impl Planner<'_> {
         weight: u32,
         beginnings: &LazyCell<Beginnings, impl FnOnce() -> Beginnings>,
     ) -> Option<Candidate> {
-        let facts = self.config.facts(&id)?;
+        let facts = self.app.economics.facts(self.config, &id)?;
         let state = self.app.fleet.snapshot(&id);
         let BackendState { health, in_flight, queue_tokens, ttft, prefill, decode, waiting, .. } = state;
         let BackendState { unread, slots, overall, failing_permille, headroom, .. } = state;
@@ -192,6 +204,7 @@ impl Planner<'_> {
         let health = match health {
             BackendHealth::Ready => Health::Ready,
             BackendHealth::Absent { ready_in } => {
+                let ready_in = self.app.economics.ready_in(self.app, self.config, &id, ready_in);
                 Health::Absent { ready_in_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX) }
             }
             BackendHealth::Cooling { until } => Health::Cooling { until_ms: self.unix_ms(until) },
@@ -236,6 +249,9 @@ impl std::fmt::Display for Basis {
         if let Some(Choice { moved, explored, .. }) = self.start.as_ref().map(|start| start.choice) {
             f.write_str(if moved { ";learned" } else { "" })?;
             f.write_str(if explored { ";trial" } else { "" })?;
+        }
+        if let Some(missed) = &self.missed {
+            write!(f, ";{missed}")?;
         }
         Ok(())
     }

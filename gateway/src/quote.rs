@@ -61,6 +61,8 @@ pub(crate) struct Explained {
     attempts: Vec<AttemptShown>,
     /// Who cannot, or may not.
     rejected: Vec<RejectedShown>,
+    /// The local model that would answer were it in memory, and that comes when that pays; null when there is none.
+    missed: Option<MissedShown>,
     /// Why nobody would answer; null when somebody would.
     refused: Option<String>,
     /// Until then the figures are worth reading, RFC 3339.
@@ -92,6 +94,17 @@ pub(crate) struct AttemptShown {
     cached_tokens: u64,
     /// Whether its model is in memory, or somebody else's matter.
     loaded: bool,
+}
+
+/// A local model whose swap waits until it pays.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct MissedShown {
+    model: String,
+    /// What its absence has cost so far, less what those in its place have earned, and so below zero if that was more; null when it is on its
+    /// way, or cannot come.
+    regret_usd: Option<String>,
+    /// What its swap would cost now: it comes when the regret has reached that.
+    swap_usd: Option<Money>,
 }
 
 /// A backend that would not be tried.
@@ -176,6 +189,11 @@ fn explained(
             .iter()
             .map(|(id, reason)| RejectedShown { backend: id.to_string(), reason: reason.to_string() })
             .collect(),
+        missed: basis.missed.as_ref().map(|missed| {
+            let (model, swap) = missed.parts();
+            let (regret_usd, swap_usd) = swap.map(|(regret, price)| (regret.to_string(), Money(price))).unzip();
+            MissedShown { model: model.to_owned(), regret_usd, swap_usd }
+        }),
         refused,
         valid_until: until.to_string(),
     })

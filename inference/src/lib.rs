@@ -17,7 +17,8 @@ pub use reply::{Call, EventStream, Frame, FrameStream, Reply, ReplyBody};
 
 use arc_swap::ArcSwap;
 pub use local::{
-    Beginnings, CardReading, GuessCount, KvStoreReading, LocalAction, LocalMemory, LocalStatus, Phase, Swap, SwapReport,
+    Beginnings, CardReading, GuessCount, KvStoreReading, LocalAction, LocalMemory, LocalStatus, Phase, Swap,
+    SwapReport, Way,
 };
 
 use local::LocalEngines;
@@ -134,6 +135,11 @@ impl Fleet {
         if let BackendId::Local(name) = id {
             self.local.missed(name);
         }
+    }
+
+    /// What bringing a local model into memory would take now; `None` if it is there or on its way, cannot come, or is unknown.
+    pub fn way_for(&self, model: &str) -> Option<Way> {
+        self.local.way_for(model)
     }
 
     /// What the swaps of local models took.

@@ -63,7 +63,7 @@ pub use journal::{Phase, Swap, SwapReport};
 pub use known::Beginnings;
 pub use kv_store::KvStoreReading;
 use kv_store::{Budget, KvStore};
-pub use manager::LocalMemory;
+pub use manager::{LocalMemory, Way};
 use manager::{Manager, Status, fault};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -346,6 +346,11 @@ impl LocalEngines {
         if let Some(Entry { key, .. }) = self.entry(name) {
             self.manager.want(key, Want::Hint);
         }
+    }
+
+    /// What bringing a model into memory would take now; `None` if it is there or on its way, cannot come, or is unknown.
+    pub fn way_for(&self, name: &str) -> Option<Way> {
+        self.manager.way_for(self.entry(name)?.key)
     }
 
     /// What models may take, and what is left of it.

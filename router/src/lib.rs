@@ -7,6 +7,7 @@ pub mod ask;
 pub mod candidate;
 pub mod confidence;
 pub mod difficulty;
+pub mod energy;
 pub mod estimate;
 pub mod fit;
 pub mod learning;

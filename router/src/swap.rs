@@ -57,6 +57,8 @@ pub struct Move<'a> {
 /// What to do about a model that was missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
+    /// Whether this is the first time since it was in memory.
+    pub opened: bool,
     /// Whether the swap pays.
     pub swap: bool,
     /// Whether it did not when the model was missed before.
@@ -123,13 +125,12 @@ impl Book {
 
     /// A request went elsewhere because this model was not in memory, and cost so much more there. Says whether it should come back.
     pub fn missed(&mut self, now_ms: u64, model: &Arc<str>, regret: Usd, what: &Move<'_>) -> Verdict {
-        let lost = what.victims.iter().filter_map(|victim| self.accounts.get(victim));
+        let price = self.price(now_ms, what);
         let rules = self.rules;
-        let lost = lost.map(|account| account.asked.expected(rules.look_back_ms, now_ms, what.takes_ms));
-        let price = lost.fold(what.energy.0.max(0), i64::saturating_add);
         let regret = regret.0.max(0);
         let account = self.accounts.entry(model.clone()).or_default();
         account.asked.add(rules.look_back_ms, now_ms, regret);
+        let opened = account.absence.is_none();
         let absence = account.absence.get_or_insert_with(|| Absence {
             regret: i64::MIN,
             price,
@@ -145,7 +146,21 @@ impl Book {
         let first = swap && !absence.ordered;
         absence.ordered = swap;
         // More than the price is no stronger a reason, and would have to be earned back before the next swap makes sense.
-        Verdict { swap, first, regret: Usd(absence.regret), price: Usd(price) }
+        Verdict { opened, swap, first, regret: Usd(absence.regret), price: Usd(price) }
+    }
+
+    /// What a model's absence has cost so far, and what its swap would cost now.
+    pub fn standing(&self, now_ms: u64, model: &str, what: &Move<'_>) -> (Usd, Usd) {
+        let absence = self.accounts.get(model).and_then(|account| account.absence.as_ref());
+        let price = self.price(now_ms, what);
+        (absence.map_or(Usd::ZERO, |absence| Usd(absence.regret)), Usd(price))
+    }
+
+    /// What a swap would cost, in nano-dollars: what those that go would have earned meanwhile, and the energy.
+    fn price(&self, now_ms: u64, what: &Move<'_>) -> i64 {
+        let lost = what.victims.iter().filter_map(|victim| self.accounts.get(victim));
+        let lost = lost.map(|account| account.asked.expected(self.rules.look_back_ms, now_ms, what.takes_ms));
+        lost.fold(what.energy.0.max(0), i64::saturating_add)
     }
 
     /// The model is in memory: its account is closed, and what it regretted is taken from that of the others that want its victims' place,

@@ -9,6 +9,7 @@ mod cascade;
 mod cli;
 mod cluster;
 mod crash;
+mod economics;
 mod edge;
 mod engine_process;
 mod errors;

@@ -34,7 +34,9 @@ impl Check<'_> {
                 drain: raw.drain.value,
                 max_wait: raw.max_wait.value,
                 patience: raw.patience.value,
+                when: raw.swap.value,
             },
+            energy: raw.energy.at.and_then(|energy| self.energy(&energy.value)),
             kv_cache: KvCache {
                 memory: raw.kv_memory.value.0,
                 disk: raw.kv_disk.value.0,

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::body::Body;
+use crate::economics::Compared;
 use crate::error::{ApiError, accepted_json, ok_json};
 use http::Response;
 use schemars::JsonSchema;
@@ -47,6 +48,32 @@ pub(crate) struct ModelShown {
     /// By the number of answers at once.
     decode_tokens_per_second: Map<String, Value>,
     guesses: Option<GuessesShown>,
+    /// What its tokens cost in electricity and hardware, where `local.energy` says what those do.
+    price: Option<PriceShown>,
+    /// What its absence has cost, where `local.swap` is `pays` and it is missed.
+    absence: Option<AbsenceShown>,
+}
+
+/// What a local model's tokens cost, beside the cloud's.
+#[derive(Debug, Serialize, JsonSchema)]
+struct PriceShown {
+    input_usd_per_million: String,
+    output_usd_per_million: String,
+    /// The cheapest other target of its aliases.
+    cloud: Option<String>,
+    cloud_input_usd_per_million: Option<String>,
+    cloud_output_usd_per_million: Option<String>,
+    /// Tokens a second, all answers together, from which on it writes no dearer than the cloud.
+    break_even_tokens_per_second: Option<f64>,
+}
+
+/// What the absence of a local model costs.
+#[derive(Debug, Serialize, JsonSchema)]
+struct AbsenceShown {
+    /// Net of what the models in its place have earned; negative if they earned more.
+    regret_usd: String,
+    /// What bringing it in would cost.
+    swap_usd: String,
 }
 
 /// Guessed tokens.
@@ -71,7 +98,7 @@ pub(crate) fn models(app: &App) -> Response<Body> {
     let LocalMemory { budget, free, taken } = app.fleet.local_memory();
     let all = ModelsShown {
         memory: MemoryShown { budget_bytes: budget, free_bytes: free, taken_bytes: taken },
-        models: app.fleet.local_models().iter().map(shown).collect(),
+        models: app.fleet.local_models().iter().map(|model| shown(app, model)).collect(),
         swaps: app.fleet.swaps().last.iter().map(swap).collect(),
     };
     ok_json(json!(all).to_string())
@@ -83,10 +110,12 @@ pub(crate) fn act(app: &App, name: &str, action: LocalAction) -> Result<Response
     let found = app.fleet.local_models().into_iter().find(|model| known && *model.name == *name);
     let model = found.ok_or_else(|| ApiError::NoLocalModel(name.to_owned()))?;
     tracing::info!(model = name, ?action, "ordered by the operator");
-    Ok(accepted_json(json!(shown(&model)).to_string()))
+    Ok(accepted_json(json!(shown(app, &model)).to_string()))
 }
 
-fn shown(model: &LocalStatus) -> ModelShown {
+fn shown(app: &App, model: &LocalStatus) -> ModelShown {
+    let compared = app.economics.compared(&app.config.load(), &model.name);
+    let absence = app.economics.regrets().into_iter().find(|(name, ..)| *name == model.name);
     ModelShown {
         name: model.name.to_string(),
         state: model.state.to_owned(),
@@ -109,6 +138,21 @@ fn shown(model: &LocalStatus) -> ModelShown {
             guessed: count.guessed,
             accepted: count.accepted,
         }),
+        price: compared.map(price),
+        absence: absence
+            .map(|(_, regret, swap)| AbsenceShown { regret_usd: regret.to_string(), swap_usd: swap.to_string() }),
+    }
+}
+
+fn price(Compared { input, output, cloud, break_even }: Compared) -> PriceShown {
+    let (cloud_input, cloud_output) = cloud.as_ref().map(|(_, input, output)| (*input, *output)).unzip();
+    PriceShown {
+        input_usd_per_million: input.to_string(),
+        output_usd_per_million: output.to_string(),
+        cloud: cloud.map(|(id, ..)| id.to_string()),
+        cloud_input_usd_per_million: cloud_input.map(|price| price.to_string()),
+        cloud_output_usd_per_million: cloud_output.map(|price| price.to_string()),
+        break_even_tokens_per_second: break_even,
     }
 }
 

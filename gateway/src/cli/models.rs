@@ -91,7 +91,29 @@ fn table(models: &[Value]) {
         if let Some(reason) = model["reason"].as_str() {
             say(&format!("    {reason}"));
         }
+        if let Some(price) = price(&model["price"]) {
+            say(&format!("    {price}"));
+        }
+        if let (Some(regret), Some(swap)) =
+            (model["absence"]["regret_usd"].as_str(), model["absence"]["swap_usd"].as_str())
+        {
+            say(&format!("    its absence has cost {regret} USD; a swap costs {swap} USD"));
+        }
     }
+}
+
+/// What its tokens cost, beside the cloud's.
+fn price(price: &Value) -> Option<String> {
+    let text = |key: &str| price[key].as_str();
+    let own = format!("{} / {}", text("input_usd_per_million")?, text("output_usd_per_million")?);
+    let beside = text("cloud").map_or_else(String::new, |cloud| {
+        let prices =
+            ["cloud_input_usd_per_million", "cloud_output_usd_per_million"].map(|key| text(key).unwrap_or("?"));
+        let even = price["break_even_tokens_per_second"].as_f64();
+        let even = even.map_or_else(String::new, |even| format!(", as cheap from {even:.1} tokens/s on"));
+        format!("; {cloud} {} / {}{even}", prices[0], prices[1])
+    });
+    Some(format!("USD per million tokens read / written: {own}{beside}"))
 }
 
 /// `ready`, or `loading 63%` where the engine tells.
@@ -109,4 +131,23 @@ fn size(bytes: &Value) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a size for people")]
     let shown = bytes / unit as f64;
     format!("{shown:.1} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_token_costs_is_shown_beside_the_clouds() {
+        let mut shown = json!({"input_usd_per_million": "0.014584", "output_usd_per_million": "0.583334"});
+        assert_eq!(price(&shown).unwrap(), "USD per million tokens read / written: 0.014584 / 0.583334");
+        shown["cloud"] = json!("up/plain");
+        shown["cloud_input_usd_per_million"] = json!("0.05");
+        shown["cloud_output_usd_per_million"] = json!("0.08");
+        shown["break_even_tokens_per_second"] = json!(364.58);
+        let all = price(&shown).unwrap();
+        assert!(all.ends_with("; up/plain 0.05 / 0.08, as cheap from 364.6 tokens/s on"), "{all}");
+        assert_eq!(price(&Value::Null), None, "no price, no line");
+    }
 }

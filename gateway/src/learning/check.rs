@@ -82,7 +82,6 @@ fn is_sound(chat: &ChatRequest, function: &Function<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::{Value, json};
     use tollkeeper_protocol::{Operation, openai};
 

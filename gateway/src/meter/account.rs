@@ -1,5 +1,6 @@
 //! The account of one attempt: its lease, and what was seen and reported of its answer.
 
+use crate::economics::Stake;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,6 +22,8 @@ pub(crate) struct Running {
     pub(crate) id: BackendId,
     /// What it was expected to take.
     pub(crate) predicted: Predicted,
+    /// What it is to local models.
+    pub(crate) stake: Stake,
     /// Prompt tokens, as leased.
     pub(crate) input_tokens: u64,
     /// Whether tokens are seen as they are made, because the backend streams to us; or that there are none.

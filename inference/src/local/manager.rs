@@ -56,6 +56,15 @@ pub struct LocalMemory {
     pub taken: u64,
 }
 
+/// What bringing a model into memory would take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The models that have to go for it.
+    pub victims: Vec<Arc<str>>,
+    /// How long it is until it serves.
+    pub takes: Duration,
+}
+
 /// Where a model is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Status {
@@ -336,6 +345,14 @@ impl Manager {
     /// The same, given up after so long.
     pub(crate) fn want_for(&self, model: ModelKey, want: Want, patience: Duration) {
         self.tell(Event::Wanted { model, want, until: Some(self.now() + patience) });
+    }
+
+    /// What loading a model would take now; `None` if it is there or on its way, or cannot come.
+    pub(crate) fn way_for(&self, model: ModelKey) -> Option<Way> {
+        let floor = self.enter();
+        let (victims, takes) = floor.machine.way_for(model)?;
+        let name = |victim: &ModelKey| Some(floor.hosts.get(victim)?.model().name.as_str().into());
+        Some(Way { victims: victims.iter().filter_map(name).collect(), takes })
     }
 
     /// Takes a model out of memory when what runs has ended.

@@ -7,6 +7,7 @@ mod invariants;
 mod learning;
 mod scenarios;
 mod strategies;
+mod swap_files;
 mod swaps;
 mod tasks;
 

@@ -128,6 +128,23 @@ fn a_swap_is_found_to_pay_once_and_not_again_before_its_account_is_closed() {
 }
 
 #[test]
+fn looking_at_an_account_tells_what_the_next_miss_will_and_changes_nothing() {
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    let mut book = Book::new(rules(60));
+    let what = Move { victims: std::slice::from_ref(&a), takes_ms: 20_000, energy: Usd(PRICE) };
+    assert_eq!(book.standing(0, &b, &what), (Usd::ZERO, Usd(PRICE)), "nobody has missed it");
+    book.served(0, &a, Usd(500));
+    for now in [10, 20] {
+        let (regret, price) = book.standing(now, &b, &what);
+        assert_eq!((regret, price), book.standing(now, &b, &what));
+        let verdict = book.missed(now, &b, Usd(300), &what);
+        let before = if verdict.opened { Usd(-900) } else { regret };
+        assert_eq!((verdict.regret, verdict.price), (Usd(before.0 + 300), price), "at {now}");
+        assert_eq!(verdict.opened, now == 10);
+    }
+}
+
+#[test]
 fn room_that_nobody_has_is_taken_at_the_first_regret() {
     let b: Arc<str> = "b".into();
     let mut book = Book::new(Rules::default());

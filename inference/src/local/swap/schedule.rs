@@ -368,6 +368,21 @@ impl Machine {
         if free < need { longest.max(UNKNOWN_WAIT) } else { longest }
     }
 
+    /// What loading this model would take, were it to begin now: who has to go, whoever is young or answers, and how long it is until it serves.
+    /// `None` if it is there or on its way, or cannot come.
+    pub(crate) fn way_for(&self, key: ModelKey) -> Option<(Vec<ModelKey>, Duration)> {
+        let model = self.models.get(&key).filter(|model| model.state == State::Absent && model.cooling.is_none())?;
+        let staying = self.sum(|model| !model.is_going());
+        let missing = (model.spec.bytes + staying).saturating_sub(self.room());
+        let victims = if missing == 0 { Vec::new() } else { self.victims(Moment::MAX, Want::Operator, missing) };
+        if missing > 0 && victims.is_empty() {
+            return None;
+        }
+        let busy = victims.iter().filter_map(|victim| self.models.get(victim)).any(|victim| !victim.leases.is_empty());
+        let drain = if busy { self.rules.drain } else { Duration::ZERO };
+        Some((victims, drain + model.spec.load_time.max(SHORTEST_LOAD)))
+    }
+
     /// When the next thing happens by itself.
     pub(crate) fn next_wake(&self, now: Moment) -> Option<Moment> {
         let residency = self.rules.min_residency;

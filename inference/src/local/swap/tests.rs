@@ -310,3 +310,26 @@ impl World {
         self.effects.clear();
     }
 }
+
+#[test]
+fn the_way_of_a_model_is_who_would_go_for_it_and_how_long_it_takes() {
+    let mut machine = Machine::new(rules(20));
+    for model in [A, B, C] {
+        machine.step(secs(0), Event::Added { model, spec: spec(10) });
+    }
+    assert_eq!(machine.way_for(C), Some((vec![], secs(20))), "there is room");
+    for (model, at) in [(A, secs(1)), (B, secs(2))] {
+        machine.step(at, Event::Wanted { model, want: Want::Operator, until: None });
+        assert_eq!(machine.way_for(model), None, "it is on its way");
+        machine.step(at, Event::Loaded { model, generation: 1, bytes: 10 });
+    }
+    assert_eq!(machine.way_for(A), None, "it is there");
+    assert_eq!(machine.way_for(C), Some((vec![A], secs(20))), "the longest unused, however young");
+    machine.step(secs(3), Event::Asked { model: A, request: 1, deadline: secs(900) });
+    assert_eq!(machine.way_for(C), Some((vec![B], secs(20))), "an idle one before a busy one");
+    machine.step(secs(3), Event::Asked { model: B, request: 2, deadline: secs(900) });
+    assert_eq!(machine.way_for(C), Some((vec![A], secs(25))), "what it answers has time to end");
+    machine.step(secs(3), Event::Pinned { model: A, pinned: true });
+    machine.step(secs(3), Event::Pinned { model: B, pinned: true });
+    assert_eq!(machine.way_for(C), None, "nobody makes room");
+}
