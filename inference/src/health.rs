@@ -143,6 +143,7 @@ impl Health {
     pub(crate) fn reached(&self) {
         if self.cut_off_until.swap(0, Relaxed) > 0 {
             self.failures.store(0, Relaxed);
+            self.failing.store(0, Relaxed);
         }
     }
 

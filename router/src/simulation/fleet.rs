@@ -3,7 +3,7 @@
 use super::table::{self, TableError};
 use serde::Deserialize;
 use std::sync::Arc;
-use tollkeeper_config::{Abilities, BackendId, ModelFacts, PicoUsd, Price, PriceSource, Rates};
+use tollkeeper_config::{Abilities, BackendId, ModelFacts, PicoUsd, Price, Rates};
 
 /// The backends, as an alias lists them.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,7 +133,7 @@ impl Row {
         let cached_input = if self.cached_usd.is_some() { rate(&self.cached_usd)? } else { input };
         let base =
             Rates { input, cached_input, cache_write: input, output: rate(&self.output_usd)?, ..Rates::default() };
-        let price = Price { base, above: Vec::new(), tiers: Vec::new(), source: PriceSource::File };
+        let price = Price { base, ..Price::free() };
         let facts = ModelFacts { price, context: self.context, max_output: None, abilities: Abilities::ALL };
         Ok(Model { id, tier: self.tier, facts: Arc::new(facts), place })
     }
