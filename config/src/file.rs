@@ -250,7 +250,7 @@ table! {
         /// How it writes reasoning, where its chat template does not tell; with `"none"` it is left in the text.
         reasoning_format: ReasoningFormat = default("auto"),
         /// Of a cascade: the three numbers of the curve that makes a confidence of how sure this model was, as `tollkeeper route certainty`
-        /// prints them; without them those of the model that ships.
+        /// prints them; without them the mean probability of its tokens is the confidence.
         certainty: Vec<At<Scale>> = optional,
     }
 }

@@ -24,7 +24,8 @@ const MOST_BYTES: usize = 256 << 10;
 /// Looks at the answer of one attempt.
 pub(crate) struct Judge {
     cascade: Cascade,
-    curve: Curve,
+    /// That of the model, if it has one.
+    curve: Option<Curve>,
     request: Arc<Request>,
     /// What the target above charges.
     pub(crate) above: Price,
@@ -119,8 +120,8 @@ impl Judge {
             return None;
         }
         let curve = job.config.local.models.get(&**name).and_then(|model| model.certainty);
-        let curve = curve.map(|[base, logprob, entropy]| [base, logprob, entropy].map(f64::from));
-        let curve = curve.map_or_else(Curve::default, |[base, logprob, entropy]| Curve { base, logprob, entropy });
+        let curve = curve.map(|numbers| numbers.map(f64::from));
+        let curve = curve.map(|[base, logprob, entropy]| Curve { base, logprob, entropy });
         Some(Self { cascade, curve, request: job.request.clone(), above: above.facts.price.clone() })
     }
 
@@ -153,9 +154,13 @@ impl Judge {
             }
         };
         let certainty = seen.certainty;
-        let verdict = Verdict { cause, certainty, confidence: self.curve.confidence(&certainty) };
+        let verdict = Verdict { cause, certainty, confidence: self.confidence(&certainty) };
         let events = Box::pin(stream::iter(seen.events.into_iter().map(Ok)).chain(events));
         Ok(Judged { verdict, events })
+    }
+
+    fn confidence(&self, certainty: &Certainty) -> Option<f64> {
+        self.curve.map_or_else(|| certainty.likelihood(), |curve| curve.confidence(certainty))
     }
 
     /// What is to become of the answer, once that can be said.
@@ -164,7 +169,7 @@ impl Judge {
             return None;
         }
         let least = f64::from(self.cascade.min_confidence) / 1000.0;
-        if self.curve.confidence(&seen.certainty).is_some_and(|confidence| confidence < least) {
+        if self.confidence(&seen.certainty).is_some_and(|confidence| confidence < least) {
             return Some(Cause::Unsure);
         }
         let whole = !self.request.stream() || wants_form(&self.request) || seen.calls;

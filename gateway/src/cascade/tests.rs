@@ -13,7 +13,7 @@ fn judge(min_confidence: u16, rest: &str) -> Judge {
     let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}]{rest}}}"#);
     Judge {
         cascade: Cascade { hold_tokens: 4, min_confidence, checks: ALL.to_vec() },
-        curve: Curve { base: 2.0, logprob: 2.0, entropy: 0.0 },
+        curve: Some(Curve { base: 2.0, logprob: 2.0, entropy: 0.0 }),
         request: Arc::new(decode_request(Operation::Chat, body.as_bytes()).unwrap()),
         above: Price::free(),
     }
@@ -65,6 +65,16 @@ fn the_least_confidence_decides_where_a_model_is_unsure() {
         let mut seen = Seen::default();
         (0..4).for_each(|_| token(&mut seen, "word ", -1.0));
         assert_eq!(judge(least, STREAMED).cause(&seen), Some(expected), "{least}");
+    }
+}
+
+#[test]
+fn without_a_curve_the_mean_probability_of_the_tokens_is_the_confidence() {
+    for (least, expected) in [(499, Cause::Fit), (501, Cause::Unsure)] {
+        let judge = Judge { curve: None, ..judge(least, STREAMED) };
+        let mut seen = Seen::default();
+        (0..4).for_each(|_| token(&mut seen, "word ", 0.5f32.ln()));
+        assert_eq!(judge.cause(&seen), Some(expected), "{least}");
     }
 }
 
