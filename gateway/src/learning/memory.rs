@@ -75,7 +75,9 @@ impl Memory {
     /// The answers that nobody asked for again for so long, each once. One that has not come to its end by then is nobody's example.
     pub(super) fn quiet(&mut self, now: Instant, long: Duration) -> Vec<Arc<str>> {
         let mut quiet = Vec::new();
-        while let Some((id, _)) = self.fresh.pop_front_if(|(_, at)| now.duration_since(*at) > long) {
+        while self.fresh.front().is_some_and(|(_, at)| now.duration_since(*at) > long)
+            && let Some((id, _)) = self.fresh.pop_front()
+        {
             if self.get(&id).is_some_and(|answer| answer.ended) {
                 quiet.push(id);
             }
