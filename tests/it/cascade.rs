@@ -242,3 +242,26 @@ async fn a_client_that_leaves_while_a_better_answer_is_awaited_pays_for_what_was
     assert_eq!(ledger.cost("home"), Usd(8 * TOKEN));
     assert_eq!(ledger.report.open, 0);
 }
+
+#[tokio::test]
+async fn what_is_found_of_local_answers_teaches_the_pyramid() {
+    let upstream = Upstream::always(Script::words(2)).await;
+    // The local answers come from the lowest tier, and nothing is tried out.
+    let learning = "[learning]\non = true\nexplore = 0\nexplore_most = 0\n";
+    let gateway = Gateway::start(setup(&upstream, "hold_tokens = 4").raw(learning)).await;
+    assert!(why(&gateway.client().post_json(CHAT, &ask("easy", false)).await).contains("cascade=fit"));
+    let mut asked = 0;
+    loop {
+        asked += 1;
+        assert!(asked < 60, "sixty answers that were given up move nothing");
+        let answer = gateway.client().post_json(CHAT, &ask("hard", false)).await;
+        assert_eq!(answer.header("x-tollkeeper-backend"), "up/model");
+        if !why(&answer).contains("cascade=unsure") {
+            assert!(why(&answer).contains(";learned"), "{}", why(&answer));
+            break;
+        }
+    }
+    let metrics = gateway.metrics().await;
+    let counted = |source| metrics.sum("tollkeeper_learning_outcomes_total", &[("source", source)]);
+    assert_eq!((counted("accepted"), counted("escalated")), (1.0, f64::from(asked - 1)));
+}
