@@ -5,7 +5,7 @@
 //!
 //! The first number is questions of each kind, the second how many tokens are looked at. `tollkeeper route certainty --data cases.csv`
 //! makes a curve of them.
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for people")]
+#![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "a program for people")]
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};

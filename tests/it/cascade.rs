@@ -80,7 +80,7 @@ async fn an_answer_that_its_model_is_sure_of_is_shown_and_nobody_else_is_asked()
         assert_eq!(said(&answer), LONG, "stream {stream}");
         assert_eq!(answer.header("x-tollkeeper-backend"), "home");
         assert!(why(&answer).starts_with("pyramid;rank=1;tier=0;"), "{}", why(&answer));
-        assert!(why(&answer).contains(";cascade=fit;confidence=0.9"), "{}", why(&answer));
+        assert!(why(&answer).contains(";cascade=fit;confidence=1.000"), "{}", why(&answer));
     }
     assert!(upstream.received().is_empty());
     let metrics = gateway.metrics().await;

@@ -80,6 +80,10 @@ async fn keep(shared: &Shared, sharing: &Arc<Sharing>) {
     let mut recorded = Vec::new();
     loop {
         let turn = turn(shared, sharing, &mut marks, &mut recorded).await;
+        if matches!(turn, Err(SharedError::Lost)) {
+            // Others may have gone on without this gateway since the store forgot: then nothing but this says so.
+            sharing.untold.store(true, Relaxed);
+        }
         let pause = if turn.is_ok() { sharing.patience / 4 } else { RETRY };
         let trouble = turn.err().map(|error| Arc::from(error.to_string()));
         let before = sharing.trouble();

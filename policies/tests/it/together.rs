@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Settings, TestCaseError, TestRunner};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tollkeeper_config::{Config, Limit, Owner, Scope, SharedStore, Usd, Window};
 use tollkeeper_policies::report::{self, SpendQuery};
 use tollkeeper_policies::{Clock, Denied, Lease, OutputBound, Policies};
@@ -75,6 +76,7 @@ struct Together<'a> {
     limit: i64,
     /// What was granted or asked for when the limit last changed.
     granted: i64,
+    keepers: Vec<JoinHandle<()>>,
     _folders: [TempDir; 2],
 }
 
@@ -103,12 +105,18 @@ impl<'a> Together<'a> {
         });
         let gates: Vec<Policies> =
             configs.iter().map(|config| Policies::open(config, Clock::system()).unwrap().0).collect();
-        for gate in &gates {
-            let gate = gate.clone();
-            tokio::spawn(async move { gate.keep_shared().await });
-        }
-        let together =
-            Self { server, configs, gates, open: Vec::new(), settled: 0, limit: LIMIT, granted: 0, _folders: folders };
+        let keepers = gates.iter().map(keeper).collect();
+        let together = Self {
+            server,
+            configs,
+            gates,
+            open: Vec::new(),
+            settled: 0,
+            limit: LIMIT,
+            granted: 0,
+            keepers,
+            _folders: folders,
+        };
         together.usable().await;
         together
     }
@@ -209,6 +217,11 @@ impl<'a> Together<'a> {
     }
 }
 
+fn keeper(gate: &Policies) -> JoinHandle<()> {
+    let gate = gate.clone();
+    tokio::spawn(async move { gate.keep_shared().await })
+}
+
 async fn until(what: &str, so: impl AsyncFn() -> bool) {
     let start = Instant::now();
     while !so().await {
@@ -242,4 +255,27 @@ fn two_gateways_never_spend_more_than_one_may() {
         })
     });
     outcome.unwrap();
+}
+
+#[test]
+fn a_gateway_that_finds_others_gone_on_after_a_loss_of_memory_tells_what_it_had_spent() {
+    let server = RedisServer::start(false);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut together = Together::start(&server, "late".to_owned()).await;
+        together.step(Step::Admit { gate: 1, input: 24, slice: 13, stream: false }).await.unwrap();
+        together.step(Step::Settle { which: 0, share: 100 }).await.unwrap();
+        until("the end of the lease", async || together.gates[1].shared().unwrap().ending == 0).await;
+        // It does not look for a while, and meanwhile the store forgets and the other one goes on.
+        together.keepers[1].abort();
+        together.step(Step::Forget).await.unwrap();
+        let begun = Instant::now();
+        while together.open.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "hang: the other gateway does not go on");
+            together.step(Step::Admit { gate: 0, input: 10, slice: 10, stream: false }).await.unwrap();
+        }
+        together.keepers[1] = keeper(&together.gates[1]);
+        // Nobody asks it for anything, and yet the counters come to what the ledgers say.
+        together.agree().await.unwrap();
+    });
 }
