@@ -462,6 +462,8 @@ table! {
         /// The alias whose targets answer when a budget sends its requests to cheaper ones and the alias it named has none;
         /// without it `local/fast`.
         degrade_to: String = optional,
+        /// The type of its tasks where a request does not say one; without it the request is looked at.
+        task_type: Slug = optional,
         /// What differs for it from `[velocity]`.
         velocity: RawOwnVelocity = default({}),
     }

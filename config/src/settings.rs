@@ -555,6 +555,8 @@ pub struct AgentConfig {
     pub max_request: Option<Usd>,
     /// The alias whose targets answer when a budget or its velocity sends it to cheaper ones and the alias it named has none.
     pub degrade_to: Option<String>,
+    /// The type of its tasks where a request does not say one.
+    pub task_type: Option<String>,
     /// When it spends too fast: the file's settings with its own laid over them.
     pub velocity: VelocityConfig,
 }

@@ -137,7 +137,9 @@ impl Planner<'_> {
 
     /// How the targets are to be ordered. Whatever the rules do not depend on is not looked at.
     fn rules(&self, resolved: &Resolved, whole: bool) -> (Basis, Rules) {
-        let mut basis = Basis { task_type: self.asked.task_type.clone(), ..Basis::default() };
+        // Who asks knows best, then whoever made the agent.
+        let said = self.asked.task_type.as_ref().or(self.caller.agent.task_type.as_ref());
+        let mut basis = Basis { task_type: said.cloned(), ..Basis::default() };
         let matters = whole || !self.config.tasks.is_empty() || self.config.learning.is_some();
         if basis.task_type.is_none() && matters {
             basis.task_type = TaskType::of(&self.request).map(|task| task.name().into());

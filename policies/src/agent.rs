@@ -25,6 +25,8 @@ pub struct Agent {
     pub max_request: Option<Usd>,
     /// The alias to fall back on when it has to do with less.
     pub degrade_to: Option<Arc<str>>,
+    /// The type of its tasks where a request does not say one.
+    pub task_type: Option<Arc<str>>,
     models: Vec<Box<str>>,
     key: Option<KeyHash>,
     /// When it spends too fast.
@@ -89,6 +91,7 @@ impl Agent {
             team: config.team.as_deref().map(Into::into),
             max_request: config.max_request,
             degrade_to: config.degrade_to.as_deref().map(Into::into),
+            task_type: config.task_type.as_deref().map(Into::into),
             models: config.models.iter().map(|pattern| pattern.as_str().into()).collect(),
             key: config.key.as_ref().map(|key| KeyHash::of(key.expose())),
             velocity: config.velocity.clone(),

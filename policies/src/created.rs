@@ -32,6 +32,8 @@ pub struct AgentSpec {
     pub rates: RateLimits,
     /// The alias whose targets answer when a budget sends it to cheaper ones; without one `local/fast`.
     pub degrade_to: Option<String>,
+    /// The type of its tasks where a request does not say one.
+    pub task_type: Option<String>,
     /// Whether all its keys, and those of its runs, are refused.
     pub disabled: bool,
 }
@@ -46,6 +48,7 @@ impl Default for AgentSpec {
             max_request: None,
             rates: RateLimits::default(),
             degrade_to: None,
+            task_type: None,
             disabled: false,
         }
     }
@@ -185,6 +188,7 @@ impl Book {
             team: spec.team.clone(),
             max_request: spec.max_request,
             degrade_to: spec.degrade_to.clone().or_else(|| local().map(|alias| alias.name.clone())),
+            task_type: spec.task_type.clone(),
             velocity: self.file.velocity.clone(),
         }
     }

@@ -199,6 +199,7 @@ async fn what_cannot_be_is_told_with_what_is_wrong_of_it() {
         (json!({"name": "miner", "max_request_usd": "0"}), "max_request_usd"),
         (json!({"name": "miner", "queue": 3}), "queue"),
         (json!({"name": "miner", "degrade_to": "nowhere"}), "degrade_to"),
+        (json!({"name": "miner", "task_type": "Code Review"}), "task_type"),
     ];
     let day = |more: Value| {
         let mut body = json!({"window": "day"});

@@ -9,6 +9,7 @@ use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::process::run;
 use tollkeeper_tests::setup::{KEY, Setup};
 use tollkeeper_tests::upstream::Upstream;
+use tollkeeper_tests::wait::eventually;
 
 const FEEDBACK: &str = "/v1/feedback";
 const REPORT: &str = "/admin/v1/learning";
@@ -25,6 +26,17 @@ fn tiers(upstream: &Upstream, learning: &str) -> Setup {
         .raw(&format!("[[local.models]]\nname = \"home\"\npath = {script:?}\nengine = \"scripted\"\n"))
         .raw(&pyramid("\"home\", \"up/small\", \"up/large\""))
         .raw(learning)
+}
+
+/// A gateway whose local model is in memory.
+async fn started(setup: Setup) -> Gateway {
+    let gateway = Gateway::start(setup).await;
+    eventually("the local model", async || {
+        let state = gateway.metrics().await.sum("tollkeeper_backend_state", &[("backend", "home")]);
+        (state == 0.0).then_some(())
+    })
+    .await;
+    gateway
 }
 
 fn pyramid(targets: &str) -> String {
@@ -78,7 +90,7 @@ async fn report(gateway: &Gateway) -> Value {
 #[tokio::test]
 async fn feedback_moves_where_requests_of_that_type_begin() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, ON)).await;
+    let gateway = started(tiers(&upstream, ON)).await;
     let first = ask(gateway.client(), "code", 100).await;
     assert_eq!((backend(&first), why(&first)), ("home", "pyramid;rank=1;tier=0;task=code"));
     let heard = say(&gateway, &first, "good").await;
@@ -112,7 +124,7 @@ async fn feedback_moves_where_requests_of_that_type_begin() {
 #[tokio::test]
 async fn what_was_learned_never_leads_to_who_is_not_allowed() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, ON)).await;
+    let gateway = started(tiers(&upstream, ON)).await;
     move_up(&gateway, "code").await;
     for (name, value, wanted) in [
         ("x-tollkeeper-max-tier", "0", "home"),
@@ -134,7 +146,7 @@ async fn what_was_learned_never_leads_to_who_is_not_allowed() {
 #[tokio::test]
 async fn it_is_there_after_a_restart_until_it_is_forgotten() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, ON)).await;
+    let gateway = started(tiers(&upstream, ON)).await;
     move_up(&gateway, "code").await;
     move_up(&gateway, "chat").await;
     let mut before = report(&gateway).await;
@@ -193,7 +205,7 @@ async fn other_models_in_a_tier_are_another_tier() {
 #[tokio::test]
 async fn it_is_off_unless_it_is_turned_on() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, "")).await;
+    let gateway = started(tiers(&upstream, "")).await;
     for number in 0..5 {
         let answer = ask(gateway.client(), "code", number).await;
         assert_eq!((backend(&answer), why(&answer)), ("home", "pyramid;rank=1;tier=0;task=code"));
@@ -209,7 +221,7 @@ async fn it_is_off_unless_it_is_turned_on() {
 #[tokio::test]
 async fn feedback_is_for_ones_own_answers_and_the_last_word_counts() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, ON)).await;
+    let gateway = started(tiers(&upstream, ON)).await;
     let asker = Operator::of(gateway.addr()).await.with_key(KEY);
     let answer = ask(gateway.client(), "code", 1).await;
     let body = |outcome: Value| json!({"request_id": id(&answer), "outcome": outcome});
@@ -260,7 +272,7 @@ async fn feedback_is_for_ones_own_answers_and_the_last_word_counts() {
 #[tokio::test]
 async fn what_fails_its_check_or_is_asked_again_counts_a_little() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, ON)).await;
+    let gateway = started(tiers(&upstream, ON)).await;
     let client =
         || gateway.client().header("x-tollkeeper-min-tier", "1").header("x-tollkeeper-task-type", "extraction");
     // The provider answers with words.
@@ -299,7 +311,7 @@ async fn what_fails_its_check_or_is_asked_again_counts_a_little() {
 async fn an_explanation_says_what_is_believed_and_tries_nothing_out() {
     let upstream = Upstream::start().await;
     let all = "[learning]\non = true\nexplore = 1\nexplore_most = 1\n";
-    let gateway = Gateway::start(tiers(&upstream, all)).await;
+    let gateway = started(tiers(&upstream, all)).await;
     let body = json!({"model": "team/smart", "messages": [{"role": "user", "content": "Explain."}]});
     for _ in 0..5 {
         let plan = gateway.client().post_json("/v1/route/explain", &body).await.json();
@@ -316,7 +328,7 @@ async fn an_explanation_says_what_is_believed_and_tries_nothing_out() {
 #[tokio::test]
 async fn the_command_line_shows_it_and_forgets_it() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(tiers(&upstream, ON)).await;
+    let gateway = started(tiers(&upstream, ON)).await;
     move_up(&gateway, "code").await;
     let folder = gateway.setup().folder();
     let (file, url) = (folder.join("tollkeeper.toml"), format!("http://{}", gateway.addr()));

@@ -75,6 +75,7 @@ impl Check<'_> {
             team: raw.team.at.map(|team| team.value.0),
             max_request: raw.max_request_usd.at.map(|limit| limit.value),
             degrade_to,
+            task_type: raw.task_type.at.map(|task| task.value.0),
         })
     }
 

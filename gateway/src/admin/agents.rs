@@ -50,6 +50,8 @@ pub(crate) struct AgentBody {
     queue: Option<u32>,
     /// The alias whose targets answer when a budget sends its requests to cheaper ones.
     degrade_to: Option<String>,
+    /// The type of its tasks where a request does not say one.
+    task_type: Option<String>,
     /// Whether all its keys are refused.
     disabled: bool,
 }
@@ -73,6 +75,7 @@ pub(crate) struct AgentShown {
     parallel: Option<NonZeroU32>,
     queue: u32,
     degrade_to: Option<String>,
+    task_type: Option<String>,
     disabled: bool,
     /// Why it is paused, if it is.
     paused: Option<String>,
@@ -340,6 +343,7 @@ impl AgentBody {
             parallel,
             queue: parallel.map(|_| queue),
             degrade_to: spec.degrade_to.clone(),
+            task_type: spec.task_type.clone(),
             disabled: spec.disabled,
         }
     }
@@ -363,6 +367,9 @@ impl AgentBody {
         if let Some(alias) = self.degrade_to.as_ref().filter(|alias| !app.config.load().aliases.contains_key(*alias)) {
             return Err(bad("degrade_to", format!("there is no alias `{alias}`")));
         }
+        if self.task_type.as_ref().is_some_and(|task| !is_slug(task)) {
+            return Err(bad("task_type", "a type of task is a name of a-z, 0-9, `_`, `-` and `.`"));
+        }
         Ok(AgentSpec {
             team: self.team,
             models: self.models.unwrap_or_else(|| vec!["*".to_owned()]),
@@ -375,6 +382,7 @@ impl AgentBody {
                 queue: self.queue.unwrap_or(RateLimits::QUEUE),
             },
             degrade_to: self.degrade_to,
+            task_type: self.task_type,
             disabled: self.disabled,
         })
     }
@@ -404,6 +412,7 @@ fn show(app: &App, agent: &AgentView) -> AgentShown {
         parallel: spec.rates.parallel,
         queue: spec.rates.queue,
         degrade_to: spec.degrade_to.clone(),
+        task_type: spec.task_type.clone(),
         disabled: spec.disabled,
         paused: paused(app, &Owner::new(Scope::Agent, name.clone())),
         created_at: created.map(|at| at.to_string()),

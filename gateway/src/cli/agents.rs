@@ -81,6 +81,9 @@ struct Spec {
     /// The alias to fall back on when a budget sends its requests to cheaper targets
     #[arg(long, value_name = "ALIAS")]
     degrade_to: Option<String>,
+    /// The type of its tasks where a request does not say one
+    #[arg(long, value_name = "TYPE")]
+    task_type: Option<String>,
 }
 
 impl Spec {
@@ -96,6 +99,7 @@ impl Spec {
             ("parallel", json!(self.parallel)),
             ("queue", json!(self.queue)),
             ("degrade_to", json!(self.degrade_to)),
+            ("task_type", json!(self.task_type)),
         ])
     }
 }

@@ -21,6 +21,9 @@ pub(super) struct SavedAgent {
     parallel: Option<NonZeroU32>,
     queue: u32,
     degrade_to: Option<String>,
+    /// Missing where an earlier version wrote it.
+    #[serde(default)]
+    task_type: Option<String>,
     disabled: bool,
     created_us: i64,
     keys: Vec<SavedKey>,
@@ -67,6 +70,7 @@ impl SavedAgent {
             parallel,
             queue,
             degrade_to: spec.degrade_to.clone(),
+            task_type: spec.task_type.clone(),
             disabled: spec.disabled,
             created_us: *created,
             keys: keys.iter().map(SavedKey::of).collect(),
@@ -90,6 +94,7 @@ impl SavedAgent {
                 queue: self.queue,
             },
             degrade_to: self.degrade_to,
+            task_type: self.task_type,
             disabled: self.disabled,
         };
         let keys: Option<Vec<CreatedKey>> = self.keys.into_iter().map(SavedKey::key).collect();

@@ -145,6 +145,7 @@ fn of_file(agent: &AgentConfig) -> AgentView {
             max_request: agent.max_request,
             rates: agent.rates,
             degrade_to: agent.degrade_to.clone(),
+            task_type: agent.task_type.clone(),
             disabled: false,
         },
         created: None,

@@ -36,6 +36,7 @@ pub(crate) fn add_agent(config: &mut Config, name: &str, budgets: &[(Window, i64
         team: None,
         max_request: None,
         degrade_to: None,
+        task_type: None,
         velocity: VelocityConfig::default(),
     };
     config.agents.insert(name.to_owned(), Arc::new(agent));
