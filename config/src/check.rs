@@ -45,16 +45,17 @@ impl<'a> Check<'a> {
         let (local, models) = self.local(raw.local.value);
         let providers = self.providers(&raw.providers.value);
         let catalog = self.catalog(&models, &raw.providers.value, &providers, raw.prices.value);
-        let aliases = self.aliases(raw.aliases.value, &models, &providers, &catalog);
-        let tasks = self.tasks(raw.tasks.value);
+        let names = self.names(raw.aliases.value, &models, &providers, &catalog);
+        let aliases = self.aliases(&names);
+        let tasks = self.tasks(raw.tasks.value, &names, &aliases);
         let learning = self.learning(&raw.learning.value);
         let velocity = self.velocity(&raw.velocity.value, None);
         let written = &raw.agents.value;
-        let names = written.iter().filter_map(|agent| Some(agent.name.as_ref()?.value.value.0.clone())).collect();
+        let all = written.iter().filter_map(|agent| Some(agent.name.as_ref()?.value.value.0.clone())).collect();
         let teams = written.iter().filter_map(|agent| Some(agent.team.at.as_ref()?.value.0.clone())).collect();
         let (agents, own) = self.agents(raw.agents.value, server.admin_key.as_ref(), &aliases, &raw.velocity.value);
         let known = budgets::Known {
-            agents: names,
+            agents: all,
             teams,
             aliases: &aliases,
             providers: &providers,

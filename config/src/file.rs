@@ -2,9 +2,11 @@
 //! reference is made from this file.
 
 mod learning;
+mod routing;
 mod velocity;
 
 pub(crate) use learning::RawLearning;
+pub(crate) use routing::{RawAlias, RawCascade, RawLink, RawTask};
 pub(crate) use velocity::{RawOwnVelocity, RawVelocity};
 
 use crate::budget::{OnLimit, OnSharedDown, Window};
@@ -17,11 +19,10 @@ use crate::notify::{NoticeKind, WebhookFormat};
 use crate::problem::Problems;
 use crate::read::{At, Key, Named, Node, Read, Whole, table};
 use crate::settings::{Durability, EngineHost, EngineKind, Gpu, KvType, LogFormat, Pooling, Priority, SwapWhen};
-use crate::strategy::{Flaw, Strategy};
 use crate::units::{PicoUsd, Usd};
 use crate::value::{
-    AliasName, BaseUrl, BudgetStatus, Clock, Difficulty, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale,
-    SecretRef, Size, Slug, Vram, Zone,
+    BaseUrl, BudgetStatus, Clock, Guesses, Keep, KeptBytes, ModelName, Origin, Pace, Scale, SecretRef, Size, Slug,
+    Vram, Zone,
 };
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -293,60 +294,6 @@ table! {
         /// The price of all its models, for kinds that one runs oneself (`ollama`, `vllm`, `sglang`, `llama-server`, `lmstudio`,
         /// `custom`).
         price: RawPrice = optional,
-    }
-}
-
-table! {
-    /// A name that stands for a list of models.
-    RawAlias "[[aliases]]" {
-        /// Its name; may hold slashes.
-        name: At<AliasName> = required,
-        /// Order of the targets: as written (`"ordered"`), bottom-up by tier (`"pyramid"`), by estimated cost, by estimated time, by both
-        /// (`"balanced"`), where the conversation was before (`"sticky"`), where least waits, or by lot (`"weighted"`). See `docs/routing.md`.
-        strategy: Strategy = default("ordered"),
-        /// Of a pyramid: difficulties from 0 to 1, ascending; a request that reaches the first begins a tier higher, and so on.
-        /// `tollkeeper route calibrate` finds them; without any, and in `auto`, difficulty is no matter.
-        escalate_at: Vec<At<Difficulty>> = default([]),
-        /// Of `"weighted"`: one for each target; 1 for those that have none.
-        weights: Vec<At<Whole<0, 1_000_000>>> = default([]),
-        /// `"provider/model"`, local models and other aliases; the place in the list is the tier.
-        targets: Vec<At<String>> = required,
-        /// Holds local answers back until they are known to be fit, and else asks the next target above; such as
-        /// `cascade = { min_confidence = 0.7 }`.
-        cascade: RawCascade = optional,
-        /// How much may be asked of it, by all agents together.
-        rates: RawRateLimits = flat,
-    }
-}
-
-table! {
-    /// When a local answer is good enough to be shown (`docs/cascade.md`).
-    RawCascade "`cascade`" {
-        /// Tokens of a streamed answer that are held back and looked at before the client sees any.
-        hold_tokens: Whole<1, 256> = default(16),
-        /// From 0 to 1: an answer that is less probably good goes to the next target above; 0 never sends one there for that.
-        min_confidence: Difficulty = default(0.5),
-        /// What an answer must not be: `form` (not the JSON that was asked for), `calls` (calls of tools that cannot be carried out), `refusal`,
-        /// `empty`.
-        checks: Vec<At<Flaw>> = default(["form", "calls", "refusal", "empty"]),
-    }
-}
-
-table! {
-    /// What holds for tasks of a type: the table from task type to tier. The type comes from the client (`x-tollkeeper-task-type`), else from the
-    /// request itself (`docs/routing.md`).
-    RawTask "[[tasks]]" {
-        /// The type: `chat`, `code`, `maths`, `extraction`, `classification`, `summarise`, `translation`, `review`, `research`, `planning`,
-        /// `writing`, or one that only clients name.
-        name: At<Slug> = required,
-        /// The lowest tier that answers; 0 is the bottom.
-        min_tier: Whole<0, 255> = optional,
-        /// The highest tier that answers.
-        max_tier: Whole<0, 255> = optional,
-        /// The most that an answer may be expected to cost; dearer targets are left out.
-        max_cost_usd: Usd = optional,
-        /// How targets are ordered, instead of the alias's way.
-        strategy: Strategy = optional,
     }
 }
 

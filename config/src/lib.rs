@@ -47,7 +47,7 @@ pub use settings::{
     SwapRules, SwapWhen, Tls,
 };
 pub use shared::SharedStore;
-pub use strategy::{Cascade, Flaw, Strategy, TaskRule};
+pub use strategy::{Cascade, Flaw, Link, Strategy, TaskRule};
 pub use units::{PicoUsd, Secret, Usd};
 pub use value::is_slug;
 pub use velocity::{StageRule, VelocityConfig, VelocityFloor};

@@ -1,6 +1,8 @@
 //! How targets are put in order, and what holds for tasks of a type.
 
+use crate::settings::BackendId;
 use crate::units::Usd;
+use std::sync::Arc;
 
 /// How an alias orders its targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,4 +96,15 @@ pub struct TaskRule {
     pub max_cost: Option<Usd>,
     /// How targets are ordered, instead of the alias's way.
     pub strategy: Option<Strategy>,
+    /// Who answers, in this order, and nobody else; without it every target of an alias may.
+    pub chain: Option<Arc<[Link]>>,
+}
+
+/// A backend that may answer tasks of a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Which one.
+    pub id: BackendId,
+    /// The most that an answer by it may be expected to cost.
+    pub max_cost: Option<Usd>,
 }

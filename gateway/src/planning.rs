@@ -118,8 +118,9 @@ impl Planner<'_> {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
         let loaded = self.app.economics.as_if_loaded(self.config, &candidates);
-        let plan = plan_from(&ask, candidates, rules, self.seed, |ready| {
-            let Some(group) = group else { return rules.start_tier };
+        let said = rules.start_tier;
+        let plan = plan_from(&ask, candidates, rules.clone(), self.seed, |ready| {
+            let Some(group) = group else { return said };
             // Who only wants to know what would be done does not try anything out.
             let start = self.start(group, ready, (!whole).then_some(self.seed));
             if let Some(choice) = start.as_ref().map(|start| start.choice).filter(|choice| choice.moved) {
@@ -129,7 +130,7 @@ impl Planner<'_> {
             rules.start_tier
         });
         basis.missed = loaded.and_then(|loaded| {
-            let wanted = plan_of(&ask, loaded, rules, self.seed);
+            let wanted = plan_of(&ask, loaded, rules.clone(), self.seed);
             self.app.economics.missed(self.app, self.config, &wanted, &plan)
         });
         Planned { ask, plan, basis, rules, alias }
@@ -145,7 +146,13 @@ impl Planner<'_> {
             basis.task_type = TaskType::of(&self.request).map(|task| task.name().into());
         }
         let rule = basis.task_type.as_ref().and_then(|task| self.config.tasks.get(&**task));
-        let wishes = rule.map_or(self.asked.wishes, |rule| self.asked.wishes.within(rule));
+        let wishes = self.asked.wishes.clone();
+        let wishes = match rule {
+            Some(rule) if resolved.alias.is_some() => wishes.within(rule),
+            // Whoever names a model leaves nothing to choose.
+            Some(rule) => wishes.below(rule.max_cost),
+            None => wishes,
+        };
         let strategy = wishes.strategy.unwrap_or(resolved.strategy);
         let escalate_at = resolved.alias.as_ref().map_or(&[][..], |alias| &alias.escalate_at);
         if whole || (strategy == Strategy::Pyramid && !escalate_at.is_empty()) {

@@ -48,6 +48,7 @@ impl Asked {
             max_tier: tier("x-tollkeeper-max-tier")?,
             local_only: local_only.unwrap_or(false),
             session,
+            chain: None,
         };
         Ok(Self { wishes, task_type, is_batch: priority == Some(Priority::Batch) })
     }

@@ -50,6 +50,9 @@ pub enum Reason {
     /// The request may only be answered by local models.
     #[error("is not local")]
     NotLocal,
+    /// Tasks of its type are for others.
+    #[error("is not in the chain for tasks of this type")]
+    NotInChain,
     /// The request's ceiling.
     #[error("is expected to cost {expected} USD, and the request may cost {most} USD")]
     TooDear {
@@ -68,7 +71,7 @@ impl Reason {
     pub fn kind(&self) -> FaultKind {
         match self {
             Self::Operation(_) | Self::Tools | Self::Vision | Self::JsonSchema => FaultKind::BadRequest,
-            Self::Tier { .. } | Self::NotLocal | Self::TooDear { .. } => FaultKind::BadRequest,
+            Self::Tier { .. } | Self::NotLocal | Self::NotInChain | Self::TooDear { .. } => FaultKind::BadRequest,
             Self::Context { .. } => FaultKind::ContextLength,
             Self::Unavailable(_) => FaultKind::Unavailable,
         }
@@ -116,11 +119,17 @@ pub fn fit(ask: &Ask, candidate: &Candidate) -> Result<(), Reason> {
     }
 }
 
-/// Whether the request may go there, by what it wants beyond its abilities.
+/// Whether the request may go there, by what it wants beyond its abilities; returns its place among those that may, which without a chain is
+/// the one it is given.
 ///
 /// # Errors
 /// The first wish that it does not meet.
-pub(crate) fn wanted(wishes: &Wishes, candidate: &Candidate, cost: &CostEstimate) -> Result<(), Reason> {
+pub(crate) fn wanted(
+    wishes: &Wishes,
+    candidate: &Candidate,
+    cost: &CostEstimate,
+    place: usize,
+) -> Result<usize, Reason> {
     let (tier, min, max) = (candidate.tier, wishes.min_tier.unwrap_or(0), wishes.max_tier.unwrap_or(u8::MAX));
     if !(min..=max).contains(&tier) {
         return Err(Reason::Tier { tier, min, max });
@@ -128,8 +137,9 @@ pub(crate) fn wanted(wishes: &Wishes, candidate: &Candidate, cost: &CostEstimate
     if wishes.local_only && !matches!(candidate.id, BackendId::Local(_)) {
         return Err(Reason::NotLocal);
     }
-    match wishes.max_cost.filter(|most| cost.expected > *most) {
+    let (place, most) = wishes.place(&candidate.id, place).ok_or(Reason::NotInChain)?;
+    match most.filter(|most| cost.expected > *most) {
         Some(most) => Err(Reason::TooDear { expected: cost.expected, most }),
-        None => Ok(()),
+        None => Ok(place),
     }
 }

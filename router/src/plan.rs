@@ -8,7 +8,7 @@ use crate::strategy::{self, Fitting};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use tollkeeper_config::{BackendId, ModelFacts, Strategy, TaskRule, Usd};
+use tollkeeper_config::{BackendId, Link, ModelFacts, Strategy, TaskRule, Usd};
 use tollkeeper_protocol::fault::FaultKind;
 
 /// Which backends are tried, in this order, and which are not.
@@ -21,7 +21,7 @@ pub struct Plan {
 }
 
 /// How an alias wants its backends in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// What comes first.
     pub strategy: Strategy,
@@ -34,7 +34,7 @@ pub struct Rules {
 }
 
 /// What one request wants beyond what it needs, by its headers or by the type of its task.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wishes {
     /// Another order than the alias's.
     pub strategy: Option<Strategy>,
@@ -50,6 +50,8 @@ pub struct Wishes {
     pub local_only: bool,
     /// What conversation it belongs to.
     pub session: Option<u64>,
+    /// Who answers, in this order, and nobody else.
+    pub chain: Option<Arc<[Link]>>,
 }
 
 impl Wishes {
@@ -59,11 +61,24 @@ impl Wishes {
         let least = |one: Option<u8>, other: Option<u8>| one.into_iter().chain(other).min();
         Self {
             strategy: self.strategy.or(rule.strategy),
-            max_cost: self.max_cost.into_iter().chain(rule.max_cost).min(),
             min_tier: self.min_tier.max(rule.min_tier),
             max_tier: least(self.max_tier, rule.max_tier),
-            ..self
+            chain: rule.chain.clone(),
+            ..self.below(rule.max_cost)
         }
+    }
+
+    /// With another ceiling of the expected cost; the lower one holds.
+    #[must_use]
+    pub fn below(self, max_cost: Option<Usd>) -> Self {
+        Self { max_cost: self.max_cost.into_iter().chain(max_cost).min(), ..self }
+    }
+
+    /// The place of a backend that may answer, and the most that its answer may be expected to cost; `place` without a chain.
+    pub(crate) fn place(&self, id: &BackendId, place: usize) -> Option<(usize, Option<Usd>)> {
+        let Some(chain) = &self.chain else { return Some((place, self.max_cost)) };
+        let (place, link) = chain.iter().enumerate().find(|(_, link)| link.id == *id)?;
+        Some((place, link.max_cost.into_iter().chain(self.max_cost).min()))
     }
 }
 
@@ -145,7 +160,8 @@ impl fmt::Display for Why {
 /// other can answer; so, behind those, is who will probably be late.
 pub fn plan(ask: &Ask, candidates: Vec<Candidate>, rules: impl Into<Rules>, seed: u64) -> Plan {
     let rules = rules.into();
-    plan_from(ask, candidates, rules, seed, |_| rules.start_tier)
+    let start = rules.start_tier;
+    plan_from(ask, candidates, rules, seed, |_| start)
 }
 
 /// The same with a pyramid that begins where `start` says, which is given the tiers of those who can answer at once, ascending. Who can answer
@@ -162,8 +178,8 @@ pub fn plan_from(
     let mut rejected = Vec::new();
     for (place, candidate) in candidates.into_iter().enumerate() {
         let cost = estimate(ask, &candidate.facts);
-        match fit(ask, &candidate).and_then(|()| wanted(&rules.wishes, &candidate, &cost)) {
-            Ok(()) => {
+        match fit(ask, &candidate).and_then(|()| wanted(&rules.wishes, &candidate, &cost, place)) {
+            Ok(place) => {
                 let strained = candidate.is_strained(ask.input_tokens);
                 fitting.push(Fitting { cost, time: time(ask, &candidate), strained, candidate, place });
             }

@@ -126,6 +126,49 @@ async fn a_task_type_has_its_tiers_and_its_price() {
 }
 
 #[tokio::test]
+async fn a_task_type_has_its_chain_and_each_link_its_price() {
+    let upstream = Upstream::start().await;
+    let table = "[[tasks]]\nname = \"audit\"\nstrategy = \"ordered\"\n\
+        chain = [{ target = \"up/large\", max_cost_usd = \"0.01\" }, { target = \"home\" }]\n";
+    let gateway = Gateway::start(tiers(&upstream, "").raw(table)).await;
+    let audit = gateway.client().header("x-tollkeeper-task-type", "audit");
+    let asked = |tokens: u64| {
+        let mut ask = said("smart", EASY);
+        ask["max_completion_tokens"] = json!(tokens);
+        ask
+    };
+    // The last of the alias is the first of the chain, as long as it may cost what it costs.
+    assert_eq!(backend(&audit.post_json(CHAT, &asked(10)).await), "up/large");
+    assert_eq!(backend(&audit.post_json(CHAT, &asked(4000)).await), "up/large", "nobody answers at such length mostly");
+    let plan = audit.post_json(EXPLAIN, &asked(10)).await.json();
+    assert_eq!(plan["rejected"][0]["backend"], "up/small", "{plan}");
+    assert!(plan["rejected"][0]["reason"].as_str().unwrap().contains("not in the chain"), "{plan}");
+    let mut long = asked(10);
+    long["messages"][0]["content"] = json!(EASY.repeat(52));
+    assert_eq!(backend(&audit.post_json(CHAT, &long).await), "home");
+    let plan = audit.post_json(EXPLAIN, &long).await.json();
+    assert!(plan["rejected"].to_string().contains("the request may cost 0.01 USD"), "{plan}");
+    // An upstream that fails is followed by the next of the chain, not by the next of the alias.
+    for _ in 0..2 {
+        upstream.next(Script::fault(Fault::Status { status: 503, retry_after: None, code: None }));
+    }
+    assert_eq!(backend(&audit.post_json(CHAT, &asked(10)).await), "home");
+}
+
+#[tokio::test]
+async fn who_names_a_model_gets_it_whatever_tiers_and_chain_its_type_of_task_has() {
+    let upstream = Upstream::start().await;
+    let table = "[[tasks]]\nname = \"audit\"\nmin_tier = 1\nmax_cost_usd = \"0.1\"\nchain = [{ target = \"home\" }]\n";
+    let gateway = Gateway::start(tiers(&upstream, "").raw(table)).await;
+    let audit = gateway.client().header("x-tollkeeper-task-type", "audit");
+    assert_eq!(backend(&audit.post_json(CHAT, &said("up/large", EASY)).await), "up/large");
+    let long = said("up/large", &EASY.repeat(2000));
+    let answer = audit.post_json(CHAT, &long).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("the request may cost 0.1 USD"), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn an_agent_that_does_one_kind_of_task_need_not_say_so() {
     let upstream = Upstream::start().await;
     let table = "[[tasks]]\nname = \"audit\"\nmin_tier = 2\n[[tasks]]\nname = \"code\"\nmin_tier = 1\n\

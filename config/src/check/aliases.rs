@@ -34,7 +34,7 @@ enum Entry {
 }
 
 /// What names can stand for.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     lists: BTreeMap<String, List>,
     local: &'a [Arc<LocalModel>],
     providers: &'a BTreeMap<String, Arc<Provider>>,
@@ -42,23 +42,25 @@ struct Names<'a> {
 }
 
 impl Check<'_> {
-    pub(super) fn aliases(
+    pub(super) fn names<'n>(
         &mut self,
         raw: Vec<RawAlias>,
-        local: &[Arc<LocalModel>],
-        providers: &BTreeMap<String, Arc<Provider>>,
-        catalog: &Catalog,
-    ) -> BTreeMap<String, Arc<Alias>> {
-        let lists = self.lists(raw, local, providers, catalog);
-        let names = Names { lists, local, providers, catalog };
+        local: &'n [Arc<LocalModel>],
+        providers: &'n BTreeMap<String, Arc<Provider>>,
+        catalog: &'n Catalog,
+    ) -> Names<'n> {
+        Names { lists: self.lists(raw, local, providers, catalog), local, providers, catalog }
+    }
+
+    pub(super) fn aliases(&mut self, names: &Names<'_>) -> BTreeMap<String, Arc<Alias>> {
         let mut flat = BTreeMap::new();
         // `auto` first: a circle through its built-in targets is then closed by a target that is in the file.
         for name in std::iter::once("auto").chain(names.lists.keys().map(String::as_str)) {
-            self.flatten(name, &names, &mut Vec::new(), &mut flat);
+            self.flatten(name, names, &mut Vec::new(), &mut flat);
         }
         let alias = |(name, list): (&String, &List)| {
             let targets = flat.remove(name).unwrap_or_default();
-            self.warn_if_unusable(name, &targets, providers);
+            self.warn_if_unusable(name, &targets, names.providers);
             let alias = Alias {
                 name: name.clone(),
                 strategy: list.strategy,
@@ -154,7 +156,7 @@ impl Check<'_> {
     }
 
     /// The backend that a target names; reports a target that names none.
-    fn backend(&mut self, target: &At<String>, names: &Names<'_>) -> Option<BackendId> {
+    pub(super) fn backend(&mut self, target: &At<String>, names: &Names<'_>) -> Option<BackendId> {
         let text = target.value.as_str();
         if names.local.iter().any(|model| model.name == text) {
             return Some(BackendId::Local(text.into()));

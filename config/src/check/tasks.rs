@@ -1,14 +1,22 @@
 //! Checks `[[tasks]]`.
 
+use super::aliases::Names;
 use super::{Check, is_first};
-use crate::file::RawTask;
+use crate::file::{RawLink, RawTask};
 use crate::read::At;
-use crate::strategy::TaskRule;
+use crate::settings::Alias;
+use crate::strategy::{Link, TaskRule};
 use crate::value::Difficulty;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 impl Check<'_> {
-    pub(super) fn tasks(&mut self, raw: Vec<RawTask>) -> BTreeMap<String, TaskRule> {
+    pub(super) fn tasks(
+        &mut self,
+        raw: Vec<RawTask>,
+        names: &Names<'_>,
+        aliases: &BTreeMap<String, Arc<Alias>>,
+    ) -> BTreeMap<String, TaskRule> {
         let mut seen = HashMap::new();
         let mut tasks = BTreeMap::new();
         for raw in raw {
@@ -18,6 +26,7 @@ impl Check<'_> {
                 max_tier: raw.max_tier.at.as_ref().map(|at| tier(at.value.0)),
                 max_cost: raw.max_cost_usd.at.as_ref().map(|at| at.value),
                 strategy: raw.strategy.at.as_ref().map(|at| at.value),
+                chain: self.chain(raw.chain.value, names, aliases),
             };
             if let (Some(min), Some(max), Some(at)) = (rule.min_tier, rule.max_tier, &raw.max_tier.at)
                 && min > max
@@ -31,6 +40,31 @@ impl Check<'_> {
             }
         }
         tasks
+    }
+
+    /// The backends of a chain; what an alias stands for comes in its order, and a backend that is named twice where it is named first.
+    fn chain(
+        &mut self,
+        raw: Vec<RawLink>,
+        names: &Names<'_>,
+        aliases: &BTreeMap<String, Arc<Alias>>,
+    ) -> Option<Arc<[Link]>> {
+        let mut chain: Vec<Link> = Vec::new();
+        let is_written = !raw.is_empty();
+        for raw in raw {
+            let Some(target) = raw.target else { continue };
+            let backends: Vec<_> = match aliases.get(&target.value) {
+                Some(alias) => alias.targets.iter().map(|(id, _)| id.clone()).collect(),
+                None => self.backend(&target, names).into_iter().collect(),
+            };
+            let max_cost = raw.max_cost_usd.at.as_ref().map(|at| at.value);
+            for id in backends {
+                if !chain.iter().any(|link| link.id == id) {
+                    chain.push(Link { id, max_cost });
+                }
+            }
+        }
+        is_written.then(|| chain.into())
     }
 
     /// Difficulties must ascend.

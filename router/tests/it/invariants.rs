@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tollkeeper_config::Usd;
-use tollkeeper_config::{Abilities, BackendId, Strategy as Order};
+use tollkeeper_config::{Abilities, BackendId, Link, Strategy as Order};
 use tollkeeper_protocol::Operation;
 use tollkeeper_router::fit::fit;
 use tollkeeper_router::{Ask, Candidate, Health, Pace, Rules, Wishes, plan};
@@ -191,8 +191,8 @@ proptest! {
     fn nobody_is_tried_whom_the_request_does_not_want(
         ask in asks(), candidates in candidates(), order in orders(), wishes in wishes(), seed: u64
     ) {
-        let rules = Rules { wishes, ..order.into() };
-        let planned = plan(&ask, candidates.clone(), rules, seed);
+        let rules = Rules { wishes: wishes.clone(), ..order.into() };
+        let planned = plan(&ask, candidates.clone(), rules.clone(), seed);
         for attempt in &planned.attempts {
             prop_assert!(wishes.max_cost.is_none_or(|most| attempt.cost.expected <= most));
             prop_assert!(wishes.min_tier.is_none_or(|min| attempt.why.tier >= min));
@@ -203,6 +203,28 @@ proptest! {
         let in_time = planned.attempts.iter().rposition(|attempt| !attempt.why.late && !attempt.why.cooling);
         prop_assert!(in_time.is_none_or(|place| place < first_late), "who is in time comes before who is late");
         prop_assert_eq!(plan(&ask, candidates, rules, seed), planned, "the same arguments give the same plan");
+    }
+
+    #[test]
+    fn a_chain_lets_in_its_own_at_their_price_and_puts_them_in_its_order(
+        ask in asks(), candidates in candidates(), wishes in wishes(), seed: u64,
+        links in prop::collection::vec((0usize..9, prop::option::of((0i64..5_000_000).prop_map(Usd))), 0..6)
+    ) {
+        let link = |(place, max_cost)| Link { id: candidate(&format!("m{place}"), 0, price(0, 0)).id, max_cost };
+        let chain: Arc<[Link]> = links.into_iter().map(link).collect();
+        let mut in_chain = candidates.clone();
+        in_chain.retain(|candidate| chain.iter().any(|link| link.id == candidate.id));
+        let place = |id: &BackendId| chain.iter().position(|link| link.id == *id);
+        in_chain.sort_by_key(|candidate| place(&candidate.id));
+        let free = Rules { wishes: wishes.clone(), ..Order::Ordered.into() };
+        let mut wanted = plan(&ask, in_chain, free.clone(), seed);
+        let cap = |id: &BackendId| place(id).and_then(|place| chain[place].max_cost);
+        wanted.attempts.retain(|attempt| cap(&attempt.id).is_none_or(|most| attempt.cost.expected <= most));
+        let rules = Rules { wishes: Wishes { chain: Some(chain.clone()), ..wishes }, ..free };
+        let planned = plan(&ask, candidates.clone(), rules, seed);
+        let ids = |plan: &tollkeeper_router::Plan| plan.attempts.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
+        prop_assert_eq!(ids(&planned), ids(&wanted));
+        prop_assert_eq!(planned.attempts.len() + planned.rejected.len(), candidates.len());
     }
 
     #[test]

@@ -111,7 +111,7 @@ proptest! {
         let wishes = Wishes { min_tier, max_tier, max_cost: max_cost.map(tollkeeper_config::Usd), ..Wishes::default() };
         let rules = Rules { wishes, start_tier: said, ..Order::Pyramid.into() };
         let known = |tier| known.get(&tier).copied().unwrap_or_default();
-        let plain = plan(&chat(100, Some(100)), candidates.clone(), rules, seed);
+        let plain = plan(&chat(100, Some(100)), candidates.clone(), rules.clone(), seed);
         let learned = plan_from(&chat(100, Some(100)), candidates, rules, seed, |ready| {
             choose(ready, said, known, &learning, Some(seed)).map_or(said, |choice| choice.tier)
         });

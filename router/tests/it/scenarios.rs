@@ -82,9 +82,9 @@ fn cooling_backends_come_last_and_models_that_come_soon_keep_their_place() {
         let mut candidates = three();
         candidates[0].health = Health::Absent { ready_in_ms };
         let rules = Rules { patience_ms: 3000, ..Strategy::Ordered.into() };
-        names(&plan(&chat(10, None), candidates, rules, 0))
+        names(&plan(&chat(10, None), candidates, rules.clone(), 0))
             .iter()
-            .position(|name| *name == names(&plan(&chat(10, None), three(), rules, 0))[0])
+            .position(|name| *name == names(&plan(&chat(10, None), three(), rules.clone(), 0))[0])
     };
     assert_eq!((soon(3000), soon(3001)), (Some(0), Some(2)), "who takes longer than the patience is asked last");
 
@@ -323,8 +323,13 @@ fn work_is_dealt_out_by_weight() {
 fn of_what_the_client_and_the_operator_want_the_narrower_holds() {
     let wishes =
         Wishes { max_cost: Some(Usd(50)), min_tier: Some(1), strategy: Some(Strategy::Fastest), ..Wishes::default() };
-    let rule =
-        TaskRule { max_cost: Some(Usd(20)), min_tier: Some(2), max_tier: Some(3), strategy: Some(Strategy::Cheapest) };
+    let rule = TaskRule {
+        max_cost: Some(Usd(20)),
+        min_tier: Some(2),
+        max_tier: Some(3),
+        strategy: Some(Strategy::Cheapest),
+        chain: None,
+    };
     let both = wishes.within(&rule);
     assert_eq!((both.max_cost, both.min_tier, both.max_tier), (Some(Usd(20)), Some(2), Some(3)));
     assert_eq!(both.strategy, Some(Strategy::Fastest));
