@@ -115,13 +115,14 @@ impl Sharing {
                 return if alone { Ok((part(Vec::new(), true), bounds.1)) } else { Err(refused) };
             }
         };
-        asking.is_open = false;
         self.see(counters(&lines, &tallies), now);
         let mut part = part(tallies, false);
         let tokens = part.affords(spend).min(bounds.1);
         if tokens < bounds.1 {
+            // Who leaves meanwhile leaves nothing open either.
             part.give_back(spend, now, tokens).await;
         }
+        asking.is_open = false;
         Ok((part, tokens))
     }
 

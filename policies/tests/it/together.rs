@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tollkeeper_config::{Config, Limit, Owner, Scope, SharedStore, Usd, Window};
 use tollkeeper_policies::report::{self, SpendQuery};
 use tollkeeper_policies::{Clock, Denied, Lease, OutputBound, Policies};
-use tollkeeper_servers::RedisServer;
+use tollkeeper_servers::{Proxy, RedisServer};
 
 const LIMIT: i64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,13 +90,19 @@ fn limited(mut config: Config, limit: i64) -> Config {
 
 impl<'a> Together<'a> {
     async fn start(server: &'a RedisServer, prefix: String) -> Self {
+        Self::through(server, [server.url(), server.url()], prefix).await
+    }
+
+    /// Each by its own way to the server.
+    async fn through(server: &'a RedisServer, urls: [String; 2], prefix: String) -> Self {
         let folders = [(); 2].map(|()| TempDir::new().unwrap());
-        let mut names = ["left", "right"].into_iter();
+        let mut names = ["left", "right"].into_iter().zip(urls);
         let configs = folders.each_ref().map(|folder| {
+            let (name, url) = names.next().unwrap();
             let store = SharedStore {
                 prefix: prefix.clone(),
                 lease_age: Duration::from_secs(4),
-                ..SharedStore::new(server.url(), names.next().unwrap())
+                ..SharedStore::new(url, name)
             };
             let mut config = limited(config(&[]), LIMIT);
             config.store.path = folder.path().join("ledger.db");
@@ -276,6 +282,35 @@ fn a_gateway_that_finds_others_gone_on_after_a_loss_of_memory_tells_what_it_had_
         }
         together.keepers[1] = keeper(&together.gates[1]);
         // Nobody asks it for anything, and yet the counters come to what the ledgers say.
+        together.agree().await.unwrap();
+    });
+}
+
+#[test]
+fn who_leaves_while_too_much_is_given_back_leaves_nothing_open() {
+    let server = RedisServer::start(false);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let proxy = Proxy::start(&server).await;
+        let mut together = Together::through(&server, [server.url(), proxy.url()], "leaves".to_owned()).await;
+        // The second gateway is not told what the first one takes, and so asks for more than there is.
+        together.keepers.iter().for_each(JoinHandle::abort);
+        let slice = u64::try_from(LIMIT).unwrap() * 3 / 5;
+        together.step(Step::Admit { gate: 0, input: 0, slice, stream: false }).await.unwrap();
+        assert_eq!(together.open.len(), 1);
+        proxy.delay(Duration::from_millis(150));
+        let (gate, before) = (together.gates[1].clone(), server.calls("evalsha"));
+        let asking = tokio::spawn(async move {
+            let _lease = gate.admit(&scout(&gate), spend(nano_per_token(), 0, OutputBound::Whole(slice))).await;
+            std::future::pending::<()>().await;
+        });
+        // It has taken a lease, and is about to hear that it holds less of it.
+        until("the second request", async || server.calls("evalsha") >= before + 2).await;
+        asking.abort();
+        assert!(asking.await.unwrap_err().is_cancelled());
+        proxy.delay(Duration::ZERO);
+        let keepers = together.gates.iter().map(keeper).collect();
+        together.keepers = keepers;
         together.agree().await.unwrap();
     });
 }
