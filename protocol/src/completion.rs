@@ -22,6 +22,8 @@ pub struct CompletionRequest {
     pub stop: Vec<String>,
     /// Answers per prompt.
     pub n: u32,
+    /// Answers per prompt that a provider writes, and bills, to give the best `n` of them.
+    pub best_of: Option<u32>,
     /// Whether the answer is streamed.
     pub stream: bool,
     /// Whether the client asked for the usage chunk of a stream.

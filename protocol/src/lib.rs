@@ -144,4 +144,14 @@ impl Request {
             Self::Embedding(_) | Self::Rerank(_) => 0,
         }
     }
+
+    /// How many answers a provider writes, and bills, for that: with `best_of` more than are asked for.
+    pub fn written_answers(&self) -> u64 {
+        match self {
+            Self::Completion(request) => {
+                self.answers().max(u64::from(request.best_of.unwrap_or(1)) * request.prompts.len() as u64)
+            }
+            Self::Chat(_) | Self::Embedding(_) | Self::Rerank(_) => self.answers(),
+        }
+    }
 }

@@ -35,7 +35,7 @@ pub struct Ask {
     pub input_tokens: u64,
     /// Estimate of the input tokens that must fit into a context at once: those of the longest prompt.
     pub longest_input: u64,
-    /// Answers asked for in all: `n`, for each prompt; 0 for embeddings and reranking.
+    /// Answers that are written in all: `n` or `best_of`, for each prompt; 0 for embeddings and reranking.
     pub answers: u64,
     /// Most tokens of all answers together, when the client set a limit; 0 for embeddings and reranking.
     pub max_output: Option<u64>,
@@ -130,7 +130,7 @@ fn of_rerank(request: &Request, rerank: &RerankRequest) -> Ask {
 }
 
 fn of_prompts(request: &Request, input_tokens: u64, longest_input: u64) -> Ask {
-    let answers = request.answers();
+    let answers = request.written_answers();
     Ask {
         operation: request.operation(),
         input_tokens,

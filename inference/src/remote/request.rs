@@ -113,7 +113,8 @@ impl Manner {
         let shape = shape(&call.request);
         let wants_usage = shape.stream && !shape.include_usage && self.row.stream_usage == StreamUsage::Asked;
         let refused_usage = shape.include_usage && self.row.stream_usage == StreamUsage::Unasked;
-        if !wants_usage && !refused_usage && call.output_limit.is_none() {
+        let limit = limit_of_each(call, &shape);
+        if !wants_usage && !refused_usage && limit.is_none() {
             return Ok(changes);
         }
         let sent: Sent<'_> = serde_json::from_slice(original).map_err(|error| {
@@ -124,31 +125,39 @@ impl Manner {
         } else if refused_usage {
             changes.push(("stream_options", "null".to_owned()));
         }
-        if let (Some(limit), Some(answers)) = (call.output_limit, shape.answers) {
-            self.limit_output(limit, answers, call.operation, &sent, &mut changes);
+        if let Some(limit) = limit {
+            self.limit_output(limit, call.operation, &sent, &mut changes);
         }
         Ok(changes)
     }
 
-    /// Lowers the limits the client sent, or sets one, so that all answers together have at most `limit` tokens, of which there is at least
-    /// one for each.
+    /// Lowers the limits that the client sent, and sets the one that the provider reads if there is none, so that no answer has more than
+    /// `limit` tokens. Fields that the provider does not read are lowered too: it may learn to read them.
     fn limit_output(
         &self,
         limit: u64,
-        answers: u64,
         operation: Operation,
         sent: &Sent<'_>,
         changes: &mut Vec<(&'static str, String)>,
     ) {
-        let each = (limit / answers.max(1)).max(1);
         let fields = [(OLD_FIELD, sent.max_tokens), (NEW_FIELD, sent.max_completion_tokens)];
-        let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
-        let lowered: Vec<_> = set.map(|(name, value)| (name, (value as u64).min(each).to_string())).collect();
-        if lowered.is_empty() {
-            changes.push((self.output_field(operation), each.to_string()));
+        let own = self.output_field(operation);
+        // Who reads the new field reads the old one as well.
+        let is_read = fields.iter().any(|(name, value)| value.is_some() && (*name == own || own == NEW_FIELD));
+        if !is_read {
+            changes.push((own, limit.to_string()));
         }
-        changes.extend(lowered);
+        let set = fields.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
+        changes.extend(set.map(|(name, value)| (name, (value as u64).min(limit).to_string())));
     }
+}
+
+/// The most tokens that one answer may have: what the client asked for, as it was leased, and what its budgets can pay.
+fn limit_of_each(call: &Call, shape: &Shape) -> Option<u64> {
+    let answers = shape.answers?;
+    // Together they have at most `output_limit`, of which there is at least one for each.
+    let affordable = call.output_limit.map(|limit| (limit / answers.max(1)).max(1));
+    call.request.max_tokens().map(u64::from).into_iter().chain(affordable).min()
 }
 
 /// A header value that is never printed.
@@ -187,15 +196,6 @@ pub(super) struct Shape {
 }
 
 pub(super) fn shape(request: &Request) -> Shape {
-    match request {
-        Request::Chat(chat) => {
-            Shape { stream: chat.stream, include_usage: chat.include_usage, answers: Some(u64::from(chat.n)) }
-        }
-        Request::Completion(completion) => Shape {
-            stream: completion.stream,
-            include_usage: completion.include_usage,
-            answers: Some(u64::from(completion.n) * completion.prompts.len() as u64),
-        },
-        Request::Embedding(_) | Request::Rerank(_) => Shape { stream: false, include_usage: false, answers: None },
-    }
+    let answers = Some(request.written_answers()).filter(|_| request.operation().generates());
+    Shape { stream: request.stream(), include_usage: request.include_usage(), answers }
 }

@@ -84,6 +84,7 @@ fn completion(mut fields: Fields) -> Result<CompletionRequest, DecodeError> {
         max_tokens: max_tokens(&mut fields, 0)?,
         stop: stop(&mut fields)?,
         n: fields.integer("n", 1..=MAX_ANSWERS)?.unwrap_or(1),
+        best_of: fields.integer("best_of", 1..=MAX_ANSWERS)?,
         stream: fields.flag("stream")?.unwrap_or(false),
         include_usage: include_usage(&mut fields)?,
         logprobs: fields.integer("logprobs", 0..=20)?,

@@ -173,7 +173,9 @@ fn completions_and_embeddings() {
         (request.suffix.as_deref(), request.echo, request.logprobs, request.max_tokens),
         (Some("s"), true, Some(2), Some(0))
     );
-    assert_eq!(request.extra["best_of"], 3);
+    assert_eq!(request.best_of, Some(3));
+    let request = Request::Completion(request);
+    assert_eq!((request.answers(), request.written_answers()), (1, 3), "all that is written is billed");
     let request =
         embedding(json!({"model": "m", "input": "p", "encoding_format": "base64", "dimensions": 64})).unwrap();
     assert_eq!((request.encoding, request.dimensions), (Encoding::Base64, Some(64)));

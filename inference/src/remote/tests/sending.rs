@@ -189,7 +189,27 @@ async fn the_limit_of_an_answer_is_named_as_the_provider_knows_it() {
             "ollama",
             None,
             r#","max_completion_tokens":4,"max_tokens":9}"#,
-            r#","max_completion_tokens":4,"max_tokens":9}"#,
+            r#","max_completion_tokens":4,"max_tokens":4}"#,
+        ),
+        (
+            "openai",
+            None,
+            r#","max_completion_tokens":1,"max_tokens":9}"#,
+            r#","max_completion_tokens":1,"max_tokens":1}"#,
+        ),
+        // Written so that a look at the bytes does not find it.
+        ("deepseek", None, r#","max_completion_token\u0073":7}"#, r#","max_completion_token\u0073":7,"max_tokens":7}"#),
+        (
+            "deepseek",
+            None,
+            r#","max_completion_tokens":7,"max_tokens":null}"#,
+            r#","max_completion_tokens":7,"max_tokens":7}"#,
+        ),
+        (
+            "deepseek",
+            Some(5),
+            r#","max_completion_tokens":7,"max_tokens":null}"#,
+            r#","max_completion_tokens":5,"max_tokens":5}"#,
         ),
         ("deepseek", Some(5), r#","max_completion_tokens": 7}"#, r#","max_tokens": 5}"#),
     ];
@@ -214,11 +234,12 @@ async fn answers_are_kept_within_the_limit() {
             "custom",
             Chat,
             r#","max_completion_tokens":4,"max_tokens":99"#,
-            r#","max_completion_tokens":4,"max_tokens":10}"#,
+            r#","max_completion_tokens":4,"max_tokens":4}"#,
         ),
         ("openai", Chat, r#","n":3"#, r#","n":3,"max_completion_tokens":3}"#),
         ("openai", TextCompletion, "", r#","max_tokens":5}"#),
         ("openai", TextCompletion, r#","n":2,"max_tokens":16"#, r#","n":2,"max_tokens":2}"#),
+        ("openai", TextCompletion, r#","best_of":5,"max_tokens":16"#, r#","best_of":5,"max_tokens":1}"#),
     ];
     for (kind, operation, from, to) in cases {
         assert_eq!(sent(kind, operation, Some(10), from).await.unwrap(), to, "{kind} {from}");
