@@ -35,6 +35,9 @@ const SLICES: (u64, u64) = (64, 4096);
 /// budget up. Its answer is limited to what was leased.
 const SHARE: i64 = 8;
 
+/// Tokens a second that a model may reason unseen, while nobody knows how fast it writes: faster than most.
+const UNSEEN_RATE: u64 = 300;
+
 /// Output tokens that a whole answer may lease whatever its share is.
 const SMALLEST_BOUND: u64 = 4096;
 
@@ -82,10 +85,8 @@ impl Job<'_> {
         };
         let (output, limit) = if !self.operation.generates() {
             (OutputBound::Whole(0), None)
-        } else if local {
+        } else if local || (ask.stream && !attempt.facts.abilities.reasoning) {
             (OutputBound::Growing { slice: self.slice(attempt), max: ask.max_output }, None)
-        } else if ask.stream {
-            (OutputBound::Growing { slice: self.slice(attempt), max: ask.max_output }, self.affordable(ask, attempt))
         } else {
             self.whole(ask, attempt)
         };
@@ -118,12 +119,14 @@ impl Job<'_> {
         expected.map_or(SLICE, |tokens| tokens.clamp(SLICES.0, SLICES.1))
     }
 
-    /// The bound of a whole answer from a provider: what was asked for, else what the model can, but no more than its share of the budget.
+    /// The bound of an answer from a provider whose tokens are not seen as they are made: of a whole one, or a stream of a model that may reason
+    /// unseen. It is what was asked for, else what the model can, but no more than its share of the budget; of streams, for which clients
+    /// mostly name a limit that is far off, in either case.
     fn whole(&self, ask: &Ask, attempt: &Attempt) -> (OutputBound, Option<u64>) {
         let wanted = ask.max_output.unwrap_or_else(|| longest(ask, attempt));
         let remaining = self.app.policies.remaining(self.caller);
         let price = attempt.facts.price.rates(ask.input_tokens).output.0;
-        let (Some(remaining), true, None) = (remaining, price > 0, ask.max_output) else {
+        let (Some(remaining), true, true) = (remaining, price > 0, ask.stream || ask.max_output.is_none()) else {
             return (OutputBound::Whole(wanted), None);
         };
         let share = u64::try_from(remaining.0 / SHARE).unwrap_or(0).saturating_mul(1000) / price;
@@ -135,17 +138,11 @@ impl Job<'_> {
         (OutputBound::Whole(bound), (bound < wanted).then_some(bound))
     }
 
-    /// The limit of a stream of a model whose reasoning is billed without being seen, when the budget could not pay its longest answer: the
-    /// provider itself must stop there.
-    fn affordable(&self, ask: &Ask, attempt: &Attempt) -> Option<u64> {
-        if !attempt.facts.abilities.reasoning {
-            return None;
-        }
-        let price = u128::from(attempt.facts.price.rates(ask.input_tokens).output.0);
-        let remaining = self.app.policies.remaining(self.caller)?.0.saturating_sub(attempt.cost.input.0);
-        let pico = u128::try_from(remaining).unwrap_or(0).saturating_mul(1000);
-        let tokens = u64::try_from(pico.checked_div(price)?).unwrap_or(u64::MAX).max(ask.answers.max(1));
-        (tokens < ask.max_output.unwrap_or_else(|| longest(ask, attempt))).then_some(tokens)
+    /// How many tokens a second a provider's model may reason without anybody seeing it.
+    fn unseen_rate(&self, attempt: &Attempt) -> Option<u64> {
+        let reasons = attempt.facts.abilities.reasoning && matches!(attempt.id, BackendId::Remote { .. });
+        // Twice what it was seen to write: rather too much than too little.
+        reasons.then(|| self.app.paces.of(&attempt.id).1.map_or(UNSEEN_RATE, |rate| 2 * u64::from(rate)))
     }
 
     fn call(&self, output_limit: Option<u64>, measured: u32, abandoned: Arc<AtomicBool>) -> Call {
@@ -367,7 +364,7 @@ async fn one(
 ) -> Result<Result<Answer, ProviderFault>, ApiError> {
     let (spend, share) = job.spend(number, &planned.ask, attempt, meter.cost(true));
     let input_tokens = spend.input_tokens;
-    let seen = matches!(spend.output, OutputBound::Growing { .. });
+    let seen = planned.ask.stream || matches!(spend.output, OutputBound::Growing { .. });
     let status = BudgetStatus(job.config.server.budget_status);
     let lease = job.app.policies.admit(job.caller, spend).await.map_err(|denied| ApiError::Denied(denied, status))?;
     let limit = [lease.output_limit(), share].into_iter().flatten().min();
@@ -383,6 +380,7 @@ async fn one(
         stake: Stake::of(planned, attempt),
         input_tokens,
         seen,
+        unseen_rate: job.unseen_rate(attempt).filter(|_| seen),
         started,
     });
     let call = job.call(limit, judge.map_or(0, Judge::measured), meter.abandoned());

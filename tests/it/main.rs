@@ -30,6 +30,7 @@ mod postgres;
 mod proof;
 mod python;
 mod rates;
+mod reasoning;
 mod rerank;
 mod routing;
 mod runs;

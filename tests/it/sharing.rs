@@ -18,7 +18,7 @@ use tollkeeper_tests::wait::eventually;
 
 /// What a token of output costs at the model `up/flat`, in nano-dollars; its input is free.
 const NANO: i64 = 1000;
-const FLAT: &str = "[prices.\"up/flat\"]\ninput = \"0\"\noutput = \"1\"\n";
+const FLAT: &str = "[prices.\"up/flat\"]\ninput = \"0\"\noutput = \"1\"\nabilities = [\"chat\"]\n";
 /// Output tokens of each request of a crowd.
 const TOKENS: i64 = 10;
 /// After this and a quarter, and a turn of whoever looks, a gateway is dead: see [`sharing`].

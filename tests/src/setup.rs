@@ -83,7 +83,11 @@ impl Setup {
     #[must_use]
     pub fn provider(self, name: &str, url: &str, lines: &str) -> Self {
         let [input, cached, output] = PRICES;
-        let price = format!("price = {{ input = \"{input}\", cached_input = \"{cached}\", output = \"{output}\" }}");
+        // All but reasoning, which nobody sees.
+        let abilities = r#"["chat", "completion", "embeddings", "tools", "json_schema", "vision", "rerank"]"#;
+        let price = format!(
+            "price = {{ input = \"{input}\", cached_input = \"{cached}\", output = \"{output}\", abilities = {abilities} }}"
+        );
         self.raw(&format!("[[providers]]\nname = \"{name}\"\nkind = \"custom\"\nbase_url = \"{url}\"\napi_key = \"sk-{name}\"\n{price}\n{lines}\n"))
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Running {
     pub(crate) input_tokens: u64,
     /// Whether tokens are seen as they are made, because the backend streams to us; or that there are none.
     pub(crate) seen: bool,
+    /// Tokens a second that it may have made, and bills, before the first that is seen; `None` for those that do not reason.
+    pub(crate) unseen_rate: Option<u64>,
     pub(crate) started: Instant,
 }
 
@@ -45,6 +47,8 @@ pub(super) struct Account {
     pub(super) output: Seen,
     /// What the backend reported, and what had been seen when it did.
     pub(super) usage: Option<(Usage, u64)>,
+    /// For how long its stream said nothing.
+    pub(super) silent: Option<Duration>,
     /// Pieces that were counted before they go to the client.
     pub(super) ahead: u32,
     /// When its first token came, counted from the request's arrival.
@@ -73,6 +77,9 @@ impl Account {
             if let Some(running) = running.filter(|running| !running.seen && output == 0) {
                 // Nobody knows how much of the answer there was, and the provider may bill all of it.
                 output = running.lease.covered();
+            } else if let Some(running) = running {
+                // No more of it than the provider was allowed, or was seen.
+                output = output.saturating_add(self.unseen(running)).min(running.lease.covered().max(output));
             }
             return (Usage { input, output, ..Usage::default() }, true);
         };
@@ -81,6 +88,13 @@ impl Account {
             return (usage, false);
         }
         (Usage { output: usage.output.max(tokens), ..usage }, true)
+    }
+
+    /// Tokens that may have been made before the first one that was seen.
+    fn unseen(&self, running: &Running) -> u64 {
+        let silent = || self.silent.unwrap_or_else(|| running.started.elapsed());
+        let made = |rate: u64| u64::try_from(u128::from(rate) * silent().as_millis() / 1000).unwrap_or(u64::MAX);
+        running.unseen_rate.map_or(0, |rate| made(rate).max(1))
     }
 
     /// What it costs while it runs.
