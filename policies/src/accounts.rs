@@ -18,7 +18,7 @@ use crate::shared::Share;
 use crate::sharing::Line;
 use crate::window::{reset_time, start_time};
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tollkeeper_config::{BackendId, BudgetConfig, Limit, Owner, Scope, Usd};
 
@@ -74,6 +74,8 @@ pub(crate) struct Accounts {
     free: Vec<usize>,
     /// Whether a target was left without an account: then the ledger alone knows what it spent.
     left_out: bool,
+    /// Owners of accounts that do not know yet what was spent before they were made.
+    without_past: HashSet<Owner>,
 }
 
 #[derive(Debug)]
@@ -166,7 +168,14 @@ impl Accounts {
     /// Whether there may be spending of this owner that is in no account.
     pub(crate) fn is_left_out(&self, owner: &Owner) -> bool {
         let is_target = matches!(owner.scope, Scope::Alias | Scope::Model | Scope::Provider);
-        self.left_out && is_target && !self.by_owner.contains_key(owner)
+        let has_none = self.left_out && is_target && !self.by_owner.contains_key(owner);
+        has_none || self.without_past.contains(owner)
+    }
+
+    /// Gives an owner that was left out an account, whose past is still to be [recalled](Self::recall).
+    pub(crate) fn begin_recall(&mut self, owner: &Owner) {
+        self.of(owner);
+        self.without_past.insert(owner.clone());
     }
 
     /// Puts what the ledger knows, with ascending starts as it was cut at `now`, before what an account has counted itself.
@@ -174,6 +183,7 @@ impl Accounts {
         let mut past = History::default();
         settled.for_each(|(start, amounts)| past.restore(start, now, amounts));
         let account = &mut self.list[account];
+        self.without_past.remove(&account.owner);
         past.follow(std::mem::take(&mut account.past));
         account.past = past;
         let rules: Vec<BudgetConfig> = account.budgets.drain(..).map(|budget| budget.rule).collect();

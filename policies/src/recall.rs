@@ -21,7 +21,7 @@ impl Shared {
             let mut accounts = self.accounts();
             // From now on they count themselves. What is settled before it is read is counted twice: rather too much than too little.
             for owner in &owners {
-                accounts.of(owner);
+                accounts.begin_recall(owner);
             }
             accounts.now(&self.clock)
         };
@@ -53,5 +53,64 @@ impl Policies {
                 tracing::error!(%denied, "what was spent before is not counted in new budgets of targets until the next start");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Policies;
+    use crate::lease::{OutputBound, Spend};
+    use crate::ledger::row::Row;
+    use crate::setup::{budget, clock, config, nano_per_token, scout, spend, used};
+    use crate::store::memory::Memory;
+    use crate::store::settled::Settled;
+    use crate::store::{Kept, StateChange, Store, StoreError, Tail};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use tollkeeper_config::{BackendId, Limit, Owner, Scope, Usd, Window};
+
+    /// A store in memory that cannot be read while it is told so.
+    struct Unread(Memory, Arc<AtomicBool>);
+
+    impl Store for Unread {
+        fn tail(&mut self) -> Result<Tail, StoreError> {
+            self.0.tail()
+        }
+
+        fn append(&mut self, rows: &[Row], state: &[StateChange]) -> Result<(), StoreError> {
+            self.0.append(rows, state)
+        }
+
+        fn state(&mut self, kind: &str) -> Result<Kept, StoreError> {
+            self.0.state(kind)
+        }
+
+        fn open_attempts(&mut self, seq: i64) -> Result<Vec<Row>, StoreError> {
+            self.0.open_attempts(seq)
+        }
+
+        fn settled(&mut self, now: i64) -> Result<Vec<Settled>, StoreError> {
+            if self.1.load(Relaxed) { Err(StoreError("the disk is on fire".into())) } else { self.0.settled(now) }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_past_that_could_not_be_read_is_not_forgotten() {
+        let fails = Arc::new(AtomicBool::new(false));
+        let store = Box::new(Unread(Memory::default(), fails.clone()));
+        let policies = Policies::start(&config(&[]), clock("2026-01-01T12:00:00Z").0, store, false).unwrap().0;
+        // More models than accounts are made for.
+        for number in 0..=2100 {
+            let backend = BackendId::Remote { provider: "up".into(), model: format!("model-{number}").into() };
+            let alias = backend.to_string().into();
+            let spend = Spend { alias, backend, ..spend(nano_per_token(), 30, OutputBound::Whole(0)) };
+            policies.admit(&scout(&policies), spend).await.unwrap().settle(used(30, 0));
+        }
+        let late = budget(Owner::new(Scope::Model, "up/model-2100"), Window::Day, Limit::Usd(Usd(100)));
+        fails.store(true, Relaxed);
+        assert!(policies.create_budget("operator", late.clone()).await.is_err());
+        fails.store(false, Relaxed);
+        let made = policies.create_budget("operator", late).await.unwrap();
+        assert_eq!(made.view.unwrap().spent, 30);
     }
 }
