@@ -254,10 +254,9 @@ impl Meter {
     /// The attempt failed before anything of it reached the client. What an unseen answer may have cost is charged; else nothing.
     pub(crate) fn failed(&mut self, fault: &ProviderFault) {
         let outcome = Outcome::Fault(fault.kind);
-        if may_have_cost(fault) {
-            if let Some(running) =
-                self.account.running.as_mut().filter(|_| fault.status.is_some_and(|status| status >= 400))
-            {
+        if fault.worked || fault.kind == FaultKind::Timeout {
+            let is_refused = !fault.worked && fault.status.is_some_and(|status| status >= 400);
+            if let Some(running) = self.account.running.as_mut().filter(|_| is_refused) {
                 // It has said that there is no answer.
                 running.seen = true;
             }
@@ -468,15 +467,6 @@ impl Drop for Meter {
         }
         self.app.metrics.ended(&ended);
         log(&ended, &self.id, self.attempts);
-    }
-}
-
-/// Whether a backend may have generated, and billed, what never arrived: the time ran out, or an answer that had begun broke off.
-fn may_have_cost(fault: &ProviderFault) -> bool {
-    match fault.kind {
-        FaultKind::Timeout => true,
-        FaultKind::Connection | FaultKind::Malformed => fault.status.is_some_and(|status| (200..300).contains(&status)),
-        _ => false,
     }
 }
 

@@ -139,7 +139,7 @@ impl Remote {
     pub(crate) async fn send(&self, model: &Arc<str>, call: &Call) -> Result<Reply, ProviderFault> {
         let reach = self.reach.as_ref().map_err(|reason| ProviderFault::new(FaultKind::Unavailable, &**reason))?;
         let request = reach.manner.request(model, call)?;
-        let stream = request::shape(&call.request).stream;
+        let (stream, generates) = (call.request.stream(), call.operation.generates());
         let flight = Flight::begin(self.health.clone(), self.model_health(model));
         let mut tries = 0;
         loop {
@@ -151,6 +151,7 @@ impl Remote {
                     flight.first_token(begun.elapsed());
                     return Ok(opened.into_reply(model, flight));
                 }
+                Err(failure) if generates => failure.amid(begun.elapsed()),
                 Err(failure) => failure,
             };
             flight.failed(&failure.fault);

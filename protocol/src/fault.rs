@@ -61,6 +61,8 @@ pub struct ProviderFault {
     pub kind: FaultKind,
     /// The backend's HTTP status, when there was one. 200 with a fault of the connection: the answer had begun and broke off.
     pub status: Option<u16>,
+    /// Whether the backend may have worked, and bill that, although nothing of it is there to be seen.
+    pub worked: bool,
     /// For the caller: what happened, without secrets.
     pub message: String,
     /// How long the backend asked us to wait.
@@ -83,7 +85,7 @@ pub struct FaultDetail {
 impl ProviderFault {
     /// A fault that carries nothing but its kind and a message.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, status: None, message: message.into(), retry_after: None, detail: None }
+        Self { kind, status: None, worked: false, message: message.into(), retry_after: None, detail: None }
     }
 }
 

@@ -127,6 +127,16 @@ impl Request {
         }
     }
 
+    /// A top-level field that this gateway does not know; one that is null is none.
+    pub fn extra(&self, name: &str) -> Option<&serde_json::Value> {
+        let extra = match self {
+            Self::Chat(request) => &request.extra,
+            Self::Completion(request) => &request.extra,
+            Self::Embedding(_) | Self::Rerank(_) => return None,
+        };
+        extra.get(name).filter(|value| !value.is_null())
+    }
+
     /// The most tokens each answer may have, when the client said so.
     pub fn max_tokens(&self) -> Option<u32> {
         match self {

@@ -41,17 +41,43 @@ enum OpenedBody {
 pub(super) struct Failure {
     pub(super) fault: ProviderFault,
     pub(super) again: bool,
+    /// Whether the provider was reached.
+    reached: bool,
 }
 
 impl From<ProviderFault> for Failure {
     fn from(fault: ProviderFault) -> Self {
-        Self { fault, again: true }
+        Self { fault, again: true, reached: true }
     }
 }
 
+impl Failure {
+    /// What it means of an answer that was waited for so long. Providers say nothing before a whole answer is finished, and models that think are
+    /// silent for long: when one of them, or a server in front of it, gives up in the middle, it has worked, and may bill that, and so the same
+    /// is not asked for again here.
+    pub(super) fn amid(mut self, took: Duration) -> Self {
+        let broke = self.reached && self.fault.kind == FaultKind::Connection && self.fault.status.is_none();
+        let given_up = self.fault.status.is_some_and(|status| GIVEN_UP.contains(&status));
+        if took >= WORKING && (broke || given_up) {
+            self.fault.worked = true;
+            self.again = false;
+        }
+        self
+    }
+}
+
+/// Statuses by which a server in front of the one that works says that it has waited long enough, or has lost it.
+const GIVEN_UP: [u16; 4] = [502, 504, 520, 524];
+/// Who gives up sooner has not worked.
+const WORKING: Duration = Duration::from_secs(1);
+
 /// A fault after the provider had begun to answer: it has worked, and bills that, so the same is not asked for again here.
 fn begun(fault: ProviderFault, status: StatusCode) -> Failure {
-    Failure { fault: ProviderFault { status: Some(status.as_u16()), ..fault }, again: false }
+    Failure {
+        fault: ProviderFault { status: Some(status.as_u16()), worked: true, ..fault },
+        again: false,
+        reached: true,
+    }
 }
 
 impl Opened {
@@ -89,7 +115,11 @@ impl Remote {
             .await
             .map_err(|_| self.no_head(limit == deadline))?
             // A limit that has run out once is not waited for again.
-            .map_err(|error| Failure { fault: client::fault(&self.name, &error), again: !client::timed_out(&error) })?;
+            .map_err(|error| Failure {
+                fault: client::fault(&self.name, &error),
+                again: !client::timed_out(&error),
+                reached: !error.is_connect(),
+            })?;
         let (head, incoming) = response.into_parts();
         // Before the first frame of a stream, models that think are silent for long.
         let silence = if stream { patience.max(self.provider.idle_timeout) } else { self.provider.idle_timeout };
@@ -137,13 +167,13 @@ impl Remote {
             let target = headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
             let message = format!("the provider `{}` redirects to {target}: correct its base_url", self.name);
             let fault = ProviderFault { status: Some(status.as_u16()), ..unavailable(message) };
-            return Failure { fault, again: false };
+            return Failure { fault, again: false, reached: true };
         }
         let wait = retry_after(headers, Timestamp::now());
         let again = headers.get("x-should-retry").is_none_or(|value| value != "false");
         // An error whose text cannot be read still has its status.
         let text = body.collect(LONGEST_ERROR).await.unwrap_or_default();
-        Failure { fault: decode_error(status.as_u16(), wait, &text), again }
+        Failure { fault: decode_error(status.as_u16(), wait, &text), again, reached: true }
     }
 
     fn malformed(&self, what: &str) -> ProviderFault {

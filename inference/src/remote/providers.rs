@@ -23,6 +23,8 @@ pub struct Row {
     pub stream_usage: StreamUsage,
     /// The field that limits a chat answer. Text completions always take `max_tokens`.
     pub output_field: &'static str,
+    /// Fields by which a client would have it ask, and bill, other models than the one that was leased.
+    pub other_models: &'static [&'static str],
     /// What its servers can be asked about themselves, if anything.
     pub questions: Option<&'static Questions>,
 }
@@ -70,6 +72,7 @@ const fn row(kind: &'static str, base_url: &'static str) -> Row {
         paths: Paths::OpenAi,
         stream_usage: StreamUsage::Asked,
         output_field: OLD_FIELD,
+        other_models: &[],
         questions: None,
     }
 }
@@ -88,7 +91,8 @@ pub const ROWS: &[Row] = &[
     Row { gen_ai_name: "gcp.gemini", ..row("gemini", "https://generativelanguage.googleapis.com/v1beta/openai") },
     Row { output_field: NEW_FIELD, ..row("groq", "https://api.groq.com/openai/v1") },
     Row { output_field: NEW_FIELD, ..row("cerebras", "https://api.cerebras.ai/v1") },
-    row("openrouter", "https://openrouter.ai/api/v1"),
+    // Fallbacks of its own, at their own prices.
+    Row { other_models: &["models", "route"], ..row("openrouter", "https://openrouter.ai/api/v1") },
     row("together", "https://api.together.xyz/v1"),
     row("fireworks", "https://api.fireworks.ai/inference/v1"),
     row("deepseek", "https://api.deepseek.com/v1"),

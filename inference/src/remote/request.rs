@@ -59,6 +59,11 @@ impl Manner {
             .endpoint
             .uri(call.operation, model)
             .map_err(|_| bad_request(format!("the model name `{model}` cannot be part of a URL")))?;
+        if let Some(field) = self.row.other_models.iter().find(|field| call.request.extra(field).is_some()) {
+            return Err(bad_request(format!(
+                "`{field}` would have the provider answer with, and bill, other models than `{model}`: name them as targets of an alias instead"
+            )));
+        }
         let original = self.in_its_words(call).map_err(|error| bad_request(error.message))?;
         let changes = self.changes(model, call, &original)?;
         let body = splice(&original, &changes).map_err(|error| bad_request(error.message))?;

@@ -13,8 +13,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long to wait before the next try, after `tries` of them failed; `None` when this provider should not be tried again.
 ///
-/// A try that failed without an answer cost nothing, as far as anyone can know: when the connection breaks after the request was
-/// sent, a provider may have worked, and charged, unseen. Timeouts are not repeated, because the time is better spent elsewhere.
+/// Not asked here is whether the provider has worked on the failed try, after which it is not repeated either. Timeouts are not repeated,
+/// because the time is better spent elsewhere.
 pub(super) fn pause(fault: &ProviderFault, tries: u32) -> Option<Duration> {
     if !matches!(
         fault.kind,

@@ -56,7 +56,8 @@ pub fn decode_error(status: u16, retry_after: Option<Duration>, body: &[u8]) -> 
         message => message,
     };
     let detail = (said.detail != FaultDetail::default()).then(|| Box::new(said.detail.clone()));
-    ProviderFault { kind: said.kind(status), status, message, retry_after: retry_after.or(said.retry_after), detail }
+    let retry_after = retry_after.or(said.retry_after);
+    ProviderFault { status, retry_after, detail, ..ProviderFault::new(said.kind(status), message) }
 }
 
 /// What an error answer says.

@@ -1,6 +1,6 @@
 //! What goes wrong before an answer begins: statuses, retries, dead and mute servers.
 
-use super::upstream::Step::{Close, Hang, Send};
+use super::upstream::Step::{Close, Hang, Send, Wait};
 use super::upstream::{Upstream, chunked, open_head, text, whole};
 use super::*;
 use crate::BackendHealth;
@@ -128,6 +128,38 @@ async fn dying_before_an_answer_is_a_connection_fault_that_is_tried_again() {
         assert!(fault.message.contains("provider `p`"), "{fault}");
         assert_eq!((remote.counts().tries, upstream.seen().requests.len()), (2, 2));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_after_it_has_worked_may_bill_that_and_is_not_asked_again() {
+    let late = |seconds| Wait(Duration::from_secs(seconds));
+    let status = |status| vec![late(60), Send(whole(status, "", "{}"))];
+    let cases = [
+        (UNARY, vec![late(60), Close], true),
+        (UNARY, status("504 Gateway Timeout"), true),
+        (UNARY, status("502 Bad Gateway"), true),
+        (UNARY, status("524 A Timeout Occurred"), true),
+        (STREAM, vec![late(60), Close], true),
+        (STREAM, vec![Send(open_head()), late(60), Close], true),
+        // These say themselves that there is no answer.
+        (UNARY, status("500 Oops"), false),
+        (UNARY, status("503 Unavailable"), false),
+        // Nobody has worked yet.
+        (UNARY, vec![Send(whole("504 Gateway Timeout", "", "{}"))], false),
+        (UNARY, vec![Wait(Duration::from_millis(500)), Close], false),
+    ];
+    for (body, script, worked) in cases {
+        let upstream = Upstream::start(vec![script.clone(); 2]).await;
+        let remote = remote(Provider { max_attempts: 2, ..provider(&upstream.url) });
+        let fault = fault_of(&remote, body).await;
+        let tries = if worked { 1 } else { 2 };
+        assert_eq!((fault.worked, remote.counts().tries), (worked, tries), "{script:?}: {fault}");
+    }
+    let upstream = Upstream::start(vec![status("504 Gateway Timeout"); 2]).await;
+    let remote = remote(Provider { max_attempts: 2, ..provider(&upstream.url) });
+    let nothing_to_bill = call_for(Operation::Embeddings, r#"{"model":"a/b","input":"x"}"#);
+    assert!(!send(&remote, nothing_to_bill).await.unwrap_err().worked);
+    assert_eq!(remote.counts().tries, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -246,6 +246,18 @@ async fn answers_are_kept_within_the_limit() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_provider_is_not_let_choose_another_model_than_was_leased() {
+    let models = r#","models":["dear/one"]"#;
+    for operation in [Operation::Chat, Operation::TextCompletion] {
+        let fault = sent("openrouter", operation, None, models).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::BadRequest);
+        assert!(fault.message.contains("`models`") && fault.message.contains("alias"), "{fault}");
+        assert!(sent("openrouter", operation, None, r#","models":null"#).await.is_ok());
+        assert!(sent("openai", operation, None, models).await.is_ok());
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_used_is_said() {
     let good = || provider("https://example.com/v1");
