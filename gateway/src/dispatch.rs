@@ -20,7 +20,7 @@ use tollkeeper_inference::{Call, Reply, ReplyBody};
 use tollkeeper_policies::{Caller, Denied, OutputBound, Spend, What};
 use tollkeeper_protocol::fault::{FaultKind, ProviderFault};
 use tollkeeper_protocol::{Operation, Request};
-use tollkeeper_router::{Ask, Attempt, ask, estimate, tokens};
+use tollkeeper_router::{Ask, Attempt, ask, estimate, pictures, tokens};
 
 /// Larger prompts (in bytes; a query counts with each of its documents) are estimated instead of counted, since counting keeps a thread from serving others.
 const LONGEST_COUNTED: u64 = 64 << 10;
@@ -34,6 +34,9 @@ const SLICES: (u64, u64) = (64, 4096);
 /// A whole answer without a limit of its own may lease so much of what is left of a budget: then several can run at once, and none locks the
 /// budget up. Its answer is limited to what was leased.
 const SHARE: i64 = 8;
+
+/// Tokens that a model may read whose context nobody knows.
+const UNKNOWN_CONTEXT: u64 = 1_000_000;
 
 /// Tokens a second that a model may reason unseen, while nobody knows how fast it writes: faster than most.
 const UNSEEN_RATE: u64 = 300;
@@ -101,7 +104,7 @@ impl Job<'_> {
                 PriceSource::Energy => "energy".into(),
                 _ => self.config.catalog.version.as_str().into(),
             },
-            input_tokens: counted.unwrap_or(ask.input_tokens),
+            input_tokens: most_input(counted.unwrap_or(ask.input_tokens), ask, attempt),
             answers: ask.answers,
             output,
             request_left: self.caller.agent.max_request.map(|most| most.saturating_sub(charged).max(Usd::ZERO)),
@@ -161,6 +164,18 @@ impl Job<'_> {
             deadline: self.deadline,
             abandoned,
         }
+    }
+}
+
+/// The most input tokens that a provider may bill, `read` being those of the texts and a guess of the rest: pictures as its model counts
+/// large ones, and files no more than its context holds.
+fn most_input(read: u64, ask: &Ask, attempt: &Attempt) -> u64 {
+    let BackendId::Remote { model, .. } = &attempt.id else { return read };
+    let each = pictures::most_tokens(model).saturating_sub(ask::MEDIA_TOKENS);
+    let read = read.saturating_add(ask.images.saturating_mul(each));
+    match ask.unread {
+        0 => read,
+        unread => read.saturating_add(unread).min(attempt.facts.context.unwrap_or(UNKNOWN_CONTEXT)).max(read),
     }
 }
 

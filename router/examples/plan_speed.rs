@@ -64,6 +64,8 @@ fn ask() -> Ask {
         usual_output: Some(300),
         tools: true,
         vision: false,
+        images: 0,
+        unread: 0,
         json_schema: false,
         stream: true,
     }

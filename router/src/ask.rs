@@ -2,9 +2,10 @@
 //!
 //! Input tokens are estimated from bytes and rather too high than too low, because money is leased and context is compared by
 //! them: three bytes of text make a token (English has about four, code and other languages two and a half to three and a
-//! half), every message adds [`MESSAGE_TOKENS`] for its frame in the chat template, every tool [`TOOL_TOKENS`], every image
+//! half), or fewer where most of them are digits and signs ([`text_tokens`]), every message adds [`MESSAGE_TOKENS`] for its frame in the chat template, every tool [`TOOL_TOKENS`], every image
 //! [`MEDIA_TOKENS`], every document to rank [`PAIR_TOKENS`]. Prompts of token ids are counted exactly.
 
+use serde_json::Value;
 use std::fmt::{Display, Write};
 use tollkeeper_protocol::chat::{ChatRequest, Message, Part, ResponseFormat};
 use tollkeeper_protocol::completion::{CompletionRequest, Prompt};
@@ -45,6 +46,11 @@ pub struct Ask {
     pub tools: bool,
     /// There are images in the prompt.
     pub vision: bool,
+    /// How many.
+    pub images: u64,
+    /// Tokens that parts which are neither text nor image (files, sound) may have beyond what is estimated of them; without end where only their
+    /// name is sent.
+    pub unread: u64,
     /// The answer must follow a JSON schema.
     pub json_schema: bool,
     /// The answer is streamed.
@@ -86,27 +92,31 @@ fn of_chat(request: &Request, chat: &ChatRequest) -> Ask {
         .chain(tools)
         .chain([schema, other_tools].into_iter().flatten().map(|value| tokens(written(value))))
         .fold(0, u64::saturating_add);
-    let parts = chat.messages.iter().flat_map(|message| &message.content);
-    let images = parts.filter(|part| matches!(part, Part::Image(_))).count() as u64;
+    let parts = || chat.messages.iter().flat_map(|message| &message.content);
+    let images = parts().filter(|part| matches!(part, Part::Image(_))).count() as u64;
+    let unread = parts().map(|part| if let Part::Other(value) = part { unread(value) } else { 0 });
     let least = input.saturating_sub(images.saturating_mul(MEDIA_TOKENS - FEWEST_IMAGE_TOKENS));
     Ask {
         tools: !chat.tools.is_empty() || other_tools.is_some(),
         vision: images > 0,
+        images,
+        unread: unread.fold(0, u64::saturating_add),
         json_schema: schema.is_some(),
         ..of_prompts(request, input, least)
     }
 }
 
 fn of_message(message: &Message) -> u64 {
-    let calls = message.tool_calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len());
+    let calls = message.tool_calls.iter();
+    let calls = calls.map(|call| tokens(call.id.len() + call.name.len()) + text_tokens(&call.arguments));
     let texts = [&message.name, &message.tool_call_id, &message.reasoning];
     let texts = texts.into_iter().flatten().map(String::len);
     let parts = message.content.iter().map(|part| match part {
-        Part::Text(text) => tokens(text.len()),
+        Part::Text(text) => text_tokens(text),
         Part::Image(_) => MEDIA_TOKENS,
         Part::Other(value) => tokens(written(value)).min(MEDIA_TOKENS),
     });
-    MESSAGE_TOKENS + tokens(calls.chain(texts).sum()) + parts.sum::<u64>()
+    MESSAGE_TOKENS + tokens(texts.sum()) + calls.chain(parts).sum::<u64>()
 }
 
 fn of_completion(request: &Request, completion: &CompletionRequest) -> Ask {
@@ -124,7 +134,7 @@ fn of_embedding(request: &Request, embedding: &EmbeddingRequest) -> Ask {
 /// The query is read again with each document.
 fn of_rerank(request: &Request, rerank: &RerankRequest) -> Ask {
     let frame = tokens(rerank.query.len()) + PAIR_TOKENS;
-    let sizes = rerank.documents.iter().map(|document| frame.saturating_add(tokens(document.len())));
+    let sizes = rerank.documents.iter().map(|document| frame.saturating_add(text_tokens(document)));
     let (all, longest) = sizes.fold((0u64, 0), |(all, longest), size| (all.saturating_add(size), longest.max(size)));
     Ask { max_output: Some(0), ..of_prompts(request, all, longest) }
 }
@@ -140,6 +150,8 @@ fn of_prompts(request: &Request, input_tokens: u64, longest_input: u64) -> Ask {
         usual_output: None,
         tools: false,
         vision: false,
+        images: 0,
+        unread: 0,
         json_schema: false,
         stream: request.stream(),
     }
@@ -148,10 +160,47 @@ fn of_prompts(request: &Request, input_tokens: u64, longest_input: u64) -> Ask {
 /// Tokens of all prompts, and of the longest.
 fn sizes(prompts: &[Prompt]) -> (u64, u64) {
     let sizes = prompts.iter().map(|prompt| match prompt {
-        Prompt::Text(text) => tokens(text.len()).max(1),
+        Prompt::Text(text) => text_tokens(text).max(1),
         Prompt::Tokens(tokens) => tokens.len() as u64,
     });
     sizes.fold((0, 0), |(all, longest), size| (all + size, longest.max(size)))
+}
+
+/// Tokens of a text: a third of its bytes, or if that is more a quarter of its letters and spaces, two thirds of its signs and all of its
+/// digits, since tables and lists of numbers have up to a token for each character.
+fn text_tokens(text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let digits = count(bytes, |byte| byte.is_ascii_digit());
+    let words = count(bytes, |byte| byte.is_ascii_alphabetic() || byte == b' ');
+    let foreign = count(bytes, |byte| !byte.is_ascii());
+    let signs = bytes.len() as u64 - digits - words - foreign;
+    let dense = (12 * digits + 8 * signs + 4 * foreign + 3 * words).div_ceil(12);
+    tokens(bytes.len()).max(dense)
+}
+
+/// Counts in steps that fit a byte, which compilers turn into vector instructions.
+fn count(bytes: &[u8], is: impl Fn(u8) -> bool) -> u64 {
+    bytes.chunks(255).map(|chunk| u64::from(chunk.iter().map(|byte| u8::from(is(*byte))).sum::<u8>())).sum()
+}
+
+/// Tokens that a file or a sound may have beyond what is estimated of it.
+fn unread(part: &Value) -> u64 {
+    if !is_inline(part) {
+        return u64::MAX;
+    }
+    let all = tokens(written(part));
+    all - all.min(MEDIA_TOKENS)
+}
+
+/// Whether a part holds what it is about, instead of its name.
+fn is_inline(part: &Value) -> bool {
+    match part {
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            (value.is_string() && matches!(name.as_str(), "data" | "file_data" | "text")) || is_inline(value)
+        }),
+        Value::String(text) => text.starts_with("data:"),
+        _ => false,
+    }
 }
 
 fn tokens(bytes: usize) -> u64 {
@@ -171,4 +220,48 @@ fn written(value: &impl Display) -> usize {
     // Counting cannot fail; should a value refuse to be written, what was counted stands.
     let _ = write!(counter, "{value}");
     counter.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tollkeeper_protocol::openai;
+
+    fn asked(content: Value) -> Ask {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": content}]});
+        ask(&openai::decode_request(Operation::Chat, body.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn texts_of_numbers_have_more_tokens_than_prose() {
+        let exact = |text: &str| bpe_openai::o200k_base().count(text) as u64;
+        let digits: String = (0..5000).map(|number| format!("{},", number * 7 % 10)).collect();
+        let table: String =
+            (0..900).map(|number| format!("{{\"x\":{},\"y\":-{}.5}}\n", number % 90, number % 7)).collect();
+        for text in [&digits, &table] {
+            let (ours, exact) = (text_tokens(text), exact(text));
+            assert!(ours * 5 >= exact * 4, "{ours} for {exact}");
+        }
+        let prose =
+            "A fleet of agents that cannot overspend, not by a cent, nor by fifty calls at the last cent. ".repeat(40);
+        assert_eq!(text_tokens(&prose), tokens(prose.len()));
+    }
+
+    #[test]
+    fn what_is_only_named_may_be_of_any_size() {
+        let text = json!({"type": "text", "text": "Read this."});
+        let inline = |bytes: usize| json!({"type": "file", "file": {"file_data": format!("data:application/pdf;base64,{}", "A".repeat(bytes))}});
+        let sound = json!({"type": "input_audio", "input_audio": {"data": "A".repeat(30_000), "format": "wav"}});
+        let named = json!({"type": "file", "file": {"file_id": "file-abc"}});
+        let far = json!({"type": "video_url", "video_url": {"url": "https://example.com/long.mp4"}});
+        assert_eq!(asked(json!([text])).unread, 0);
+        assert_eq!(asked(json!([text, inline(300)])).unread, 0, "small ones are in the estimate");
+        let one = asked(json!([text, inline(30_000)])).unread;
+        assert!((8000..10_000).contains(&one), "{one}");
+        assert!(asked(json!([inline(30_000), sound])).unread > 2 * 8000);
+        for unknown in [named, far] {
+            assert_eq!(asked(json!([text, unknown, inline(30_000)])).unread, u64::MAX);
+        }
+    }
 }

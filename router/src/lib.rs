@@ -11,6 +11,7 @@ pub mod energy;
 pub mod estimate;
 pub mod fit;
 pub mod learning;
+pub mod pictures;
 pub mod plan;
 pub mod recent;
 pub mod simulation;

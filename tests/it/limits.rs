@@ -322,3 +322,23 @@ async fn agents_that_set_no_limits_can_use_97_percent_of_a_budget() {
     let total = gateway.stop().await.total();
     assert!(total <= limit && total.0 * 100 >= limit.0 * 97, "{total} of {limit}");
 }
+
+#[tokio::test]
+async fn a_file_that_is_only_named_is_leased_as_much_as_the_model_can_read() {
+    let upstream = Upstream::start().await;
+    let reader =
+        "[prices.\"up/reader\"]\ninput = \"1\"\noutput = \"0\"\ncontext = 100000\nabilities = [\"chat\", \"vision\"]\n";
+    let ask = |part: Value| json!({"model": "up/reader", "messages": [{"role": "user", "content": [part]}]});
+    let file = ask(json!({"type": "file", "file": {"file_id": "file-abc"}}));
+    let picture = ask(json!({"type": "image_url", "image_url": {"url": "https://example.com/wide.png"}}));
+    for (limit, status) in [("0.099", 402), ("0.1", 200)] {
+        let gateway = Gateway::start(Setup::with(&upstream).raw(reader).budgets(&[("total", limit)])).await;
+        assert_eq!(gateway.client().post_json(CHAT, &file).await.status, status, "{limit}");
+        gateway.stop().await;
+    }
+    for (limit, status) in [("0.004", 402), ("0.005", 200)] {
+        let gateway = Gateway::start(Setup::with(&upstream).raw(reader).budgets(&[("total", limit)])).await;
+        assert_eq!(gateway.client().post_json(CHAT, &picture).await.status, status, "{limit}");
+        gateway.stop().await;
+    }
+}

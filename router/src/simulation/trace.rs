@@ -73,6 +73,8 @@ impl Request {
             usual_output,
             tools: false,
             vision: false,
+            images: 0,
+            unread: 0,
             json_schema: false,
             stream: true,
         }

@@ -29,7 +29,7 @@ fn text_is_counted_by_bytes_and_messages() {
         ),
         (
             r#""messages":[{"role":"assistant","content":null,"tool_calls":[{"id":"abc","function":{"name":"f","arguments":"{}"}}]}]"#,
-            MESSAGE_TOKENS + 2,
+            MESSAGE_TOKENS + 2 + 2,
         ),
         // {"type":"function","function":{"name":"f","parameters":{"type":"object"}}}: 1 + 17 bytes.
         (

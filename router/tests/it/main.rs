@@ -27,6 +27,8 @@ fn chat(input_tokens: u64, max_output: Option<u64>) -> Ask {
         usual_output: None,
         tools: false,
         vision: false,
+        images: 0,
+        unread: 0,
         json_schema: false,
         stream: false,
     }
