@@ -1,23 +1,26 @@
 //! The meter of a request that waits for its answer: when the client leaves meanwhile, a provider's whole answer is waited for without it.
 
 use crate::app::App;
+use crate::cut::cut;
 use crate::meter::Meter;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
+use tollkeeper_policies::Caller;
 
 /// Holds a meter. Dropped while a provider works on a whole answer, it has the meter wait for that: in a task of its own, with the request's
-/// place among those in flight, and no longer than the request might have taken.
+/// place among those in flight, and no longer than the request might have taken, or than its caller may ask.
 pub(crate) struct Held {
     app: Arc<App>,
+    caller: Caller,
     deadline: Instant,
     meter: Option<Meter>,
 }
 
 impl Held {
-    pub(crate) fn new(app: &Arc<App>, deadline: Instant, meter: Meter) -> Self {
-        Self { app: app.clone(), deadline, meter: Some(meter) }
+    pub(crate) fn new(app: &Arc<App>, caller: Caller, deadline: Instant, meter: Meter) -> Self {
+        Self { app: app.clone(), caller, deadline, meter: Some(meter) }
     }
 
     /// The meter, for somebody who will not leave it alone with a provider.
@@ -45,11 +48,12 @@ impl Drop for Held {
         let Some(meter) = self.meter.take().filter(Meter::is_pending) else { return };
         // Without a runtime nothing can be waited for, and dropping the meter charges what was leased.
         let (Ok(runtime), false) = (Handle::try_current(), std::thread::panicking()) else { return };
-        let (deadline, enough) = (self.deadline, self.app.enough.clone());
+        let (deadline, enough, cut) = (self.deadline, self.app.enough.clone(), cut(&self.app, &self.caller));
         let waiting = meter.outlive(async move {
             tokio::select! {
                 () = sleep_until(deadline) => {}
                 () = enough.cancelled() => {}
+                _ = cut => {}
             }
         });
         self.app.abandoned.spawn_on(waiting, &runtime);

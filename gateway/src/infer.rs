@@ -69,7 +69,8 @@ pub(crate) async fn serve(
     };
     let deadline = arrival.at + config.server.request_timeout;
     let mut cut = cut::cut(app, &caller);
-    let mut meter = Held::new(app, deadline, Meter::new(app, operation, agent.clone(), &arrival, place));
+    let mut meter =
+        Held::new(app, caller.clone(), deadline, Meter::new(app, operation, agent.clone(), &arrival, place));
 
     let answering = timeout_at(deadline, async {
         let (parts, body) = request.into_parts();

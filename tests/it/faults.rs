@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tollkeeper_config::Usd;
 use tollkeeper_protocol::usage::Usage;
 use tollkeeper_tests::asks::{CHAT, chat, streamed, streamed_with_usage};
-use tollkeeper_tests::client::Answer;
+use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::setup::{Setup, cost, due};
 use tollkeeper_tests::upstream::raw::{Act, RawUpstream};
@@ -284,7 +284,10 @@ async fn a_client_that_leaves_stops_the_provider_and_pays_for_what_it_got() {
 
 /// Asks for a whole answer of at most 40 tokens, and leaves. Returns when the gateway has noticed.
 async fn ask_and_leave(gateway: &Gateway, upstream: &Upstream) {
-    let client = gateway.client();
+    ask_as_and_leave(gateway.client(), gateway, upstream).await;
+}
+
+async fn ask_as_and_leave(client: Client, gateway: &Gateway, upstream: &Upstream) {
     let mut ask = chat("up/plain");
     ask["max_tokens"] = json!(40);
     let asking =
@@ -311,6 +314,22 @@ async fn a_whole_answer_whose_client_left_is_charged_as_the_provider_counted_it(
     assert_eq!(metrics.sum("tollkeeper_abandoned_requests", &[]), 0.0);
     let ledger = gateway.stop().await;
     assert_eq!((ledger.attempts("up/plain"), ledger.total()), (1, due(&upstream)));
+}
+
+#[tokio::test]
+async fn the_end_of_a_run_ends_what_its_client_has_left_behind() {
+    let upstream = Upstream::always(Script::fault(Fault::StallBeforeHead)).await;
+    let gateway = Gateway::start(Setup::with(&upstream)).await;
+    let run = gateway.client().post_json("/v1/runs", &json!({"limits": {"usd": "1"}})).await.json();
+    let client = gateway.client().key(run["key"].as_str().unwrap());
+    ask_as_and_leave(client, &gateway, &upstream).await;
+    let path = format!("/v1/runs/{}/cancel", run["id"].as_str().unwrap());
+    assert_eq!(gateway.client().post(&path, "").await.status, 200);
+    upstream.wait_for_disconnect().await;
+    gateway.settled().await;
+    let ledger = gateway.stop().await;
+    assert!(ledger.total() >= cost(&Usage { output: 40, ..Usage::default() }), "{}", ledger.total());
+    assert_eq!((ledger.report.open, ledger.report.unknown), (0, 0));
 }
 
 #[tokio::test]
