@@ -7,6 +7,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::notify::Notifier;
 use crate::paces::Paces;
 use crate::routes::Door;
+use crate::runs::Watchers;
 use crate::told;
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
@@ -23,9 +24,6 @@ use tokio_util::task::TaskTracker;
 use tollkeeper_config::{Config, Reloader};
 use tollkeeper_inference::{Fleet, FleetError};
 use tollkeeper_policies::{Clock, OpenError, Place, Policies, Rates};
-
-/// Streams of events of runs that may be open at once.
-const MOST_WATCHERS: usize = 256;
 
 /// How often it is looked whether something has used up its time.
 const TICK: Duration = Duration::from_secs(1);
@@ -51,7 +49,7 @@ pub(crate) struct App {
     pub(crate) abandoned: TaskTracker,
     pub(crate) enough: CancellationToken,
     /// Places for those who watch runs.
-    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) watchers: Arc<Watchers>,
     places: Arc<Semaphore>,
     most_in_flight: usize,
     pub(crate) labels: Labels,
@@ -295,7 +293,7 @@ impl Gateway {
             stop: stop.clone(),
             abandoned: TaskTracker::new(),
             enough: CancellationToken::new(),
-            watchers: Arc::new(Semaphore::new(MOST_WATCHERS)),
+            watchers: Arc::default(),
             places: Arc::new(Semaphore::new(most_in_flight)),
             most_in_flight,
             pace: Pace::default(),

@@ -2,8 +2,10 @@
 //! makes runs below it, and the operator makes any.
 
 mod events;
+mod watchers;
 
 pub(crate) use events::EventStream;
+pub(crate) use watchers::Watchers;
 
 use crate::app::App;
 use crate::auth::{self, Who};

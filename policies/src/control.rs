@@ -230,7 +230,7 @@ impl Policies {
 
     /// Runs that have not ended.
     pub fn open_runs(&self) -> usize {
-        self.0.runs().open()
+        self.0.runs().open().len()
     }
 
     /// The velocity stage of every agent and run that is watched.
@@ -277,8 +277,8 @@ impl Policies {
     /// The same for all these runs.
     pub(crate) async fn cancel_runs(&self, actor: &str, wanted: impl Fn(&Run) -> bool) -> Result<(), Denied> {
         let ended = {
-            let runs = self.0.runs();
-            let roots = runs.all().filter(|run| wanted(run)).map(|run| run.id.clone()).collect();
+            let mut runs = self.0.runs_mut();
+            let roots = runs.open().filter(|run| wanted(run)).map(|run| run.id.clone()).collect();
             let mut accounts = self.0.accounts();
             let now = accounts.now(&self.0.clock);
             runs.end(&mut accounts, &roots, RunEnd::Cancelled, now)

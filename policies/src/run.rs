@@ -14,6 +14,7 @@ use crate::created::Scopes;
 use crate::denied::{Denied, Stop};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -167,7 +168,9 @@ pub enum RunError {
     #[error("runs can be nested {DEEPEST} deep")]
     TooDeep,
     /// Too many.
-    #[error("there are {0} runs already; cancel some that are no longer needed")]
+    #[error(
+        "there are {0} runs already, counting those that ended within a day; cancel some that are no longer needed, or wait"
+    )]
     TooMany(usize),
     /// The ledger cannot record it.
     #[error(transparent)]
@@ -263,12 +266,18 @@ impl Run {
 pub(crate) struct Runs {
     by_id: HashMap<Arc<str>, Arc<Run>>,
     by_key: HashMap<KeyHash, Arc<Run>>,
+    /// Those that have not ended, by id.
+    open: HashMap<Arc<str>, Arc<Run>>,
+    /// How many each agent has, ended ones included.
+    of_agent: HashMap<Arc<str>, usize>,
 }
 
 impl Runs {
     /// An agent may have so many runs that have not ended.
     const MOST_OPEN: usize = 1000;
-    /// More than these, ended ones included, are refused.
+    /// So many in all: what ended is remembered for a day.
+    const MOST_OF_AGENT: usize = 10_000;
+    /// More than these of all agents, ended ones included, are refused.
     const MOST: usize = 100_000;
 
     pub(crate) fn of_key(&self, key: KeyHash) -> Option<&Arc<Run>> {
@@ -283,9 +292,9 @@ impl Runs {
         self.by_id.values()
     }
 
-    /// How many have not ended.
-    pub(crate) fn open(&self) -> usize {
-        self.by_id.values().filter(|run| !run.has_ended()).count()
+    /// Those that have not ended.
+    pub(crate) fn open(&self) -> impl ExactSizeIterator<Item = &Arc<Run>> {
+        self.open.values()
     }
 
     /// Makes a run and its key.
@@ -299,9 +308,12 @@ impl Runs {
         if self.by_id.len() >= Self::MOST {
             return Err(RunError::TooMany(Self::MOST));
         }
-        let open = self.by_id.values().filter(|run| run.agent == agent && !run.has_ended()).count();
-        if open >= Self::MOST_OPEN {
-            return Err(RunError::TooMany(Self::MOST_OPEN));
+        let all = self.of_agent.get(&agent).copied().unwrap_or(0);
+        let open = self.open.values().filter(|run| run.agent == agent).count();
+        for (count, most) in [(all, Self::MOST_OF_AGENT), (open, Self::MOST_OPEN)] {
+            if count >= most {
+                return Err(RunError::TooMany(most));
+            }
         }
         if let Some(parent) = &new.parent {
             if parent.stopped(now).is_some() {
@@ -354,9 +366,7 @@ impl Runs {
     pub(crate) fn forget(&mut self, accounts: &mut Accounts, run: &Arc<Run>) {
         let now = run.created;
         for run in self.end(accounts, &[run.id.clone()].into(), RunEnd::Cancelled, now) {
-            self.by_id.remove(&run.id);
-            self.by_key.remove(&run.key);
-            accounts.forget(&run.owner);
+            self.remove(accounts, &run);
         }
     }
 
@@ -403,8 +413,25 @@ impl Runs {
     }
 
     fn insert(&mut self, run: Arc<Run>) {
+        if !run.has_ended() {
+            self.open.insert(run.id.clone(), run.clone());
+        }
+        *self.of_agent.entry(run.agent.clone()).or_default() += 1;
         self.by_key.insert(run.key, run.clone());
         self.by_id.insert(run.id.clone(), run);
+    }
+
+    /// Forgets a run that has ended.
+    fn remove(&mut self, accounts: &mut Accounts, run: &Run) {
+        self.by_id.remove(&run.id);
+        self.by_key.remove(&run.key);
+        if let Entry::Occupied(mut count) = self.of_agent.entry(run.agent.clone()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        accounts.forget(&run.owner);
     }
 
     /// Adds to the limits of a run that has not ended. Returns what they were.
@@ -447,17 +474,18 @@ impl Runs {
 
     /// Ends runs and all below them: cuts what is in flight, and gives back what is left. Returns those that ended now.
     pub(crate) fn end(
-        &self,
+        &mut self,
         accounts: &mut Accounts,
         roots: &HashSet<Arc<str>>,
         end: RunEnd,
         now: i64,
     ) -> Vec<Arc<Run>> {
-        let below = self.by_id.values().filter(|other| other.chain().any(|above| roots.contains(&above.id)));
-        let mut ended: Vec<Arc<Run>> = below.filter(|run| !run.has_ended()).cloned().collect();
+        let below = self.open.values().filter(|other| other.chain().any(|above| roots.contains(&above.id)));
+        let mut ended: Vec<Arc<Run>> = below.cloned().collect();
         // The innermost first, so that each gives back to a run that still counts it.
         ended.sort_by_key(|run| std::cmp::Reverse(run.chain().count()));
         for run in &ended {
+            self.open.remove(&run.id);
             run.state().ended = Some((end, now));
             accounts.end_carved(run.account);
             run.cancelled.cancel();
@@ -469,18 +497,16 @@ impl Runs {
     pub(crate) fn tick(&mut self, accounts: &mut Accounts, now: i64) -> (Vec<Arc<Run>>, Vec<Arc<Run>>) {
         let is_over = |run: &&Arc<Run>| {
             let state = *run.state();
-            state.ended.is_none() && run.ends_at(&state.limits).is_some_and(|ends| ends <= now)
+            run.ends_at(&state.limits).is_some_and(|ends| ends <= now)
         };
-        let over: HashSet<Arc<str>> = self.by_id.values().filter(is_over).map(|run| run.id.clone()).collect();
+        let over: HashSet<Arc<str>> = self.open.values().filter(is_over).map(|run| run.id.clone()).collect();
         let ended = if over.is_empty() { Vec::new() } else { self.end(accounts, &over, RunEnd::Over, now) };
         // What a run spent counts in those above it as long as they are known: rows of the ledger name the innermost alone.
         let is_past = |run: &Run| run.state().ended.is_some_and(|(_, at)| at <= now - REMEMBERED);
         let is_old = |run: &&Arc<Run>| run.chain().all(is_past);
         let old: Vec<Arc<Run>> = self.by_id.values().filter(is_old).cloned().collect();
         for run in &old {
-            self.by_id.remove(&run.id);
-            self.by_key.remove(&run.key);
-            accounts.forget(&run.owner);
+            self.remove(accounts, run);
         }
         (ended, old)
     }

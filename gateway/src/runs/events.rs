@@ -1,6 +1,7 @@
 //! What happens in a run, as server-sent events.
 
 use super::show;
+use super::watchers::Place;
 use crate::app::App;
 use crate::body::Body;
 use crate::error::ApiError;
@@ -14,7 +15,6 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -42,12 +42,12 @@ struct Watcher {
     /// Nothing was in flight when it was looked last, and nothing was told of since.
     settled: bool,
     over: bool,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The run as it is, then every event in it and below it, until it ends.
 pub(super) fn respond(app: &Arc<App>, view: RunView) -> Result<Response<Body>, ApiError> {
-    let place = app.watchers.clone().try_acquire_owned().map_err(|_| ApiError::TooManyWatchers)?;
+    let place = app.watchers.enter(&view.run.agent).ok_or(ApiError::TooManyWatchers)?;
     // Listening begins before the state is read again, so that nothing falls between the two.
     let events = app.policies.listen();
     let view = app.policies.run(&view.run.id).unwrap_or(view);

@@ -1,6 +1,6 @@
 //! Runs over time: what is forgotten of them, and what is not.
 
-use crate::setup::{clock, nano_per_token, spend, stored, used};
+use crate::setup::{add_agent, clock, config, nano_per_token, spend, stored, used};
 use std::time::Duration;
 use tollkeeper_config::{Usd, Window};
 use tollkeeper_policies::{Denied, NewRun, OutputBound, Policies, RunError, RunLimits, RunPolicy};
@@ -58,4 +58,20 @@ async fn a_child_cannot_have_what_its_parent_keeps_for_the_end() {
     assert!(matches!(&denied, Denied::Budget(blocked) if blocked.kept_pct == Some(20)), "{denied}");
     let last = tollkeeper_policies::Spend { final_answer: true, ..spend(nano_per_token(), 20, OutputBound::Whole(0)) };
     policies.admit(&caller, last).await.unwrap().settle(used(20, 0));
+}
+
+#[tokio::test]
+async fn an_agent_that_makes_runs_without_end_stops_itself_alone() {
+    let mut config = config(&[]);
+    add_agent(&mut config, "other", &[]);
+    let policies = Policies::in_memory(&config, clock("2026-01-01T12:00:00Z").0);
+    let new = || NewRun { limits: limits(100), ..NewRun::default() };
+    let refused = loop {
+        match policies.create_run("test", "scout", new()).await {
+            Ok((made, _)) => _ = policies.cancel_run("test", &made.run).await.unwrap(),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(refused.to_string().contains("10000 runs"), "{refused}");
+    policies.create_run("test", "other", new()).await.unwrap();
 }
