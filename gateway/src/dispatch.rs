@@ -241,7 +241,7 @@ struct Aside {
     answer: Answer,
     verdict: Verdict,
     tier: u8,
-    /// How long it took to find that out.
+    /// How long it took to find that out, from the beginning of its attempt.
     took: Duration,
 }
 
@@ -279,10 +279,11 @@ impl Walk {
             // What a budget refused was no attempt.
             let number = self.number + 1;
             let judge = Judge::of(job, planned, at);
+            let began = Instant::now();
             let tried = one(job, number, planned, attempt, judge.as_ref(), meter).await;
             self.number += u32::from(tried.is_ok());
             let tried = match (tried, judge) {
-                (Ok(Ok(answer)), Some(judge)) => self.judged(job, &judge, attempt, answer, meter).await,
+                (Ok(Ok(answer)), Some(judge)) => self.judged(job, &judge, attempt, began, answer, meter).await,
                 (Ok(tried), _) => Ok(tried.map(Some)),
                 (Err(refused), _) => Err(refused),
             };
@@ -315,19 +316,20 @@ impl Walk {
         Err(self.refused.take().or(fault).unwrap_or_else(|| ApiError::NotReady("the plan is empty".into())))
     }
 
-    /// Looks at an answer before it is shown; one that is not fit is set aside.
+    /// Looks at the answer of an attempt that began then before it is shown; one that is not fit is set aside.
     async fn judged(
         &mut self,
         job: &Job<'_>,
         judge: &Judge,
         attempt: &Attempt,
+        began: Instant,
         answer: Answer,
         meter: &mut Meter,
     ) -> Result<Result<Option<Answer>, ProviderFault>, ApiError> {
         let ReplyBody::Events(events) = answer.reply.body else { return Ok(Ok(Some(answer))) };
-        let began = Instant::now();
+        let looking = Instant::now();
         let looked = judge.look(events, meter).await;
-        meter.waited(began.elapsed());
+        meter.waited(looking.elapsed());
         let Judged { verdict, events } = match looked {
             Ok(judged) => judged,
             Err(fault) => return Ok(Err(fault)),
@@ -341,8 +343,11 @@ impl Walk {
         if verdict.cause == Cause::Fit {
             return Ok(Ok(Some(Answer { why: format!("{};{verdict}", answer.why), ..answer })));
         }
-        meter.set_aside();
-        self.aside = Some(Aside { answer, verdict, tier: attempt.why.tier, took: began.elapsed() });
+        let cost = meter.set_aside();
+        let aside = Aside { answer, verdict, tier: attempt.why.tier, took: began.elapsed() };
+        if let (Some(older), Some(cost)) = (self.aside.replace(aside), cost) {
+            job.app.metrics.cascade.wasted(meter.alias(), cost, older.took);
+        }
         Ok(Ok(None))
     }
 

@@ -168,11 +168,12 @@ impl Meter {
         }
     }
 
-    /// The running attempt's answer is held back while another is asked for a better one.
-    pub(crate) fn set_aside(&mut self) {
-        // An older one is not wanted any more.
-        self.give_up();
+    /// The running attempt's answer is held back while another is asked for a better one. Returns what an older one cost, which is not wanted any
+    /// more.
+    pub(crate) fn set_aside(&mut self) -> Option<Usd> {
+        let older = self.give_up();
         self.aside = Some(std::mem::take(&mut self.account));
+        older
     }
 
     /// There is no better answer than the one that was set aside.
@@ -251,10 +252,11 @@ impl Meter {
         self.waited += time;
     }
 
-    /// The attempt failed before anything of it reached the client. What an unseen answer may have cost is charged; else nothing.
+    /// The attempt failed before anything of it reached the client. What was made of an answer that was held back, and what an unseen one may have
+    /// cost, is charged; else nothing.
     pub(crate) fn failed(&mut self, fault: &ProviderFault) {
         let outcome = Outcome::Fault(fault.kind);
-        if fault.worked || fault.kind == FaultKind::Timeout {
+        if fault.worked || fault.kind == FaultKind::Timeout || self.account.output.tokens() > 0 {
             let is_refused = !fault.worked && fault.status.is_some_and(|status| status >= 400);
             if let Some(running) = self.account.running.as_mut().filter(|_| is_refused) {
                 // It has said that there is no answer.
@@ -406,8 +408,8 @@ impl Meter {
             tracing::warn!(request_id = %self.id, backend = %self.backend, overrun_usd = %charge.overrun, "the answer cost more than was leased");
         }
         self.used = self.used.saturating_add(usage.input).saturating_add(usage.output);
-        // After a fault another attempt may follow, for which the estimate still stands.
-        if !matches!(outcome, Outcome::Fault(_)) {
+        // After a fault another attempt may follow, and what was given up has another one running: for that the estimate still stands.
+        if !matches!(outcome, Outcome::Fault(_) | Outcome::Escalated) {
             self.count_tokens();
         }
         if !estimated {

@@ -1,7 +1,11 @@
 //! Local answers that are held back until they are known to be fit, and what becomes of those that are not.
 
+use http::HeaderMap;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use tollkeeper_config::Usd;
+use tollkeeper_policies::Clock;
 use tollkeeper_tests::asks::CHAT;
 use tollkeeper_tests::client::Answer;
 use tollkeeper_tests::gateway::Gateway;
@@ -196,6 +200,62 @@ async fn a_budget_that_cannot_pay_for_better_pays_for_the_doubtful_one() {
 }
 
 #[tokio::test]
+async fn what_is_wasted_is_every_answer_that_is_given_up_and_all_of_the_wait_for_it() {
+    for (above, shown) in [(Script::words(2), "up/model"), (Script::status(503), "larger")] {
+        let upstream = Upstream::always(above).await;
+        let mut slow = script();
+        slow["step_millis"] = json!(20);
+        let setup = setup_with(&upstream, &slow, "", "");
+        let path = setup.path("local.json");
+        let gateway = Gateway::start(setup.raw(&format!(
+            "[[local.models]]\nname = \"larger\"\npath = {path:?}\nengine = \"scripted\"\nprice = {{ input = \"0\", output = \"2000\" }}\n\
+             [[aliases]]\nname = \"three\"\nstrategy = \"pyramid\"\ntargets = [\"home\", \"larger\", \"up/model\"]\n\
+             cascade = {{ hold_tokens = 1 }}\n"
+        )))
+        .await;
+        eventually("the local models", async || {
+            let metrics = gateway.metrics().await;
+            let state = |name| metrics.sum("tollkeeper_backend_state", &[("backend", name)]);
+            (state("home") + state("larger") == 0.0).then_some(())
+        })
+        .await;
+        let mut body = ask("hard", true);
+        body["model"] = json!("three");
+        let answer = gateway.client().post_json(CHAT, &body).await;
+        assert_eq!(answer.header("x-tollkeeper-backend"), shown, "{}", answer.text());
+        let metrics = gateway.metrics().await;
+        let wasted = |unit| metrics.sum(&format!("tollkeeper_cascade_wasted_{unit}_total"), &[("alias", "three")]);
+        let (given_up, dollars) = if shown == "larger" { (1.0, 0.001) } else { (2.0, 0.003) };
+        assert!((wasted("usd") - dollars).abs() < 1e-9, "{shown}: {}", wasted("usd"));
+        // Its first token, which is all that was looked at, takes a step.
+        assert!(wasted("seconds") >= given_up * 0.02, "{shown}: {}", wasted("seconds"));
+    }
+}
+
+#[tokio::test]
+async fn rate_limits_reckon_with_the_better_answer_while_it_runs() {
+    let gate = Gate::default();
+    let upstream = Upstream::always(Script::words(3).with_hold(Hold::Frames(gate.clone()))).await;
+    let hasty = "[[agents]]\nname = \"hasty\"\nkey = \"tk-hasty\"\ntokens_per_minute = 6000\n";
+    let clock = Clock::fixed(Arc::new(AtomicI64::new(1_772_625_600_000)));
+    let gateway = Gateway::start_by(setup(&upstream, "hold_tokens = 4").raw(hasty), clock).await;
+    let mut body = ask("hard", true);
+    body["max_tokens"] = json!(400);
+    gate.open(1);
+    let open = gateway.client().key("tk-hasty").stream(CHAT, &body).await;
+    let left =
+        |headers: &HeaderMap| -> u64 { headers["x-ratelimit-remaining-tokens"].to_str().unwrap().parse().unwrap() };
+    let running = left(&open.headers);
+    assert!((5_000..=5_600).contains(&running), "{running}: the estimate holds");
+    gate.open_wide();
+    open.rest().await;
+    gateway.settled().await;
+    let bad = gateway.client().key("tk-hasty").post(CHAT, "{").await;
+    let after: u64 = bad.header("x-ratelimit-remaining-tokens").parse().unwrap();
+    assert!((5_700..6_000).contains(&after), "{after}: both answers as they were");
+}
+
+#[tokio::test]
 async fn nothing_is_held_back_where_nobody_else_could_answer() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(setup(&upstream, "")).await;
@@ -218,6 +278,8 @@ async fn an_engine_that_breaks_while_its_answer_is_held_back_is_a_fault_like_any
     let answer = gateway.client().post_json(CHAT, &ask("easy", true)).await;
     assert_eq!(said(&answer), words(2));
     assert!(!why(&answer).contains("cascade"), "{}", why(&answer));
+    let ledger = gateway.stop().await;
+    assert_eq!(ledger.cost("home"), Usd(5 * TOKEN), "what it wrote before that costs the same as if it had been shown");
 }
 
 #[tokio::test]
