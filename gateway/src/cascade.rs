@@ -4,6 +4,7 @@
 mod flaws;
 
 use crate::dispatch::Job;
+use crate::learning::Signal;
 use crate::meter::Meter;
 use crate::planning::Planned;
 use flaws::flaw;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use tollkeeper_config::{BackendId, Cascade, Flaw, Price};
 use tollkeeper_inference::EventStream;
 use tollkeeper_protocol::Request;
-use tollkeeper_protocol::chat::{Choice, ResponseFormat};
+use tollkeeper_protocol::chat::{Choice, ResponseFormat, ToolChoice};
 use tollkeeper_protocol::event::{ChatEvent, fold};
 use tollkeeper_protocol::fault::ProviderFault;
 use tollkeeper_router::confidence::{Certainty, Curve};
@@ -51,6 +52,8 @@ pub(crate) struct Verdict {
 pub(crate) enum Cause {
     /// It is shown.
     Fit,
+    /// A budget cut it before that could be said: it is shown as far as it goes.
+    Unjudged,
     /// Its model was not sure of it.
     Unsure,
     /// Anybody can see that something is wrong with it.
@@ -61,8 +64,22 @@ impl Cause {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Fit => "fit",
+            Self::Unjudged => "unjudged",
             Self::Unsure => "unsure",
             Self::Flawed(flaw) => flaw.name(),
+        }
+    }
+
+    pub(crate) fn is_shown(self) -> bool {
+        matches!(self, Self::Fit | Self::Unjudged)
+    }
+
+    /// What it says of the model.
+    pub(crate) fn signal(self) -> Option<Signal> {
+        match self {
+            Self::Fit => Some(Signal::Accepted),
+            Self::Unjudged => None,
+            Self::Unsure | Self::Flawed(_) => Some(Signal::Escalated),
         }
     }
 }
@@ -85,13 +102,18 @@ struct Seen {
     bytes: usize,
     /// It calls tools.
     calls: bool,
+    /// The text of its last token is held back by whoever reads calls out of the answer: one may have begun.
+    silent: bool,
     ended: bool,
 }
 
 impl Seen {
     fn take(&mut self, event: ChatEvent) {
         match &event {
-            ChatEvent::Text { text, .. } | ChatEvent::Reasoning { text, .. } => self.bytes += text.len(),
+            ChatEvent::Text { text, .. } | ChatEvent::Reasoning { text, .. } => {
+                self.bytes += text.len();
+                self.silent = text.is_empty();
+            }
             ChatEvent::ToolCall { arguments, .. } => {
                 self.bytes += arguments.len();
                 self.calls = true;
@@ -147,7 +169,7 @@ impl Judge {
             let unpaid = meter.held(&event).await.is_err();
             seen.take(event);
             if unpaid {
-                break Cause::Fit;
+                break Cause::Unjudged;
             }
             if let Some(cause) = self.cause(&seen) {
                 break cause;
@@ -172,7 +194,8 @@ impl Judge {
         if self.confidence(&seen.certainty).is_some_and(|confidence| confidence < least) {
             return Some(Cause::Unsure);
         }
-        let whole = !self.request.stream() || wants_form(&self.request) || seen.calls;
+        let may_call = seen.calls || (seen.silent && offers_tools(&self.request));
+        let whole = !self.request.stream() || must_have_form(&self.request) || may_call;
         if !seen.ended && whole && seen.bytes <= MOST_BYTES {
             return None;
         }
@@ -182,8 +205,14 @@ impl Judge {
 }
 
 /// Whether only the whole answer can be checked.
-fn wants_form(request: &Request) -> bool {
-    matches!(request, Request::Chat(chat) if chat.response_format != ResponseFormat::Text)
+fn must_have_form(request: &Request) -> bool {
+    let Request::Chat(chat) = request else { return false };
+    chat.response_format != ResponseFormat::Text
+        || matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_))
+}
+
+fn offers_tools(request: &Request) -> bool {
+    matches!(request, Request::Chat(chat) if !chat.tools.is_empty() && chat.tool_choice != ToolChoice::None)
 }
 
 #[cfg(test)]

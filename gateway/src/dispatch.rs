@@ -3,10 +3,10 @@
 
 use crate::app::App;
 use crate::billable;
-use crate::cascade::{Cause, Judge, Judged, Verdict};
+use crate::cascade::{Judge, Judged, Verdict};
 use crate::economics::Stake;
 use crate::error::{ApiError, BudgetStatus};
-use crate::learning::{Routed, Signal};
+use crate::learning::Routed;
 use crate::meter::{Meter, Predicted, Running};
 use crate::planning::{Planned, Planner};
 use crate::stack::Arrival;
@@ -335,12 +335,11 @@ impl Walk {
             Err(fault) => return Ok(Err(fault)),
         };
         meter.looked(verdict.cause, &judge.above);
-        if let Some(routed) = &answer.routed {
-            let is_fit = verdict.cause == Cause::Fit;
-            job.app.learn(routed, if is_fit { Signal::Accepted } else { Signal::Escalated });
+        if let (Some(routed), Some(signal)) = (&answer.routed, verdict.cause.signal()) {
+            job.app.learn(routed, signal);
         }
         let answer = Answer { reply: Reply { body: ReplyBody::Events(events), ..answer.reply }, ..answer };
-        if verdict.cause == Cause::Fit {
+        if verdict.cause.is_shown() {
             return Ok(Ok(Some(Answer { why: format!("{};{verdict}", answer.why), ..answer })));
         }
         let cost = meter.set_aside();

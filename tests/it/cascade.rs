@@ -166,6 +166,29 @@ async fn json_that_the_local_model_cannot_finish_is_finished_above() {
 }
 
 #[tokio::test]
+async fn a_streamed_call_is_held_until_it_can_be_checked() {
+    let upstream = Upstream::always(Script::words(2)).await;
+    // The name of the tool is there long after the tokens that are held of other answers; what follows is cut at the model's own limit.
+    let call = "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}</tool_call>";
+    let script = json!({"answers": {"call": call, "talk": "It rains."}});
+    let limits = "hold_tokens = 4, min_confidence = 0";
+    let gateway = Gateway::start(setup_with(&upstream, &script, limits, "max_output = 50\n")).await;
+    let city = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    let weather = json!({"type": "function", "function": {"name": "weather", "parameters": city}});
+    let tools = async |text: &str| {
+        let mut body = ask(text, true);
+        body["tools"] = json!([weather]);
+        gateway.client().post_json(CHAT, &body).await
+    };
+    let answer = tools("call").await;
+    assert!(why(&answer).contains(";cascade=calls"), "{}", why(&answer));
+    assert_eq!(said(&answer), words(2));
+    let answer = tools("talk").await;
+    assert!(why(&answer).contains(";cascade=fit"), "{}", why(&answer));
+    assert_eq!(said(&answer), "It rains.");
+}
+
+#[tokio::test]
 async fn a_doubtful_answer_is_better_than_none() {
     for stream in [false, true] {
         let upstream = Upstream::always(Script::status(503)).await;
@@ -197,6 +220,22 @@ async fn a_budget_that_cannot_pay_for_better_pays_for_the_doubtful_one() {
     assert_eq!(said(&answer), "no idea really, perhaps this or that");
     assert_eq!(answer.header("x-tollkeeper-degraded"), "budget");
     assert!(upstream.received().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_a_budget_cuts_is_shown_and_says_nothing_of_its_model() {
+    let upstream = Upstream::start().await;
+    let learning = "[learning]\non = true\nexplore = 0\nexplore_most = 0\n";
+    let setup = setup(&upstream, "hold_tokens = 8").raw(learning).budgets(&[("total", "0.006")]);
+    let gateway = Gateway::start(setup).await;
+    let answer = gateway.client().post_json(CHAT, &ask("easy", false)).await;
+    assert_eq!(said(&answer), LONG[..6], "{}", answer.text());
+    assert!(why(&answer).contains(";cascade=unjudged"), "{}", why(&answer));
+    let metrics = gateway.metrics().await;
+    let looked = |verdict| metrics.sum("tollkeeper_cascade_answers_total", &[("verdict", verdict)]);
+    assert_eq!((looked("fit"), looked("unjudged")), (0.0, 1.0));
+    assert_eq!(metrics.sum("tollkeeper_learning_outcomes_total", &[]), 0.0);
+    assert_eq!(gateway.stop().await.cost("home"), Usd(6 * TOKEN));
 }
 
 #[tokio::test]

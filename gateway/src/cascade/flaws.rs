@@ -42,21 +42,30 @@ const BEGINNING: usize = 160;
 
 /// The first flaw of an answer; of one that has not `ended`, only how it begins can be judged.
 pub(super) fn flaw(request: &Request, answer: &Choice, ended: bool) -> Option<Flaw> {
-    let empty = ended && answer.text.trim().is_empty() && answer.tool_calls.is_empty();
-    if empty {
+    // One that was cut at a limit of the client's would be cut elsewhere too.
+    let cut = answer.finish == Some(FinishReason::Length) && is_limited(request);
+    let whole = ended && !cut;
+    if whole && answer.text.trim().is_empty() && answer.tool_calls.is_empty() {
         return Some(Flaw::Empty);
     }
-    if let (Request::Chat(chat), true) = (request, ended) {
+    if let (Request::Chat(chat), true) = (request, whole) {
         if !calls_fit(chat, answer) {
             return Some(Flaw::Calls);
         }
-        // An answer that only calls has no form; one that was cut at a limit of the client's would be cut elsewhere too.
-        let cut = answer.finish == Some(FinishReason::Length) && chat.max_tokens.is_some();
-        if answer.tool_calls.is_empty() && !cut && !has_form(&chat.response_format, &answer.text) {
+        // An answer that only calls has no form.
+        if answer.tool_calls.is_empty() && !has_form(&chat.response_format, &answer.text) {
             return Some(Flaw::Form);
         }
     }
     refuses(&answer.text).then_some(Flaw::Refusal)
+}
+
+fn is_limited(request: &Request) -> bool {
+    match request {
+        Request::Chat(chat) => chat.max_tokens.is_some(),
+        Request::Completion(completion) => completion.max_tokens.is_some(),
+        Request::Embedding(_) | Request::Rerank(_) => false,
+    }
 }
 
 /// Whether all calls can be carried out, and there is one where there must be.
@@ -66,19 +75,22 @@ fn calls_fit(chat: &ChatRequest, answer: &Choice) -> bool {
         ToolChoice::Named(name) => answer.tool_calls.iter().any(|call| call.name == *name),
         ToolChoice::Auto | ToolChoice::None => true,
     };
-    let fits = |name: &str, arguments: &str| {
-        let Some(tool) = chat.tools.iter().find(|tool| tool.name == name) else { return false };
-        // No arguments at all are none.
-        let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let Ok(arguments) = serde_json::from_str::<Value>(arguments) else { return false };
-        tool.parameters.as_ref().is_none_or(|schema| follows(schema, &arguments))
-    };
     // A call that nobody could read as one stays in the text.
     let unread = !chat.tools.is_empty() && answer.tool_calls.is_empty() && answer.text.contains("<tool_call>");
-    wanted && !unread && answer.tool_calls.iter().all(|call| fits(&call.name, &call.arguments))
+    wanted && !unread && answer.tool_calls.iter().all(|call| call_fits(chat, &call.name, &call.arguments))
 }
 
-fn has_form(form: &ResponseFormat, text: &str) -> bool {
+/// Whether there is such a tool, and it takes such arguments.
+pub(crate) fn call_fits(chat: &ChatRequest, name: &str, arguments: &str) -> bool {
+    let Some(tool) = chat.tools.iter().find(|tool| tool.name == name) else { return false };
+    // No arguments at all are none.
+    let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
+    let Ok(arguments @ Value::Object(_)) = serde_json::from_str::<Value>(arguments) else { return false };
+    tool.parameters.as_ref().is_none_or(|schema| follows(schema, &arguments))
+}
+
+/// Whether a text has the form that was asked for.
+pub(crate) fn has_form(form: &ResponseFormat, text: &str) -> bool {
     let parsed = || serde_json::from_str::<Value>(text);
     match form {
         ResponseFormat::Text => true,
@@ -134,6 +146,8 @@ mod tests {
         let tools = json!({"tools": [tool]});
         let must = json!({"tools": [tool], "tool_choice": "required"});
         let cut = |text: &str| Choice { finish: Some(FinishReason::Length), ..said(text) };
+        let cut_call = || Choice { finish: Some(FinishReason::Length), ..called("f", "{\"n\"") };
+        let short_tools = json!({"tools": [tool], "tool_choice": "required", "max_tokens": 3});
         let limited = json!({"response_format": {"type": "json_object"}, "max_tokens": 3});
         let table = [
             (json!({}), said("Paris."), None),
@@ -147,11 +161,15 @@ mod tests {
             (form, said("n is 1"), Some(Flaw::Form)),
             (object.clone(), said("[1]"), Some(Flaw::Form)),
             (object, said("{}"), None),
-            (limited, cut("{\"n\""), None),
+            (limited.clone(), cut("{\"n\""), None),
+            (limited, cut(" "), None),
             (tools.clone(), called("f", "{\"n\": 1}"), None),
             (tools.clone(), called("f", "{\"n\": \"x\"}"), Some(Flaw::Calls)),
             (tools.clone(), called("f", "{\"n\": 1"), Some(Flaw::Calls)),
             (tools.clone(), called("g", "{\"n\": 1}"), Some(Flaw::Calls)),
+            (tools.clone(), called("f", "[1]"), Some(Flaw::Calls)),
+            (tools.clone(), cut_call(), Some(Flaw::Calls)),
+            (short_tools, cut_call(), None),
             (tools.clone(), said("<tool_call>{\"name\": f}"), Some(Flaw::Calls)),
             (tools, said("No tool is needed."), None),
             (must, said("No tool is needed."), Some(Flaw::Calls)),

@@ -1,7 +1,7 @@
 //! The judge's decisions, without an engine: what was seen, and what is to become of the answer.
 
 use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::chat::FinishReason;
 use tollkeeper_protocol::openai::decode_request;
@@ -17,6 +17,10 @@ fn judge(min_confidence: u16, rest: &str) -> Judge {
         request: Arc::new(decode_request(Operation::Chat, body.as_bytes()).unwrap()),
         above: Price::free(),
     }
+}
+
+fn tools() -> Value {
+    json!([{"type": "function", "function": {"name": "f"}}])
 }
 
 const STREAMED: &str = r#","stream":true"#;
@@ -101,15 +105,29 @@ fn json_and_calls_are_held_until_they_can_be_checked_but_not_without_end() {
     end(&mut seen);
     assert_eq!(json.cause(&seen), Some(Cause::Flawed(Flaw::Form)));
 
-    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
-    let calling = judge(0, &format!(r#","stream":true,"tools":{tools}"#));
+    let calling = judge(0, &format!(r#","stream":true,"tools":{}"#, tools()));
     let mut seen = Seen::default();
-    (0..4).for_each(|_| token(&mut seen, "", -0.01));
+    // What may be a call is held back until its name is read: then an empty piece carries the token, before the call itself.
+    for place in 0..9 {
+        token(&mut seen, "", -0.01);
+        assert_eq!(calling.cause(&seen), None, "{place}");
+    }
     let (id, name) = (Some("c".to_owned()), Some("g".to_owned()));
     seen.take(ChatEvent::ToolCall { choice: 0, index: 0, id, name, arguments: "{}".into(), tokens: 1 });
     assert_eq!(calling.cause(&seen), None);
     end(&mut seen);
     assert_eq!(calling.cause(&seen), Some(Cause::Flawed(Flaw::Calls)), "there is no tool `g`");
+}
+
+#[test]
+fn text_beside_tools_is_held_no_longer_than_other_text_unless_there_must_be_a_call() {
+    for (choice, expected) in [("\"auto\"", Some(Cause::Fit)), ("\"none\"", Some(Cause::Fit)), ("\"required\"", None)] {
+        let judge = judge(0, &format!(r#","stream":true,"tools":{},"tool_choice":{choice}"#, tools()));
+        let mut seen = Seen::default();
+        (0..3).for_each(|_| token(&mut seen, "", -0.01));
+        token(&mut seen, "It turned out to be text.", -0.01);
+        assert_eq!(judge.cause(&seen), expected, "{choice}");
+    }
 }
 
 #[test]
