@@ -8,6 +8,7 @@ use crate::learning::Signal;
 use crate::meter::Meter;
 use crate::planning::Planned;
 use flaws::flaw;
+pub(crate) use flaws::{call_fits, has_form};
 use futures_util::{StreamExt, stream};
 use std::fmt;
 use std::sync::Arc;

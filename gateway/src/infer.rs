@@ -5,6 +5,7 @@ use crate::body::Body;
 use crate::dispatch::{self, Job};
 use crate::error::ApiError;
 use crate::held::Held;
+use crate::learning::Streamed;
 use crate::meter::Meter;
 use crate::planning::Planner;
 use crate::signature::signature;
@@ -137,7 +138,8 @@ pub(crate) async fn serve(
     if request.stream() {
         let alias = meter.alias().clone();
         let bounds = relay::Bounds { deadline, cut, unread: config.server.unread_timeout };
-        let mut response = relay::respond(answer, &request, meter, bounds);
+        let form = Streamed::of(app, &arrival.id, &request).filter(|_| answer.routed.is_some());
+        let mut response = relay::respond(answer, &request, meter, bounds, form);
         head.write(response.headers_mut());
         limits::show(app, &agent, &alias, response.headers_mut());
         return Ok(response);

@@ -21,6 +21,7 @@ use tollkeeper_protocol::Request;
 use tollkeeper_router::learning::{Choice, Evidence, Outcome};
 
 pub(crate) use book::GroupView;
+pub(crate) use check::Streamed;
 pub(crate) use memory::{MOST_REMEMBERED, OLDEST};
 
 /// Who asks the same again within this time was not content with the answer.
@@ -278,8 +279,12 @@ impl App {
         if let Body::Full(body) = body
             && let Some(passed) = check::passes(request, body)
         {
-            self.told(id, if passed { Signal::CheckPassed } else { Signal::CheckFailed });
+            self.checked(id, passed);
         }
+    }
+
+    fn checked(&self, id: &str, passed: bool) {
+        self.told(id, if passed { Signal::CheckPassed } else { Signal::CheckFailed });
     }
 
     /// An answer has come to its end.

@@ -4,6 +4,7 @@ use crate::body::Body;
 use crate::cut::Cut;
 use crate::dispatch::Answer;
 use crate::error::ApiError;
+use crate::learning::Streamed;
 use crate::meter::Meter;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -58,6 +59,8 @@ struct Stream {
     include_usage: bool,
     /// Choices that have not ended, by index.
     open: Vec<u32>,
+    /// Looks at its form when it is whole, if that is wanted.
+    form: Option<Streamed>,
 }
 
 /// What ends a stream from outside.
@@ -96,8 +99,14 @@ pub(crate) struct Bounds {
     pub(crate) unread: Duration,
 }
 
-/// The response that carries a stream.
-pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, bounds: Bounds) -> Response<Body> {
+/// The response that carries a stream, at whose `form` somebody may want to look.
+pub(crate) fn respond(
+    answer: Answer,
+    request: &Request,
+    meter: Meter,
+    bounds: Bounds,
+    form: Option<Streamed>,
+) -> Response<Body> {
     let meta = AnswerMeta { id: answer.id.to_string(), created: answer.created, model: answer.reply.model };
     let include_usage = request.include_usage();
     let source = match answer.reply.body {
@@ -117,6 +126,7 @@ pub(crate) fn respond(answer: Answer, request: &Request, meter: Meter, bounds: B
         backend: answer.backend,
         include_usage,
         open: (0..u32::try_from(request.answers()).unwrap_or(1)).collect(),
+        form,
     };
     let mut response = Response::new(Body::Relay(Relay::new(stream, bounds)));
     let headers = response.headers_mut();
@@ -303,9 +313,15 @@ impl Stream {
         if let ChatEvent::Finish { choice, .. } = event {
             self.open.retain(|open| open != choice);
         }
+        if let Some(form) = &mut self.form {
+            form.push(event);
+        }
         let mut out = BytesMut::new();
         self.encoder.encode(event, &mut out);
         if let ChatEvent::Usage(_) = event {
+            if let Some(form) = self.form.take() {
+                form.end();
+            }
             let extension = self.extension(true);
             self.meter.close(Outcome::Done);
             self.encoder.finish(Some(&extension), &mut out);

@@ -1,14 +1,16 @@
-//! What can be told cheaply of a whole answer: whether it is the JSON that was asked for, and whether its calls can be carried out.
+//! What can be told of an answer at its end: whether it is the JSON that was asked for, and whether its calls can be carried out.
 
+use crate::app::App;
+use crate::cascade::{call_fits, has_form};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::sync::Arc;
 use tollkeeper_protocol::Request;
-use tollkeeper_protocol::chat::{ChatRequest, ResponseFormat};
+use tollkeeper_protocol::chat::{ChatRequest, FinishReason, ResponseFormat};
+use tollkeeper_protocol::event::{ChatEvent, Folder};
 
 /// Longer answers are not looked at, in bytes.
-const LONGEST: usize = 1 << 20;
+const LONGEST: usize = 256 << 10;
 
 #[derive(Deserialize)]
 struct Answer<'a> {
@@ -46,38 +48,91 @@ struct Function<'a> {
     arguments: Option<Cow<'a, str>>,
 }
 
-/// Whether an answer in OpenAI's form has the form that was asked for: its text is JSON (which schema is not looked at), its calls name tools that
-/// there are, with JSON objects for arguments. `None` where no form was asked for, or where nobody can be blamed: the answer was cut at its limit or
-/// by a filter, or declined in words.
+/// Whether an answer in OpenAI's form has the form that was asked for: its text is JSON by the schema, its calls name tools that there are, with
+/// arguments by theirs. `None` where no form was asked for, or where nobody can be blamed: the answer was cut at its limit or by a filter, or
+/// declined in words.
 pub(super) fn passes(request: &Request, body: &[u8]) -> Option<bool> {
-    let Request::Chat(chat) = request else { return None };
-    let wants_json = chat.response_format != ResponseFormat::Text;
-    if (!wants_json && chat.tools.is_empty()) || body.len() > LONGEST {
-        return None;
-    }
+    let chat = with_form(request).filter(|_| body.len() <= LONGEST)?;
     let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
-    let verdicts = answer.choices.iter().filter_map(|choice| verdict(chat, wants_json, choice));
+    let verdicts = answer.choices.iter().filter_map(|choice| {
+        let finish = choice.finish_reason.as_deref().filter(|finish| ["stop", "tool_calls"].contains(finish));
+        let calls = choice.message.tool_calls.as_deref().unwrap_or_default();
+        let functions = calls.iter().filter_map(|call| call.function.as_ref());
+        let calls = functions.map(|call| (&*call.name, call.arguments.as_deref().unwrap_or_default()));
+        finish.and_then(|_| verdict(chat, choice.message.content.as_deref(), calls))
+    });
     verdicts.reduce(|one, other| one && other)
 }
 
-fn verdict(chat: &ChatRequest, wants_json: bool, choice: &Choice<'_>) -> Option<bool> {
-    if !matches!(choice.finish_reason.as_deref(), Some("stop" | "tool_calls")) {
-        return None;
-    }
-    let calls = choice.message.tool_calls.as_deref().unwrap_or_default();
-    if !calls.is_empty() {
-        let functions = calls.iter().filter_map(|call| call.function.as_ref());
-        return functions.map(|function| is_sound(chat, function)).reduce(|one, other| one && other);
-    }
-    let content = choice.message.content.as_deref().filter(|_| wants_json)?;
-    Some(serde_json::from_str::<IgnoredAny>(content).is_ok())
+/// A request that asks for a form.
+fn with_form(request: &Request) -> Option<&ChatRequest> {
+    let Request::Chat(chat) = request else { return None };
+    (chat.response_format != ResponseFormat::Text || !chat.tools.is_empty()).then_some(chat)
 }
 
-fn is_sound(chat: &ChatRequest, function: &Function<'_>) -> bool {
-    let arguments = function.arguments.as_deref().map_or("{}", str::trim);
-    let is_object =
-        arguments.is_empty() || (arguments.starts_with('{') && serde_json::from_str::<&RawValue>(arguments).is_ok());
-    is_object && chat.tools.iter().any(|tool| tool.name == *function.name)
+fn verdict<'a>(
+    chat: &ChatRequest,
+    content: Option<&str>,
+    calls: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<bool> {
+    let called = calls.map(|(name, arguments)| call_fits(chat, name, arguments)).reduce(|one, other| one && other);
+    called.or_else(|| {
+        let content = content.filter(|_| chat.response_format != ResponseFormat::Text)?;
+        Some(has_form(&chat.response_format, content))
+    })
+}
+
+/// Gathers a local answer that is streamed, and tells at its end whether it has the form that was asked for.
+pub(crate) struct Streamed {
+    app: Arc<App>,
+    id: Arc<str>,
+    request: Arc<Request>,
+    folder: Folder,
+    bytes: usize,
+}
+
+impl Streamed {
+    /// `None` where nothing is learned, or no form was asked for.
+    pub(crate) fn of(app: &Arc<App>, id: &Arc<str>, request: &Arc<Request>) -> Option<Self> {
+        app.config.load().learning.as_ref()?;
+        with_form(request)?;
+        let (app, id, request) = (app.clone(), id.clone(), request.clone());
+        Some(Self { app, id, request, folder: Folder::default(), bytes: 0 })
+    }
+
+    /// A piece of it, on its way to the client.
+    pub(crate) fn push(&mut self, event: &ChatEvent) {
+        let event = match event {
+            ChatEvent::Text { choice, text, .. } => {
+                self.bytes += text.len();
+                ChatEvent::Text { choice: *choice, text: text.clone(), tokens: 0, logprobs: Vec::new() }
+            }
+            ChatEvent::ToolCall { arguments, .. } => {
+                self.bytes += arguments.len();
+                event.clone()
+            }
+            ChatEvent::Finish { .. } => event.clone(),
+            ChatEvent::Reasoning { .. } | ChatEvent::Certainty { .. } | ChatEvent::Usage(_) => return,
+        };
+        if self.bytes <= LONGEST {
+            self.folder.push(event);
+        }
+    }
+
+    /// All of it has come.
+    pub(crate) fn end(self) {
+        let Self { app, id, request, folder, bytes } = self;
+        let Some(chat) = with_form(&request).filter(|_| bytes <= LONGEST) else { return };
+        let choices = folder.finish().choices;
+        let verdicts = choices.iter().filter_map(|choice| {
+            let calls = choice.tool_calls.iter().map(|call| (&*call.name, &*call.arguments));
+            let is_whole = matches!(choice.finish, Some(FinishReason::Stop | FinishReason::ToolCalls));
+            is_whole.then(|| verdict(chat, Some(&choice.text), calls)).flatten()
+        });
+        if let Some(passed) = verdicts.reduce(|one, other| one && other) {
+            app.checked(&id, passed);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -102,15 +157,25 @@ mod tests {
         assert_eq!(passes(wanted(), &said("{\"a\": [1, \"zwölf\\n\"]}"), "stop"), Some(true));
         assert_eq!(passes(wanted(), &said("Sure! {\"a\": 1}"), "stop"), Some(false));
         assert_eq!(passes(wanted(), &said(""), "stop"), Some(false));
+        assert_eq!(passes(wanted(), &said("[1]"), "stop"), Some(false), "an object was asked for");
         assert_eq!(passes(wanted(), &said("{\"a\": "), "length"), None);
         assert_eq!(passes(wanted(), &said("no"), "content_filter"), None);
         assert_eq!(passes(wanted(), &json!({"role": "assistant", "content": null, "refusal": "no"}), "stop"), None);
         assert_eq!(passes(json!({}), &said("Sure!"), "stop"), None, "nothing was asked for");
+        let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+        let form =
+            || json!({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}});
+        assert_eq!(passes(form(), &said("{\"n\": 1}"), "stop"), Some(true));
+        assert_eq!(passes(form(), &said("{\"n\": \"x\"}"), "stop"), Some(false));
     }
 
     #[test]
     fn calls_name_tools_that_there_are_with_objects_for_arguments() {
-        let tools = || json!({"tools": [{"type": "function", "function": {"name": "read", "parameters": {}}}]});
+        let tools = || {
+            json!({"tools": [{"type": "function", "function": {"name": "read", "parameters": {
+                "type": "object", "properties": {"path": {"type": "string"}}
+            }}}]})
+        };
         let call = |name: &str, arguments: &str| {
             let call = json!({"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}});
             json!({"role": "assistant", "content": null, "tool_calls": [call]})
@@ -119,6 +184,7 @@ mod tests {
         assert_eq!(passes(tools(), &call("read", ""), "tool_calls"), Some(true));
         assert_eq!(passes(tools(), &call("read", "{\"path\": "), "tool_calls"), Some(false));
         assert_eq!(passes(tools(), &call("read", "[1]"), "stop"), Some(false));
+        assert_eq!(passes(tools(), &call("read", "{\"path\": 1}"), "tool_calls"), Some(false));
         assert_eq!(passes(tools(), &call("write", "{}"), "tool_calls"), Some(false));
         assert_eq!(passes(tools(), &json!({"role": "assistant", "content": "Done."}), "stop"), None);
     }
