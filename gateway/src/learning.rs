@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::body::Body;
 use crate::dispatch::Answer;
 use crate::error::ApiError;
-use crate::signature::signature;
+use crate::signature::question;
 use crate::stack::Arrival;
 use book::Book;
 use memory::{Memory, Remembered};
@@ -178,7 +178,7 @@ impl Inner {
         }
     }
 
-    /// Counts what is told of a remembered answer, instead of what was told before if that says less. Returns what it was, and whether it said
+    /// Counts what is told of a remembered answer, instead of what was told before if that says less, or as much but better. Returns what it was, and whether it said
     /// something before; `None` when it is not remembered, or more is known of it already.
     fn tell(
         &mut self,
@@ -190,7 +190,7 @@ impl Inner {
     ) -> Option<(Remembered, bool)> {
         let answer = self.memory.get(id)?;
         let before = answer.told;
-        if !by_word && before.is_some_and(|before| before.weight >= outcome.weight) {
+        if !by_word && before.is_some_and(|before| !gives_way(before, outcome)) {
             return None;
         }
         answer.told = Some(outcome);
@@ -204,6 +204,11 @@ impl Inner {
         self.count(routed, outcome, settings, config);
         Some((answer, before.is_some()))
     }
+}
+
+/// Whether what is told later of an answer takes the place of what was told before: sound JSON may still be a wrong answer.
+fn gives_way(before: Outcome, later: Outcome) -> bool {
+    later.weight > before.weight || (later.weight >= before.weight && later.score < before.score)
 }
 
 impl App {
@@ -236,7 +241,7 @@ impl App {
         let config = self.config.load();
         let (Some(settings), Some(routed)) = (&config.learning, &answer.routed) else { return };
         self.metrics.started(&routed.choice);
-        let asked = signature(request).map(|signature| (agent.clone(), signature));
+        let asked = question(request).map(|question| (agent.clone(), question));
         let now = Instant::now();
         let mut inner = self.learning.lock();
         let Inner { book, memory } = &mut *inner;

@@ -1,8 +1,9 @@
 //! What a request asks, as a number by which it is noticed that the same is asked again and again.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem::discriminant;
 use tollkeeper_protocol::Request;
-use tollkeeper_protocol::chat::{Message, Part, Role};
+use tollkeeper_protocol::chat::{ChatRequest, Message, Part, Role};
 
 /// Of a long text, so many bytes at either end count, and its length.
 const ENDS: usize = 2048;
@@ -13,16 +14,44 @@ pub(crate) fn signature(request: &Request) -> Option<u64> {
     let Request::Chat(chat) = request else { return None };
     let last = chat.messages.last()?;
     let mut hasher = DefaultHasher::new();
-    match chat.messages.iter().rev().find(|message| message.role != Role::Tool) {
-        Some(calling) if last.role == Role::Tool && !calling.tool_calls.is_empty() => {
-            for call in &calling.tool_calls {
-                call.name.hash(&mut hasher);
-                ends(&call.arguments).hash(&mut hasher);
-            }
-        }
-        _ => said(last, &mut hasher),
+    match calling(chat) {
+        Some(calling) => called(calling, &mut hasher),
+        None => said(last, &mut hasher),
     }
     Some(hasher.finish())
+}
+
+/// A hash of all that is asked, and of whom: of the whole conversation; of one that brings results, of how it began and of their calls. `None` for
+/// requests that are no conversation.
+pub(crate) fn question(request: &Request) -> Option<u64> {
+    let Request::Chat(chat) = request else { return None };
+    let mut hasher = DefaultHasher::new();
+    request.model().hash(&mut hasher);
+    if let Some(calling) = calling(chat) {
+        conversation(request).hash(&mut hasher);
+        called(calling, &mut hasher);
+        return Some(hasher.finish());
+    }
+    for message in &chat.messages {
+        discriminant(&message.role).hash(&mut hasher);
+        said(message, &mut hasher);
+        called(message, &mut hasher);
+    }
+    Some(hasher.finish())
+}
+
+/// The message with the calls whose results the request brings, if it does.
+fn calling(chat: &ChatRequest) -> Option<&Message> {
+    chat.messages.last().filter(|last| last.role == Role::Tool)?;
+    let calling = chat.messages.iter().rev().find(|message| message.role != Role::Tool);
+    calling.filter(|message| !message.tool_calls.is_empty())
+}
+
+fn called(message: &Message, hasher: &mut DefaultHasher) {
+    for call in &message.tool_calls {
+        call.name.hash(hasher);
+        ends(&call.arguments).hash(hasher);
+    }
 }
 
 /// A hash of how a conversation began: its instructions and the first thing that the user said.

@@ -23,7 +23,10 @@ fn tiers(upstream: &Upstream, learning: &str) -> Setup {
     let script = setup.path("local.json");
     std::fs::write(&script, r#"{"otherwise": "at home"}"#).unwrap();
     setup
-        .raw(&format!("[[local.models]]\nname = \"home\"\npath = {script:?}\nengine = \"scripted\"\n"))
+        .raw(&format!(
+            "[[local.models]]\nname = \"home\"\npath = {script:?}\nengine = \"scripted\"\ncontext = 1024\n\
+             abilities = [\"chat\", \"tools\", \"json_schema\"]\n"
+        ))
         .raw(&pyramid("\"home\", \"up/small\", \"up/large\""))
         .raw(learning)
 }
@@ -305,6 +308,65 @@ async fn what_fails_its_check_or_is_asked_again_counts_a_little() {
     let metrics = gateway.metrics().await;
     let bad = |source| metrics.sum("tollkeeper_learning_outcomes_total", &[("source", source), ("outcome", "bad")]);
     assert_eq!((bad("check_failed"), bad("retried")), (2.0, 1.0));
+}
+
+/// The tier 0 of tasks of a type, as it is shown.
+async fn lowest(gateway: &Gateway, task: &str) -> Value {
+    let shown = report(gateway).await;
+    let groups = shown["data"].as_array().unwrap();
+    groups.iter().find(|group| group["task_type"] == task).unwrap_or_else(|| panic!("{shown}"))["tiers"][0].clone()
+}
+
+#[tokio::test]
+async fn who_asks_the_same_of_something_else_is_content() {
+    let upstream = Upstream::start().await;
+    let gateway = started(tiers(&upstream, ON)).await;
+    let send = async |messages: Value| {
+        let body = json!({"model": "team/smart", "messages": messages});
+        let answer = gateway.client().header("x-tollkeeper-task-type", "summarise").post_json(CHAT, &body).await;
+        assert_eq!((answer.status, backend(&answer)), (200, "home"), "{}", answer.text());
+    };
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let call = json!({"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}});
+    let calls = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+    let result = json!({"role": "tool", "tool_call_id": "1", "content": "nothing"});
+    for text in ["The first text.", "The second text.", "The third text."] {
+        send(json!([user(text), user("Summarise the text above.")])).await;
+        send(json!([user(text), calls, result])).await;
+    }
+    assert_eq!(lowest(&gateway, "summarise").await["bad"], json!(0.0));
+    send(json!([user("The third text."), user("Summarise the text above.")])).await;
+    assert_eq!(lowest(&gateway, "summarise").await["bad"], json!(0.25));
+    // The same call again, whatever came out of it: it goes in circles.
+    send(json!([user("The third text."), calls, result, calls, result])).await;
+    assert_eq!(lowest(&gateway, "summarise").await["bad"], json!(0.5));
+}
+
+#[tokio::test]
+async fn the_form_of_an_answer_is_that_of_its_schema_also_in_a_stream_and_no_praise_for_one_that_is_asked_again() {
+    let upstream = Upstream::start().await;
+    let setup = tiers(&upstream, ON);
+    std::fs::write(setup.path("local.json"), r#"{"otherwise": "{\"n\": 1}"}"#).unwrap();
+    let gateway = started(setup).await;
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+    let send = async |text: &str, stream: bool| {
+        let body = json!({
+            "model": "team/smart", "stream": stream, "messages": [{"role": "user", "content": text}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}},
+        });
+        let answer = gateway.client().header("x-tollkeeper-task-type", "extraction").post_json(CHAT, &body).await;
+        assert_eq!((answer.status, backend(&answer)), (200, "home"), "{}: {}", why(&answer), answer.text());
+    };
+    let seen = async || {
+        let home = lowest(&gateway, "extraction").await;
+        (home["good"].as_f64().unwrap(), home["bad"].as_f64().unwrap())
+    };
+    send("one", false).await;
+    assert_eq!(seen().await, (0.25, 0.0));
+    send("two", true).await;
+    assert_eq!(seen().await, (0.5, 0.0), "a streamed answer of a local model is looked at too");
+    send("one", false).await;
+    assert_eq!(seen().await, (0.5, 0.25), "the first is bad now, the third good");
 }
 
 #[tokio::test]
