@@ -101,8 +101,9 @@ impl App {
         self.rates.reload(&self.policies.effective());
         self.economics.reload(self, config);
         self.notifier.reload(&config.notify);
-        self.learning.reload(config);
         self.config.store(config.clone());
+        // Nothing is counted by the old configuration after this.
+        self.learning.reload(config);
         self.metrics.reloaded("ok");
         tracing::info!(agents = config.agents.len(), aliases = config.aliases.len(), "configuration reloaded");
     }

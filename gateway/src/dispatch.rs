@@ -409,6 +409,7 @@ async fn one(
     let is_seen = seen || matches!(attempt.id, BackendId::Local(_));
     let sent = if is_seen { answer.await } else { meter.whole(answer).await };
     meter.waited(started.elapsed());
+    let routed = planned.basis.start.as_ref().map(|start| start.routed(attempt.why.tier, backend.clone()));
     Ok(sent.map(|reply| Answer {
         reply,
         backend,
@@ -416,6 +417,6 @@ async fn one(
         degraded: None,
         id: job.arrival.id.clone(),
         created: u64::try_from(job.app.clock.now().as_second()).unwrap_or(0),
-        routed: planned.basis.start.as_ref().map(|start| start.routed(attempt.why.tier)),
+        routed,
     }))
 }

@@ -89,6 +89,10 @@ pub(crate) enum ApiError {
          until a restart"
     )]
     NoAnswer(String),
+    #[error(
+        "what is said of this answer cannot be counted: its model is not in that place of the alias any more, or no further type of task can be known"
+    )]
+    NotCounted,
     #[error("this needs the operator's key (`server.admin_key`)")]
     NotOperator,
     #[error("the gateway made a mistake of its own with this request; its log tells the operator more")]
@@ -173,6 +177,7 @@ impl ApiError {
             Self::NoTeam(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("team_not_found"), None),
             Self::NothingLearned => shape(StatusCode::CONFLICT, INVALID, Some("learning_off"), Some(false)),
             Self::NoAnswer(_) => shape(StatusCode::NOT_FOUND, INVALID, Some("request_not_found"), Some(false)),
+            Self::NotCounted => shape(StatusCode::CONFLICT, INVALID, Some("not_counted"), Some(false)),
             Self::NoFile => shape(StatusCode::CONFLICT, INVALID, Some("no_configuration_file"), None),
             Self::BadFile(_) => shape(StatusCode::UNPROCESSABLE_ENTITY, INVALID, Some("bad_configuration"), None),
             Self::Ledger(_) | Self::Unwritten => {

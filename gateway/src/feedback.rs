@@ -65,7 +65,7 @@ pub(crate) struct FeedbackShown {
 /// Serves one.
 ///
 /// # Errors
-/// No key, a body that says something else, or an answer that is not the agent's or not remembered.
+/// No key, a body that says something else, or an answer that is not the agent's, not remembered, or cannot be counted.
 pub(crate) async fn serve(app: &App, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
     let caller = auth::asker(app, request.headers())?;
     let FeedbackBody { request_id, outcome, score } = read(app, request.into_body()).await?;
@@ -77,7 +77,7 @@ pub(crate) async fn serve(app: &App, request: Request<Incoming>) -> Result<Respo
         alias: heard.alias().to_owned(),
         task_type: heard.task().to_owned(),
         tier: heard.tier(),
-        backend: heard.backend.to_string(),
+        backend: heard.backend().to_owned(),
         score,
         replaced: heard.replaced,
     };

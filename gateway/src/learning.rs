@@ -50,8 +50,8 @@ pub(crate) struct Start {
 
 impl Start {
     /// The same with who answers.
-    pub(crate) fn routed(&self, tier: u8) -> Routed {
-        Routed { group: self.group.clone(), tier, choice: self.choice }
+    pub(crate) fn routed(&self, tier: u8, backend: Arc<str>) -> Routed {
+        Routed { group: self.group.clone(), tier, backend, choice: self.choice }
     }
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct Routed {
     group: Arc<Group>,
     /// The tier of who answers.
     tier: u8,
+    /// Who that is.
+    backend: Arc<str>,
     /// Where the request began.
     choice: Choice,
 }
@@ -72,9 +74,9 @@ pub(crate) enum Signal {
     Escalated,
     /// It was looked at for that, and was good enough.
     Accepted,
-    /// It is not the JSON that was asked for, or calls a tool that there is not.
+    /// It is not the JSON that was asked for, or calls what cannot be called so.
     CheckFailed,
-    /// It is, and calls what there is.
+    /// It is, and calls what can be.
     CheckPassed,
     /// The same agent asked the same again soon after.
     Retried,
@@ -100,7 +102,6 @@ impl Signal {
 /// What was made of somebody's word.
 pub(crate) struct Heard {
     pub(crate) routed: Routed,
-    pub(crate) backend: Arc<str>,
     /// Whether something that was known of the answer before is replaced by it.
     pub(crate) replaced: bool,
 }
@@ -116,6 +117,10 @@ impl Heard {
 
     pub(crate) fn tier(&self) -> u8 {
         self.routed.tier
+    }
+
+    pub(crate) fn backend(&self) -> &str {
+        &self.routed.backend
     }
 }
 
@@ -171,15 +176,8 @@ impl Learning {
 }
 
 impl Inner {
-    /// Counts an outcome for a tier.
-    fn count(&mut self, routed: &Routed, outcome: Outcome, settings: &Settings, config: &Config) {
-        if let Some(tier) = self.book.tier(&routed.group, routed.tier, settings, config, outcome.at_ms) {
-            tier.add(outcome, settings.half_life);
-        }
-    }
-
-    /// Counts what is told of a remembered answer, instead of what was told before if that says less, or as much but better. Returns what it was, and whether it said
-    /// something before; `None` when it is not remembered, or more is known of it already.
+    /// Counts what is told of a remembered answer, instead of what was told before if that says less, or as much but better. Returns where it
+    /// was counted, and whether something was before; `None` when it is not remembered, cannot be counted, or more is known of it already.
     fn tell(
         &mut self,
         id: &str,
@@ -187,22 +185,19 @@ impl Inner {
         by_word: bool,
         settings: &Settings,
         config: &Config,
-    ) -> Option<(Remembered, bool)> {
+    ) -> Option<(Routed, bool)> {
         let answer = self.memory.get(id)?;
         let before = answer.told;
         if !by_word && before.is_some_and(|before| !gives_way(before, outcome)) {
             return None;
         }
-        answer.told = Some(outcome);
-        let answer = answer.clone();
-        let routed = &answer.routed;
-        if let Some(before) = before
-            && let Some(tier) = self.book.tier(&routed.group, routed.tier, settings, config, outcome.at_ms)
-        {
+        let tier = self.book.tier(&answer.routed, settings, config, outcome.at_ms)?;
+        if let Some(before) = before {
             tier.take_back(before, outcome.at_ms, settings.half_life);
         }
-        self.count(routed, outcome, settings, config);
-        Some((answer, before.is_some()))
+        tier.add(outcome, settings.half_life);
+        answer.told = Some(outcome);
+        Some((answer.routed.clone(), before.is_some()))
     }
 }
 
@@ -221,8 +216,11 @@ impl App {
         let config = self.config.load();
         let Some(settings) = &config.learning else { return };
         let (name, score, weight) = signal.meaning();
-        self.learning.lock().count(routed, Outcome { score, weight, at_ms: self.now_ms() }, settings, &config);
-        self.metrics.outcome(name, score);
+        let outcome = Outcome { score, weight, at_ms: self.now_ms() };
+        if let Some(tier) = self.learning.lock().book.tier(routed, settings, &config, outcome.at_ms) {
+            tier.add(outcome, settings.half_life);
+            self.metrics.outcome(name, score);
+        }
     }
 
     /// Counts what can be told of an answer that its client has.
@@ -251,21 +249,14 @@ impl App {
             .filter(|(_, at)| *at < arrival.at && arrival.at.duration_since(*at) <= RETRIED_WITHIN)
             .map(|(id, _)| id);
         let quiet = memory.quiet(now, RETRIED_WITHIN);
-        if let Some(tier) = book.tier(&routed.group, routed.tier, settings, &config, self.now_ms()) {
+        if let Some(tier) = book.tier(routed, settings, &config, self.now_ms()) {
             tier.answered += 1;
             tier.explored += u64::from(routed.choice.explored && routed.choice.tier == routed.tier);
         }
         memory.remember(
             arrival.id.clone(),
             asked,
-            Remembered {
-                agent: agent.clone(),
-                routed: routed.clone(),
-                backend: answer.backend.clone(),
-                at: now,
-                ended: false,
-                told: None,
-            },
+            Remembered { agent: agent.clone(), routed: routed.clone(), at: now, ended: false, told: None },
         );
         drop(inner);
         for id in quiet {
@@ -304,18 +295,21 @@ impl App {
     /// Somebody says how good an answer was, 0 to 1.
     ///
     /// # Errors
-    /// Nothing is learned here, or no such answer of the agent is remembered.
+    /// Nothing is learned here, no such answer of the agent is remembered, or there is no place where it could be counted any more.
     pub(crate) fn heard(&self, agent: &str, id: &str, score: f64) -> Result<Heard, ApiError> {
         let config = self.config.load();
         let settings = config.learning.as_ref().ok_or(ApiError::NothingLearned)?;
         let outcome = Outcome { score, weight: 1.0, at_ms: self.now_ms() };
         let mut inner = self.learning.lock();
         let own = inner.memory.get(id).is_some_and(|answer| *answer.agent == *agent && answer.at.elapsed() <= OLDEST);
-        let heard = if own { inner.tell(id, outcome, true, settings, &config) } else { None };
+        if !own {
+            return Err(ApiError::NoAnswer(id.chars().take(64).collect()));
+        }
+        let heard = inner.tell(id, outcome, true, settings, &config);
         drop(inner);
-        let Some((answer, replaced)) = heard else { return Err(ApiError::NoAnswer(id.chars().take(64).collect())) };
+        let (routed, replaced) = heard.ok_or(ApiError::NotCounted)?;
         self.metrics.outcome("feedback", score);
-        Ok(Heard { routed: answer.routed, backend: answer.backend, replaced })
+        Ok(Heard { routed, replaced })
     }
 
     /// Forgets what was learned of these, also on record. Returns of how many groups.

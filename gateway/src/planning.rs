@@ -19,6 +19,9 @@ use tollkeeper_router::{
     start_tier,
 };
 
+/// Under this type is learned what tasks of a type teach that only their clients know.
+const OTHER: &str = "other";
+
 /// Plans one request.
 pub(crate) struct Planner<'a> {
     pub(crate) app: &'a Arc<App>,
@@ -173,7 +176,13 @@ impl Planner<'_> {
         let is_pyramid = rules.wishes.strategy.unwrap_or(rules.strategy) == Strategy::Pyramid;
         self.config.learning.filter(|_| is_pyramid)?;
         let alias = resolved.alias.as_ref()?.name.as_str().into();
-        Some(Group { alias, task: basis.task_type.clone()?, said: rules.start_tier })
+        let task = basis.task_type.as_ref()?;
+        // Types that clients make up are one: else they could fill what is known.
+        let is_known = TaskType::from_name(task).is_some()
+            || self.config.tasks.contains_key(&**task)
+            || self.caller.agent.task_type.as_ref() == Some(task);
+        let task = if is_known { task.clone() } else { OTHER.into() };
+        Some(Group { alias, task, said: rules.start_tier })
     }
 
     /// Where a pyramid begins by what is known, among tiers that can answer.

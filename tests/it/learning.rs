@@ -8,7 +8,7 @@ use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
 use tollkeeper_tests::process::run;
 use tollkeeper_tests::setup::{KEY, Setup};
-use tollkeeper_tests::upstream::Upstream;
+use tollkeeper_tests::upstream::{Gate, Hold, Script, Upstream};
 use tollkeeper_tests::wait::eventually;
 
 const FEEDBACK: &str = "/v1/feedback";
@@ -367,6 +367,46 @@ async fn the_form_of_an_answer_is_that_of_its_schema_also_in_a_stream_and_no_pra
     assert_eq!(seen().await, (0.5, 0.0), "a streamed answer of a local model is looked at too");
     send("one", false).await;
     assert_eq!(seen().await, (0.5, 0.25), "the first is bad now, the third good");
+}
+
+#[tokio::test]
+async fn types_that_clients_make_up_are_one_group() {
+    let upstream = Upstream::start().await;
+    let known = "[[tasks]]\nname = \"legal\"\n";
+    let gateway = started(tiers(&upstream, &format!("{ON}{known}"))).await;
+    for (number, task) in ["made-up", "legal", "another", "code"].into_iter().enumerate() {
+        let answer = ask(gateway.client(), task, number as u32).await;
+        assert!(why(&answer).contains(&format!("task={task}")), "{}", why(&answer));
+        let heard = say(&gateway, &answer, "good").await;
+        assert_eq!(heard["task_type"], if number % 2 == 0 { "other" } else { task });
+    }
+    let shown = report(&gateway).await;
+    let tasks: Vec<&Value> = shown["data"].as_array().unwrap().iter().map(|group| &group["task_type"]).collect();
+    assert_eq!(tasks, ["code", "legal", "other"]);
+    assert_eq!(lowest(&gateway, "other").await["good"], json!(2.0));
+}
+
+#[tokio::test]
+async fn an_answer_of_a_model_that_was_taken_out_says_nothing_of_the_one_in_its_place() {
+    let (upstream, gate) = (Upstream::start().await, Gate::default());
+    let setup = || Setup::with(&upstream).raw(ON);
+    let gateway = Gateway::start(setup().raw(&pyramid("\"up/small\", \"up/large\""))).await;
+    upstream.next(Script::words(2).with_hold(Hold::Head(gate.clone())));
+    let client = gateway.client();
+    let running = tokio::spawn(async move { ask(client, "code", 1).await });
+    upstream.wait_for_requests(1).await;
+    gateway.reload(&setup().raw(&pyramid("\"up/other\", \"up/large\"")));
+    gate.open_wide();
+    let late = running.await.unwrap();
+    assert_eq!(backend(&late), "up/small");
+    assert_eq!(report(&gateway).await["data"], json!([]));
+    let said = gateway.client().post_json(FEEDBACK, &json!({"request_id": id(&late), "outcome": "bad"})).await;
+    assert_eq!((said.status, &said.error()["code"]), (409, &json!("not_counted")), "{}", said.text());
+    let answer = ask(gateway.client(), "code", 2).await;
+    assert_eq!(backend(&answer), "up/other");
+    say(&gateway, &answer, "good").await;
+    let lowest = lowest(&gateway, "code").await;
+    assert_eq!((&lowest["good"], &lowest["bad"], &lowest["answered"]), (&json!(1.0), &json!(0.0), &json!(1)));
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! What is known of the tiers of each group of requests, how it is kept, and how it is shown.
 
-use super::Group;
+use super::{Group, Routed};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tollkeeper_config::{Config, Learning as Settings};
+use tollkeeper_config::{BackendId, Config, Learning as Settings};
 use tollkeeper_router::learning::{Beta, Evidence, Outcome, choose};
 
 /// So many groups are known: clients name types of tasks as they like.
@@ -26,6 +26,9 @@ pub(super) struct Tier {
     at_ms: i64,
     /// Who is in it: with others it is another tier.
     backends: Vec<String>,
+    /// What the local ones among them are: by another file a name is another model.
+    #[serde(default)]
+    files: Vec<String>,
     /// Requests that it answered since it is known.
     pub(super) answered: u64,
     /// Those of them that came to it to be learned from.
@@ -38,6 +41,8 @@ struct Entry {
     tiers: BTreeMap<u8, Tier>,
     /// Whether that is more than was kept.
     is_new: bool,
+    /// Whether anything of it was ever kept, and has to be taken away when it is forgotten.
+    was_kept: bool,
 }
 
 /// What is known.
@@ -73,8 +78,8 @@ pub(crate) struct TierView {
 }
 
 impl Tier {
-    fn new(backends: Vec<String>, at_ms: i64) -> Self {
-        Self { good: 0.0, bad: 0.0, at_ms, backends, answered: 0, explored: 0 }
+    fn new(backends: Vec<String>, files: Vec<String>, at_ms: i64) -> Self {
+        Self { good: 0.0, bad: 0.0, at_ms, backends, files, answered: 0, explored: 0 }
     }
 
     fn evidence(&self) -> Evidence {
@@ -114,7 +119,7 @@ impl Book {
                 .filter(|tiers: &BTreeMap<u8, Tier>| tiers.values().all(|tier| tier.evidence().is_plausible()));
             match (group_of(&id), tiers) {
                 (Some(group), Some(tiers)) => {
-                    book.groups.insert(Arc::new(group), Entry { tiers, is_new: false });
+                    book.groups.insert(Arc::new(group), Entry { tiers, is_new: false, was_kept: true });
                 }
                 // It is learned anew.
                 _ => _ = book.gone.insert(id),
@@ -130,15 +135,18 @@ impl Book {
         tiers.map(|(number, tier)| (*number, tier.evidence().aged(now_ms, settings.half_life))).collect()
     }
 
-    /// A tier that something is to be counted for. `None` when it is not in the alias any more, or too many groups are known better.
+    /// A tier that something is to be counted for. `None` when who answered is not in it any more, or too many groups are known better.
     pub(super) fn tier(
         &mut self,
-        group: &Arc<Group>,
-        number: u8,
+        Routed { group, tier: number, backend, .. }: &Routed,
         settings: &Settings,
         config: &Config,
         now_ms: i64,
     ) -> Option<&mut Tier> {
+        let backends = backends(config, group, *number)?;
+        if !backends.iter().any(|name| **name == **backend) {
+            return None;
+        }
         if !self.groups.contains_key(group) && self.groups.len() >= MOST_GROUPS {
             let evidence = self.groups.iter().map(|(group, entry)| (group, entry.evidence(settings, now_ms)));
             let least = evidence.min_by(|one, other| one.1.total_cmp(&other.1));
@@ -146,11 +154,10 @@ impl Book {
             let least = least.clone();
             self.remove(&least);
         }
-        let known = self.groups.get(group).is_some_and(|entry| entry.tiers.contains_key(&number));
-        let backends = if known { Vec::new() } else { backends(config, group, number)? };
         let entry = self.groups.entry(group.clone()).or_default();
         entry.is_new = true;
-        Some(entry.tiers.entry(number).or_insert_with(|| Tier::new(backends, now_ms)))
+        let new = || Tier::new(backends, files(config, group, *number), now_ms);
+        Some(entry.tiers.entry(*number).or_insert_with(new))
     }
 
     /// Forgets tiers that are not what they were. Returns which.
@@ -159,7 +166,8 @@ impl Book {
         for (group, entry) in &mut self.groups {
             let before = entry.tiers.len();
             entry.tiers.retain(|number, tier| {
-                let same = backends(config, group, *number).is_some_and(|backends| backends == tier.backends);
+                let same = backends(config, group, *number).is_some_and(|backends| backends == tier.backends)
+                    && files(config, group, *number) == tier.files;
                 if !same {
                     gone.insert((group.clone(), *number));
                 }
@@ -181,8 +189,9 @@ impl Book {
     }
 
     fn remove(&mut self, group: &Arc<Group>) {
-        self.groups.remove(group);
-        self.gone.insert(id_of(group));
+        if self.groups.remove(group).is_some_and(|entry| entry.was_kept) {
+            self.gone.insert(id_of(group));
+        }
     }
 
     /// What is to be kept since the last time, by id; `None` is to be taken away.
@@ -191,6 +200,7 @@ impl Book {
         let mut gone = std::mem::take(&mut self.gone);
         for (group, entry) in self.groups.iter_mut().filter(|(_, entry)| entry.is_new) {
             entry.is_new = false;
+            entry.was_kept = true;
             let id = id_of(group);
             gone.remove(&id);
             changed.push((id, Some(json!(entry.tiers).to_string().into())));
@@ -253,6 +263,16 @@ fn backends(config: &Config, group: &Group, number: u8) -> Option<Vec<String>> {
     Some(of_tier.map(|(id, _)| id.to_string()).collect::<Vec<_>>()).filter(|backends| !backends.is_empty())
 }
 
+/// What the local models of that tier are made of.
+fn files(config: &Config, group: &Group, number: u8) -> Vec<String> {
+    let targets = config.aliases.get(&*group.alias).map_or(&[][..], |alias| &alias.targets);
+    let models = targets.iter().filter(|(_, tier)| *tier == number).filter_map(|(id, _)| match id {
+        BackendId::Local(name) => config.local.models.get(&**name),
+        BackendId::Remote { .. } => None,
+    });
+    models.map(|model| format!("{:?}:{}", model.engine, model.path.display())).collect()
+}
+
 /// What a group is kept under: types of tasks have no colon in them.
 fn id_of(group: &Group) -> Arc<str> {
     format!("{}:{}:{}", group.said, group.task, group.alias).into()
@@ -272,8 +292,12 @@ mod tests {
     const OUTCOME: Outcome = Outcome { score: 0.0, weight: 1.0, at_ms: 0 };
 
     fn config(targets: &str) -> Config {
+        config_with("a.gguf", targets)
+    }
+
+    fn config_with(file: &str, targets: &str) -> Config {
         let text = format!(
-            "[[local.models]]\nname = \"a\"\npath = \"a.gguf\"\n[[local.models]]\nname = \"b\"\npath = \"b.gguf\"\n\
+            "[[local.models]]\nname = \"a\"\npath = \"{file}\"\n[[local.models]]\nname = \"b\"\npath = \"b.gguf\"\n\
              [[aliases]]\nname = \"team/smart\"\nstrategy = \"pyramid\"\ntargets = [{targets}]\n"
         );
         tollkeeper_config::parse(&text, Path::new("t.toml"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
@@ -283,10 +307,16 @@ mod tests {
         Arc::new(Group { alias: "team/smart".into(), task: task.into(), said: 0 })
     }
 
+    /// An answer by the lowest tier.
+    fn routed(task: &str) -> Routed {
+        let choice = tollkeeper_router::learning::Choice { tier: 0, moved: false, explored: false };
+        Routed { group: group(task), tier: 0, backend: "a".into(), choice }
+    }
+
     fn count(book: &mut Book, config: &Config, task: &str, outcomes: u32) {
         let settings = Settings::default();
         for _ in 0..outcomes {
-            if let Some(tier) = book.tier(&group(task), 0, &settings, config, 0) {
+            if let Some(tier) = book.tier(&routed(task), &settings, config, 0) {
                 tier.add(OUTCOME, settings.half_life);
             }
         }
@@ -307,6 +337,16 @@ mod tests {
         let mut restored = Book::restore(kept.clone(), &swapped);
         assert_eq!(restored.report(&swapped, &settings, 0), []);
         assert_eq!(restored.changed(), [(kept[0].0.clone(), None)]);
+        assert!(
+            restored.tier(&routed("code"), &settings, &swapped, 0).is_none(),
+            "who answered is in another tier now"
+        );
+        let retrained = config_with("b.gguf", "\"a\", \"b\"");
+        assert_eq!(
+            Book::restore(kept.clone(), &retrained).report(&retrained, &settings, 0),
+            [],
+            "another model by that name"
+        );
         for bad in [
             "",
             "{",
@@ -343,15 +383,16 @@ mod tests {
         count(&mut book, &config, "code", 5);
         for number in 0..3 * MOST_GROUPS {
             let settings = Settings::default();
-            let tier = book.tier(&group(&format!("made-up-{number}")), 0, &settings, &config, 0).unwrap();
+            let tier = book.tier(&routed(&format!("made-up-{number}")), &settings, &config, 0).unwrap();
             tier.add(Outcome { weight: 0.05, ..OUTCOME }, settings.half_life);
         }
         assert_eq!(book.groups.len(), MOST_GROUPS);
         assert!(book.groups.contains_key(&*group("code")));
+        assert_eq!(book.gone.len(), 0, "what was never kept need not be taken away");
         // Where all are known well, a new one is not learned.
         for number in 0..MOST_GROUPS {
             count(&mut book, &config, &format!("real-{number}"), 3);
         }
-        assert!(book.tier(&group("late"), 0, &Settings::default(), &config, 0).is_none());
+        assert!(book.tier(&routed("late"), &Settings::default(), &config, 0).is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tollkeeper_router::learning::Outcome;
 
-/// So many answers are remembered, some 300 bytes each.
+/// So many answers are remembered, some 300 bytes each; of an agent as many as the others leave.
 pub(crate) const MOST_REMEMBERED: usize = 16_384;
 
 /// Older ones are not heard of any more.
@@ -22,7 +22,6 @@ pub(super) struct Remembered {
     /// Whose.
     pub(super) agent: Arc<str>,
     pub(super) routed: Routed,
-    pub(super) backend: Arc<str>,
     /// When it began.
     pub(super) at: Instant,
     /// Whether it came to its end.
@@ -35,8 +34,8 @@ pub(super) struct Remembered {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     answers: HashMap<Arc<str>, (Option<Asked>, Remembered)>,
-    /// The oldest first.
-    order: VecDeque<Arc<str>>,
+    /// Those of each agent, the oldest first.
+    order: HashMap<Arc<str>, VecDeque<Arc<str>>>,
     /// The last answer to each question.
     asked: HashMap<Asked, Arc<str>>,
     /// Of which it is not known yet whether they will be asked again; the oldest first.
@@ -59,17 +58,35 @@ impl Memory {
     }
 
     pub(super) fn remember(&mut self, id: Arc<str>, asked: Option<Asked>, answer: Remembered) {
-        while self.order.len() >= MOST_REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.remove(&oldest);
+        if self.answers.len() >= MOST_REMEMBERED {
+            self.make_room(&answer.agent);
+        }
+        // Most of them are gone before their time comes where there are many.
+        if self.fresh.len() >= 2 * MOST_REMEMBERED {
+            self.fresh.retain(|(id, _)| self.answers.contains_key(id));
         }
         if let Some(asked) = &asked {
             self.asked.insert(asked.clone(), id.clone());
         }
         self.fresh.push_back((id.clone(), answer.at));
-        self.order.push_back(id.clone());
+        self.order.entry(answer.agent.clone()).or_default().push_back(id.clone());
         self.answers.insert(id, (asked, answer));
+    }
+
+    /// Forgets the oldest answer of an agent with more than its share: who asks much does not make others' answers be forgotten.
+    fn make_room(&mut self, agent: &Arc<str>) {
+        let share = MOST_REMEMBERED / self.order.len().max(1);
+        let much = self.order.get(agent).is_some_and(|own| own.len() > share).then_some(agent);
+        let most = || self.order.iter().max_by_key(|(_, own)| own.len()).map(|(agent, _)| agent);
+        let Some(most) = much.or_else(most).cloned() else { return };
+        let Some(own) = self.order.get_mut(&most) else { return };
+        let oldest = own.pop_front();
+        if own.is_empty() {
+            self.order.remove(&most);
+        }
+        if let Some(oldest) = oldest {
+            self.remove(&oldest);
+        }
     }
 
     /// The answers that nobody asked for again for so long, each once. One that has not come to its end by then is nobody's example.
@@ -92,7 +109,10 @@ impl Memory {
         for id in &gone {
             self.remove(id);
         }
-        self.order.retain(|id| self.answers.contains_key(id));
+        self.order.retain(|_, own| {
+            own.retain(|id| self.answers.contains_key(id));
+            !own.is_empty()
+        });
     }
 
     /// Forgets what was said of these answers.
@@ -120,25 +140,48 @@ mod tests {
     fn answer(task: &str, at: Instant) -> Remembered {
         let group = Arc::new(Group { alias: "smart".into(), task: task.into(), said: 0 });
         let choice = Choice { tier: 0, moved: false, explored: false };
-        let routed = Routed { group, tier: 0, choice };
-        Remembered { agent: "scout".into(), routed, backend: "home".into(), at, ended: true, told: None }
+        let routed = Routed { group, tier: 0, backend: "home".into(), choice };
+        Remembered { agent: "scout".into(), routed, at, ended: true, told: None }
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_the_last_ones_are_remembered_and_nothing_of_the_others_stays() {
         let mut memory = Memory::default();
-        for number in 0..MOST_REMEMBERED as u64 + 100 {
+        let most = MOST_REMEMBERED as u64;
+        for number in 0..3 * most {
+            let asked = Some(("scout".into(), number));
+            memory.remember(format!("req_{number}").into(), asked, answer("code", Instant::now()));
+            assert!(memory.fresh.len() <= 2 * MOST_REMEMBERED);
+        }
+        assert_eq!(
+            (memory.len(), memory.order["scout"].len(), memory.asked.len()),
+            (MOST_REMEMBERED, MOST_REMEMBERED, MOST_REMEMBERED)
+        );
+        let mut memory = Memory::default();
+        for number in 0..most + 100 {
             let asked = Some(("scout".into(), number));
             memory.remember(format!("req_{number}").into(), asked, answer("code", Instant::now()));
         }
-        assert_eq!(
-            (memory.len(), memory.order.len(), memory.asked.len()),
-            (MOST_REMEMBERED, MOST_REMEMBERED, MOST_REMEMBERED)
-        );
         assert!(memory.get("req_99").is_none() && memory.get("req_100").is_some());
         assert!(memory.asked(&("scout".into(), 99)).is_none());
         memory.forget(|routed| *routed.group.task == *"code");
         assert_eq!((memory.len(), memory.order.len(), memory.asked.len()), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_much_makes_nobody_elses_answers_be_forgotten() {
+        let mut memory = Memory::default();
+        let of = |agent: &str| Remembered { agent: agent.into(), ..answer("code", Instant::now()) };
+        let ask = |memory: &mut Memory, agent: &str, numbers: std::ops::Range<usize>| {
+            numbers.for_each(|number| memory.remember(format!("{agent}_{number}").into(), None, of(agent)));
+        };
+        ask(&mut memory, "modest", 0..100);
+        ask(&mut memory, "greedy", 0..2 * MOST_REMEMBERED);
+        assert!((0..100).all(|number| memory.get(&format!("modest_{number}")).is_some()));
+        ask(&mut memory, "late", 0..3000);
+        ask(&mut memory, "greedy", 0..MOST_REMEMBERED);
+        assert_eq!((memory.len(), memory.order["modest"].len()), (MOST_REMEMBERED, 100));
+        assert_eq!((memory.order["late"].len(), memory.order["greedy"].len()), (3000, MOST_REMEMBERED - 3100));
     }
 
     #[tokio::test(start_paused = true)]
