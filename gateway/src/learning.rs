@@ -35,7 +35,7 @@ const KEPT_EVERY: Duration = Duration::from_secs(30);
 pub(crate) struct Group {
     /// What the client named: tiers of different aliases are different models.
     pub(crate) alias: Arc<str>,
-    /// The type of the task.
+    /// The type of the task; `other` for those that are neither built in nor configured.
     pub(crate) task: Arc<str>,
     /// The tier that the difficulty says: a hard request is no example for an easy one.
     pub(crate) said: u8,

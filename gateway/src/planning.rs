@@ -19,7 +19,7 @@ use tollkeeper_router::{
     start_tier,
 };
 
-/// Under this type is learned what tasks of a type teach that only their clients know.
+/// Under this type is learned what tasks teach whose type is neither built in nor configured.
 const OTHER: &str = "other";
 
 /// Plans one request.
