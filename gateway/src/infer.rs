@@ -144,8 +144,9 @@ pub(crate) async fn serve(
         limits::show(app, &agent, &alias, response.headers_mut());
         return Ok(response);
     }
+    // In a box, so that a request that waits for its answer does not take the memory of one that is being gathered.
     let whole = tokio::select! {
-        whole = timeout_at(deadline, unary::respond(answer, &request, &mut meter)) => whole.unwrap_or_else(|_| Err(too_slow())),
+        whole = timeout_at(deadline, Box::pin(unary::respond(answer, &request, &mut meter))) => whole.unwrap_or_else(|_| Err(too_slow())),
         denied = &mut cut => Err(ApiError::denied(denied)),
     };
     match whole {
