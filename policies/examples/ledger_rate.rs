@@ -29,7 +29,7 @@ const LOADS: [Load; 4] = [Load::Closed(1), Load::Closed(16), Load::Closed(64), L
 fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
     println!(
-        "ledger           load       attempts/s   CPU µs each   admit p50     p99   p99.9 (µs)   settle p50     p99 (µs)"
+        "ledger           load       attempts/s   CPU µs each   admit p50     p99   p99.9 (µs)   settle p50     p99   both p50     p99 (µs)"
     );
     for load in LOADS {
         let policies = Policies::in_memory(&config(Path::new(""), Durability::Process)?, Clock::system());
@@ -86,13 +86,17 @@ async fn measure(name: &str, load: Load, policies: Policies) {
         admits.extend(admitted);
         settles.extend(settled);
     }
+    let mut both: Vec<Duration> = admits.iter().zip(&settles).map(|(admit, settle)| *admit + *settle).collect();
     let count = u128::try_from(admits.len()).unwrap_or(1).max(1);
     let rate = count * 1000 / start.elapsed().as_millis();
     policies.close().await;
     let cpu = u128::from(cpu_ticks() - cpu) * 10_000 / count;
     let [p50, p99, p999] = [500, 990, 999].map(|per_mille| percentile(&mut admits, per_mille));
     let [settle50, settle99] = [500, 990].map(|per_mille| percentile(&mut settles, per_mille));
-    println!("{name:16} {load:10} {rate:10} {cpu:13} {p50:>11} {p99:>7} {p999:>12} {settle50:>12} {settle99:>12}");
+    let [both50, both99] = [500, 990].map(|per_mille| percentile(&mut both, per_mille));
+    println!(
+        "{name:16} {load:10} {rate:10} {cpu:13} {p50:>11} {p99:>7} {p999:>12} {settle50:>12} {settle99:>7} {both50:>10} {both99:>7}"
+    );
 }
 
 /// Admits and settles one attempt after another, or one each turn (first turn, pause); returns how long each step took.

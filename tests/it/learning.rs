@@ -3,6 +3,7 @@
 use crate::admin::document::Operator;
 use http::Method;
 use serde_json::{Value, json};
+use tollkeeper_servers::PostgresServer;
 use tollkeeper_tests::asks::CHAT;
 use tollkeeper_tests::client::{Answer, Client};
 use tollkeeper_tests::gateway::Gateway;
@@ -149,11 +150,22 @@ async fn what_was_learned_never_leads_to_who_is_not_allowed() {
 #[tokio::test]
 async fn it_is_there_after_a_restart_until_it_is_forgotten() {
     let upstream = Upstream::start().await;
-    let gateway = started(tiers(&upstream, ON)).await;
+    outlasts_restarts(tiers(&upstream, ON)).await;
+}
+
+#[tokio::test]
+async fn so_it_is_in_a_database() {
+    let upstream = Upstream::start().await;
+    let store = format!("url = {:?}\ngateway = \"left\"", PostgresServer::shared().database());
+    outlasts_restarts(tiers(&upstream, ON).store(&store)).await;
+}
+
+async fn outlasts_restarts(setup: Setup) {
+    let gateway = started(setup).await;
     move_up(&gateway, "code").await;
     move_up(&gateway, "chat").await;
     let mut before = report(&gateway).await;
-    let setup = gateway.stop().await.setup;
+    let setup = gateway.shut().await;
 
     let gateway = Gateway::start(setup).await;
     let mut after = report(&gateway).await;
@@ -181,7 +193,7 @@ async fn it_is_there_after_a_restart_until_it_is_forgotten() {
     assert_eq!(backend(&ask(gateway.client(), "chat", 62).await), "up/small");
     let reset = operator.good(Method::DELETE, "/admin/v1/learning?alias=team%2Fsmart", &Value::Null).await;
     assert_eq!(reset, json!({"forgotten": 2}), "the one that was asked for since is there again");
-    let gateway = Gateway::start(gateway.stop().await.setup).await;
+    let gateway = Gateway::start(gateway.shut().await).await;
     assert_eq!(report(&gateway).await["data"], json!([]), "forgotten is forgotten");
     assert_eq!(backend(&ask(gateway.client(), "chat", 63).await), "home");
 }
