@@ -177,10 +177,10 @@ impl Economics {
         Some(Compared { input: rates.input, output: rates.output, cloud, break_even })
     }
 
-    /// The candidates as they would be were all models in memory; `None` if they are, or if none comes by what it pays.
-    pub(crate) fn as_if_loaded(&self, config: &Config, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
+    /// The candidates as they would be were all models in memory; `None` if they are.
+    pub(crate) fn as_if_loaded(candidates: &[Candidate]) -> Option<Vec<Candidate>> {
         let absent = |one: &Candidate| matches!(one.health, Health::Absent { .. });
-        if config.local.swap.when != SwapWhen::Pays || !candidates.iter().any(absent) {
+        if !candidates.iter().any(absent) {
             return None;
         }
         let loaded = |one: &Candidate| Candidate {
@@ -192,7 +192,11 @@ impl Economics {
 
     /// The local model that comes first in the plan that all models in memory would have, if a remote one comes first in the real one.
     /// It is one that this very request may use, by its agent, its alias, its needs and its wishes: all others were sorted out of both.
+    /// `None` as well where models do not come by what pays.
     pub(crate) fn missed(&self, app: &App, config: &Config, wanted: &Plan, real: &Plan) -> Option<Arc<Missed>> {
+        if config.local.swap.when != SwapWhen::Pays {
+            return None;
+        }
         let (wanted, real) = (wanted.attempts.first()?, real.attempts.first()?);
         let (BackendId::Local(model), BackendId::Remote { .. }) = (&wanted.id, &real.id) else { return None };
         let swap = app.fleet.way_for(model).map(|way| {
@@ -201,6 +205,18 @@ impl Economics {
             self.enter().book.standing(self.now_ms(), model, &what)
         });
         Some(Arc::new(Missed { model: model.clone(), facts: wanted.facts.clone(), swap }))
+    }
+
+    /// The local models that would come before who answers, were they in memory, and that shall come when what has to go is idle. Where swaps
+    /// have to pay, a cloud is not given up for that.
+    pub(crate) fn hinted(config: &Config, wanted: &Plan, real: &Plan) -> Vec<BackendId> {
+        let Some(first) = real.attempts.first().filter(|first| !first.why.absent) else { return Vec::new() };
+        if config.local.swap.when == SwapWhen::Pays && matches!(first.id, BackendId::Remote { .. }) {
+            return Vec::new();
+        }
+        let absent = |id: &BackendId| real.attempts.iter().any(|real| real.id == *id && real.why.absent);
+        let before = wanted.attempts.iter().map(|wanted| &wanted.id).take_while(|id| **id != first.id);
+        before.filter(|id| absent(id)).cloned().collect()
     }
 
     /// How long until a model can answer. One that others would have to go for is not waited for by who need not: it comes when that pays.

@@ -1,7 +1,7 @@
 //! From a request to a plan: what it wants, how hard it is, who may answer it, and how they are at this moment.
 
 use crate::app::App;
-use crate::economics::Missed;
+use crate::economics::{Economics, Missed};
 use crate::error::ApiError;
 use crate::learning::{Group, Start};
 use crate::signature;
@@ -95,8 +95,8 @@ impl Planner<'_> {
         {
             return Err(ApiError::denied(first));
         }
-        let planned = self.planned(resolved, None, false);
-        self.note_missed(&planned);
+        let (planned, hinted) = self.planned_hinting(resolved, None, false);
+        hinted.iter().for_each(|id| self.app.fleet.missed(id));
         match planned.plan.refusal() {
             Some((kind, why)) => Err(ApiError::NoBackend(kind, why)),
             None => Ok(planned),
@@ -106,6 +106,11 @@ impl Planner<'_> {
     /// The plan as it would be made now, also when nobody can answer; for a prompt of so many tokens, if that is said. With `whole`, all that
     /// can be known of the request is looked at.
     pub(crate) fn planned(&self, resolved: Resolved, input_tokens: Option<u64>, whole: bool) -> Planned {
+        self.planned_hinting(resolved, input_tokens, whole).0
+    }
+
+    /// The same, and the models that would have come first had they been in memory, and shall come when what has to go is idle.
+    fn planned_hinting(&self, resolved: Resolved, input_tokens: Option<u64>, whole: bool) -> (Planned, Vec<BackendId>) {
         let (mut basis, mut rules) = self.rules(&resolved, whole);
         let group = self.group(&resolved, &basis, &rules);
         let alias = resolved.alias;
@@ -120,7 +125,7 @@ impl Planner<'_> {
         if let Some(tokens) = input_tokens {
             (ask.input_tokens, ask.longest_input) = (tokens, tokens);
         }
-        let loaded = self.app.economics.as_if_loaded(self.config, &candidates);
+        let loaded = Economics::as_if_loaded(&candidates);
         let said = rules.start_tier;
         let plan = plan_from(&ask, candidates, rules.clone(), self.seed, |ready| {
             let Some(group) = group else { return said };
@@ -132,11 +137,11 @@ impl Planner<'_> {
             basis.start = start;
             rules.start_tier
         });
-        basis.missed = loaded.and_then(|loaded| {
-            let wanted = plan_of(&ask, loaded, rules.clone(), self.seed);
-            self.app.economics.missed(self.app, self.config, &wanted, &plan)
-        });
-        Planned { ask, plan, basis, rules, alias }
+        let wanted = loaded.map(|loaded| plan_of(&ask, loaded, rules.clone(), self.seed));
+        let wanted = wanted.as_ref();
+        basis.missed = wanted.and_then(|wanted| self.app.economics.missed(self.app, self.config, wanted, &plan));
+        let hinted = wanted.map_or_else(Vec::new, |wanted| Economics::hinted(self.config, wanted, &plan));
+        (Planned { ask, plan, basis, rules, alias }, hinted)
     }
 
     /// How the targets are to be ordered. Whatever the rules do not depend on is not looked at.
@@ -195,16 +200,6 @@ impl Planner<'_> {
         let as_said = Choice { tier: group.said, moved: false, explored: false };
         let choice = choose(ready, group.said, of, settings, seed).unwrap_or(as_said);
         Some(Start { group: Arc::new(group), choice })
-    }
-
-    /// Says which local models would have come before the first attempt had they been in memory.
-    fn note_missed(&self, Planned { plan, basis, .. }: &Planned) {
-        // Who comes when that pays is counted when it is known what its absence cost.
-        if basis.missed.is_none() && plan.attempts.first().is_some_and(|first| !first.why.absent) {
-            for missed in plan.attempts.iter().filter(|attempt| attempt.why.absent) {
-                self.app.fleet.missed(&missed.id);
-            }
-        }
     }
 
     fn candidate(

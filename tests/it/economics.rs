@@ -112,6 +112,30 @@ async fn without_the_setting_a_model_comes_when_what_has_to_go_is_idle_and_nobod
 }
 
 #[tokio::test]
+async fn a_model_that_would_not_be_asked_first_is_not_brought_in() {
+    for lines in ["", "swap = \"pays\"\n"] {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::start(two(&upstream, lines).alias("cloudy", &["up/plain", "b"])).await;
+        ready(&gateway, "a").await;
+        for _ in 0..5 {
+            assert_eq!(asked(&gateway, "cloudy").await.0, "up/plain");
+        }
+        let states = [shown(&gateway, "a").await["state"].clone(), shown(&gateway, "b").await["state"].clone()];
+        assert_eq!(states, ["ready", "absent"], "with {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_local_model_that_another_answers_for_comes_when_that_is_idle_whatever_pays() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(two(&upstream, "swap = \"pays\"\n").alias("here", &["b", "a"])).await;
+    ready(&gateway, "a").await;
+    assert_eq!(asked(&gateway, "here").await.0, "a");
+    ready(&gateway, "b").await;
+    assert_eq!((asked(&gateway, "here").await.0.as_str(), paid(&gateway).await), ("b", 0.0));
+}
+
+#[tokio::test]
 async fn who_must_not_go_to_the_cloud_waits_for_the_model_alone_and_is_not_weighed() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(both(&upstream, "swap = \"pays\"\n")).await;
