@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tollkeeper_config::{BackendId, Config, ModelFacts, PicoUsd, SwapWhen, Usd};
-use tollkeeper_inference::{LocalAction, LocalStatus, Way};
+use tollkeeper_inference::{LocalStatus, Way};
 use tollkeeper_protocol::usage::Usage;
 use tollkeeper_router::energy::{self, Work};
 use tollkeeper_router::swap::{Book, Move, Verdict};
@@ -20,6 +20,8 @@ use tollkeeper_router::{Attempt, Candidate, Health, Plan};
 const USUAL_WATTS: u64 = 300;
 /// A card that computes at least so much of the time draws what computing takes; what it draws at rest says nothing.
 const BUSY: f64 = 0.5;
+/// A swap that pays is ordered for so long, and again at every look, so that it does not come any more when it was earned back meanwhile.
+const ORDERED: Duration = Duration::from_secs(5);
 
 /// The accounts of local models.
 pub(crate) struct Economics {
@@ -129,8 +131,9 @@ impl Economics {
         config.facts(id)
     }
 
-    /// Prices computing by what models and card were last seen to do.
+    /// Sees where models are, and prices computing by what models and card were last seen to do.
     pub(crate) fn refresh(&self, app: &App, config: &Config) {
+        self.look(app, config);
         let Some(tariff) = &config.local.energy else { return };
         if let Some(card) = app.fleet.card()
             && let (Some(watts), Some(true)) = (card.watts, card.busy.map(|busy| busy >= BUSY))
@@ -153,6 +156,32 @@ impl Economics {
             priced.insert(model.name, Arc::new(facts));
         }
         self.priced.store(Arc::new(priced));
+    }
+
+    /// Closes the accounts of models that have come, whether or not anybody asks them, charges those whose load failed with their swap, and
+    /// keeps the orders of others up as long as they stand.
+    fn look(&self, app: &App, config: &Config) {
+        if config.local.swap.when != SwapWhen::Pays {
+            return;
+        }
+        let models = app.fleet.local_models();
+        let mut state = self.enter();
+        for model in &models {
+            match model.state {
+                "ready" | "draining" => state.book.came(&model.name),
+                "failed" => state.book.failed(&model.name),
+                _ => {}
+            }
+        }
+        let ordered: Vec<_> = state.book.ordered().map(|(model, victims)| (model.clone(), victims.to_vec())).collect();
+        drop(state);
+        for (model, victims) in ordered {
+            let absent = models.iter().any(|other| other.name == model && other.state == "absent");
+            // Who others would go for now is weighed anew when it is missed again.
+            if absent && app.fleet.way_for(&model).is_none_or(|way| way.victims == victims) {
+                app.fleet.order(&model, ORDERED);
+            }
+        }
     }
 
     fn watts(&self, config: &Config) -> u64 {
@@ -269,7 +298,7 @@ impl Economics {
             tracing::info!(%model, regret_usd = %regret, swap_usd = %price, ?victims, "a model is missed; its swap waits until it pays");
         }
         if swap {
-            app.fleet.act(model, LocalAction::Load);
+            app.fleet.order(model, ORDERED);
         }
     }
 

@@ -27,6 +27,7 @@ use rustls::ClientConfig;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tollkeeper_config::{BackendId, Config, Provider};
 use tollkeeper_protocol::Request;
@@ -135,6 +136,11 @@ impl Fleet {
         if let BackendId::Local(name) = id {
             self.local.missed(name);
         }
+    }
+
+    /// A local model shall come as if an operator had said so, if it can within so long.
+    pub fn order(&self, model: &str, patience: Duration) {
+        self.local.order(model, patience);
     }
 
     /// What bringing a local model into memory would take now; `None` if it is there or on its way, cannot come, or is unknown.

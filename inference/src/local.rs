@@ -348,6 +348,13 @@ impl LocalEngines {
         }
     }
 
+    /// A model shall come as if an operator had said so, if it can within so long; a load that has begun then goes on.
+    pub fn order(&self, name: &str, patience: Duration) {
+        if let Some(Entry { key, .. }) = self.entry(name) {
+            self.manager.want_for(key, Want::Operator, patience);
+        }
+    }
+
     /// What bringing a model into memory would take now; `None` if it is there or on its way, cannot come, or is unknown.
     pub fn way_for(&self, name: &str) -> Option<Way> {
         self.manager.way_for(self.entry(name)?.key)

@@ -87,7 +87,7 @@ struct Absence {
     price: i64,
     /// Who would go for it, by the last look.
     victims: Vec<Arc<str>>,
-    /// The swap has been found to pay.
+    /// The swap has been found to pay, and nobody has earned that back since.
     ordered: bool,
 }
 
@@ -118,7 +118,8 @@ impl Book {
         for absence in self.accounts.values_mut().filter_map(|account| account.absence.as_mut()) {
             if absence.victims.contains(model) {
                 absence.regret = absence.regret.saturating_sub(worth).max(absence.floor(rules));
-                absence.ordered = absence.ordered && absence.regret >= absence.price;
+                // All of it has to be earned back: else an order would be taken back for one answer and given again for the next miss.
+                absence.ordered &= worth == 0 || absence.regret > 0;
             }
         }
     }
@@ -138,14 +139,16 @@ impl Book {
             ordered: false,
         });
         absence.price = price;
-        if absence.victims != what.victims {
+        let same = absence.victims == what.victims;
+        if !same {
             absence.victims = what.victims.to_vec();
         }
-        absence.regret = absence.regret.max(absence.floor(rules)).saturating_add(regret);
-        let swap = absence.regret > 0 && absence.regret >= price;
-        let first = swap && !absence.ordered;
-        absence.ordered = swap;
+        let regret = absence.regret.max(absence.floor(rules)).saturating_add(regret);
+        let swap = regret > 0 && regret >= price;
         // More than the price is no stronger a reason, and would have to be earned back before the next swap makes sense.
+        absence.regret = regret.min(price);
+        let first = swap && !absence.ordered;
+        absence.ordered = swap || absence.ordered && same;
         Verdict { opened, swap, first, regret: Usd(absence.regret), price: Usd(price) }
     }
 
@@ -174,6 +177,22 @@ impl Book {
                 absence.ordered = false;
             }
         }
+    }
+
+    /// The model could not be loaded: if its swap was ordered it has cost its price all the same, and is not ordered again before as much is
+    /// regretted anew.
+    pub fn failed(&mut self, model: &str) {
+        let rules = self.rules;
+        let Some(absence) = self.accounts.get_mut(model).and_then(|account| account.absence.as_mut()) else { return };
+        if std::mem::take(&mut absence.ordered) {
+            absence.regret = absence.regret.saturating_sub(absence.price).max(absence.floor(rules));
+        }
+    }
+
+    /// The models whose swap was found to pay, and has neither come nor been outweighed since; each with those who were to go for it.
+    pub fn ordered(&self) -> impl Iterator<Item = (&Arc<str>, &[Arc<str>])> {
+        let absent = self.accounts.iter().filter_map(|(model, account)| Some((model, account.absence.as_ref()?)));
+        absent.filter(|(_, absence)| absence.ordered).map(|(model, absence)| (model, &absence.victims[..]))
     }
 
     /// Forgets the models that are no more.

@@ -12,9 +12,13 @@ use tollkeeper_tests::wait::eventually;
 const ROOM: &str = "vram = \"10MiB\"\nmin_residency = \"1ms\"\ndrain = \"20ms\"\npatience = \"1ms\"\n";
 
 fn model(setup: Setup, name: &str) -> Setup {
+    let script = json!({"otherwise": name, "answers": {"count": null}, "step_millis": 1});
+    scripted(setup, name, &script)
+}
+
+fn scripted(setup: Setup, name: &str, script: &Value) -> Setup {
     let path = setup.path(&format!("{name}.json"));
-    std::fs::write(&path, json!({"otherwise": name, "answers": {"count": null}, "step_millis": 1}).to_string())
-        .unwrap();
+    std::fs::write(&path, script.to_string()).unwrap();
     setup.raw(&format!(
         "[[local.models]]\nname = \"{name}\"\npath = {path:?}\nengine = \"scripted\"\ncontext = 2048\nmemory = \"8MiB\"\n"
     ))
@@ -85,10 +89,11 @@ async fn the_cloud_answers_until_the_absence_of_a_model_has_cost_as_much_as_its_
     }
     assert!(misses > 3, "what `a` earned counts: {misses}");
     let (regret, price) = absence(&gateway, "b").await.unwrap_or((1, 1));
-    assert!(regret >= price && price > 0, "it came too early: {regret} of {price}");
+    assert!(regret == price && price > 0, "it came too early or too late: {regret} of {price}");
     ready(&gateway, "b").await;
+    let closed = async || absence(&gateway, "b").await.is_none().then_some(());
+    eventually("an account that is closed without anybody's asking", closed).await;
     assert_eq!(asked(&gateway, "either").await.0, "b");
-    assert_eq!(absence(&gateway, "b").await, None, "its account is closed");
     assert_eq!(paid(&gateway).await, 1.0);
 }
 
@@ -188,6 +193,26 @@ async fn a_missed_model_takes_the_place_of_a_busy_one_that_is_worth_nothing_when
     assert_eq!(answer.header("x-tollkeeper-backend"), "b");
     assert_eq!(shown(&gateway, "b").await["absence"], Value::Null, "its account is closed");
     drop(busy);
+}
+
+#[tokio::test]
+async fn a_swap_whose_load_fails_is_paid_for_all_the_same() {
+    let upstream = Upstream::start().await;
+    let setup = Setup::with(&upstream).raw(&format!("[local]\n{ROOM}swap = \"pays\"\n"));
+    let setup = scripted(model(setup, "a"), "b", &json!({"load_error": "the moon is in the wrong house"}));
+    let setup = setup.alias("either", &["b", "up/plain"]).alias("first", &["a", "up/plain"]);
+    let gateway = Gateway::start(setup).await;
+    ready(&gateway, "a").await;
+    asked(&gateway, "first").await;
+    let mut misses = 0;
+    while paid(&gateway).await == 0.0 {
+        asked(&gateway, "either").await;
+        misses += 1;
+        assert!(misses < 500, "it never pays: {:?}", absence(&gateway, "b").await);
+    }
+    let spent = async || absence(&gateway, "b").await.is_some_and(|(regret, _)| regret <= 0).then_some(());
+    eventually("a regret that has paid for the swap", spent).await;
+    assert_eq!(paid(&gateway).await, 1.0);
 }
 
 #[tokio::test]

@@ -61,7 +61,8 @@ pub struct LocalMemory {
 pub struct Way {
     /// The models that have to go for it.
     pub victims: Vec<Arc<str>>,
-    /// How long it is until it serves.
+    /// How long models move for it: until it serves, and where some that have to go are at work, until those are back, since what they could
+    /// not end in time waits for them and brings them in again.
     pub takes: Duration,
 }
 

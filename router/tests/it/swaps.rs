@@ -121,10 +121,42 @@ fn a_swap_is_found_to_pay_once_and_not_again_before_its_account_is_closed() {
     };
     assert_eq!(miss(&mut book, PRICE - 1), (false, false, PRICE - 1));
     assert_eq!(miss(&mut book, 1), (true, true, PRICE));
-    assert_eq!(miss(&mut book, 1), (true, false, PRICE + 1));
+    assert_eq!(miss(&mut book, 1), (true, false, PRICE), "it is never more than one swap's price");
     book.served(0, &b, Usd(5));
     assert_eq!(book.regrets().count(), 0, "who is in memory regrets nothing");
     assert_eq!(miss(&mut book, 7), (false, false, 7));
+}
+
+#[test]
+fn an_order_stands_until_it_came_or_failed_or_was_earned_back() {
+    let [a, b, c]: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
+    let miss = |book: &mut Book, model: &Arc<str>, cost| {
+        let what = Move { victims: std::slice::from_ref(&a), takes_ms: 0, energy: Usd(PRICE) };
+        let verdict = book.missed(0, model, Usd(cost), &what);
+        (verdict.swap, verdict.first)
+    };
+    let ordered =
+        |book: &Book| book.ordered().map(|(model, victims)| (model.clone(), victims.to_vec())).collect::<Vec<_>>();
+    let mut book = Book::new(rules(0));
+    assert_eq!(miss(&mut book, &b, PRICE), (true, true));
+    // One answer of who is there does not outweigh it, nor is it found to pay twice.
+    book.served(0, &a, Usd(1));
+    assert_eq!(ordered(&book), [(b.clone(), vec![a.clone()])]);
+    assert_eq!(miss(&mut book, &b, 1), (true, false));
+    book.served(0, &a, Usd(PRICE));
+    assert_eq!(ordered(&book), [], "it was earned back");
+    assert_eq!(miss(&mut book, &b, PRICE), (true, true));
+
+    // A load that failed was no less a swap.
+    book.failed(&b);
+    assert_eq!((ordered(&book).len(), miss(&mut book, &b, PRICE - 1)), (0, (false, false)));
+    book.failed(&b);
+    assert_eq!(miss(&mut book, &b, 1), (true, true), "what was not ordered has not failed");
+
+    // Who came settles what others would have had of the same place.
+    assert_eq!(miss(&mut book, &c, PRICE), (true, true));
+    book.came(&b);
+    assert_eq!((ordered(&book).len(), miss(&mut book, &c, PRICE - 1)), (0, (false, false)));
 }
 
 #[test]

@@ -82,7 +82,9 @@ impl Machine {
         let keys: Vec<ModelKey> = self.models.keys().copied().collect();
         for key in keys {
             self.with(key, |model| {
-                model.wanted.take_if(|wish| wish.until.is_some_and(|until| until <= now));
+                // A load that has begun is brought to its end.
+                let loads = matches!(model.state, State::Loading { .. });
+                model.wanted.take_if(|wish| !loads && wish.until.is_some_and(|until| until <= now));
             });
             let late = |waiter: &Waiter| waiter.deadline <= now && !waiter.parked;
             if !self.models.get(&key).is_some_and(|model| model.waiters.iter().any(late)) {
@@ -368,19 +370,31 @@ impl Machine {
         if free < need { longest.max(UNKNOWN_WAIT) } else { longest }
     }
 
-    /// What loading this model would take, were it to begin now: who has to go, whoever is young or answers, and how long it is until it serves.
+    /// What loading this model would take, were it to begin now: who has to go, whoever is young or answers, and how long models move for it.
     /// `None` if it is there or on its way, or cannot come.
     pub(crate) fn way_for(&self, key: ModelKey) -> Option<(Vec<ModelKey>, Duration)> {
         let model = self.models.get(&key).filter(|model| model.state == State::Absent && model.cooling.is_none())?;
         let staying = self.sum(|model| !model.is_going());
-        let missing = (model.spec.bytes + staying).saturating_sub(self.room());
+        // Room that is made for others is not for this one.
+        let strongest = self.queue().into_iter().take_while(|(power, other)| *power == Want::Operator && *other != key);
+        let needs = strongest.filter_map(|(_, other)| Some(self.models.get(&other)?.spec.bytes));
+        let most = self.room().saturating_sub(self.sum(|model| model.spec.pinned));
+        let ahead: u64 = needs.filter(|need| *need <= most).sum();
+        let missing = (model.spec.bytes + staying + ahead).saturating_sub(self.room());
+        let ordered = model.rank().is_some_and(|(Reverse(power), _)| power == Want::Operator);
+        if missing == 0 && ordered {
+            return None;
+        }
         let victims = if missing == 0 { Vec::new() } else { self.victims(Moment::MAX, Want::Operator, missing) };
         if missing > 0 && victims.is_empty() {
             return None;
         }
-        let busy = victims.iter().filter_map(|victim| self.models.get(victim)).any(|victim| !victim.leases.is_empty());
-        let drain = if busy { self.rules.drain } else { Duration::ZERO };
-        Some((victims, drain + model.spec.load_time.max(SHORTEST_LOAD)))
+        let busy =
+            victims.iter().filter_map(|victim| self.models.get(victim)).filter(|victim| !victim.leases.is_empty());
+        let back: Vec<Duration> = busy.map(|victim| victim.spec.load_time).collect();
+        // What is parked brings its model back, and this one has to drain for that in its turn.
+        let drains = if back.is_empty() { Duration::ZERO } else { self.rules.drain * 2 };
+        Some((victims, drains + model.spec.load_time.max(SHORTEST_LOAD) + back.iter().sum::<Duration>()))
     }
 
     /// When the next thing happens by itself.

@@ -328,8 +328,54 @@ fn the_way_of_a_model_is_who_would_go_for_it_and_how_long_it_takes() {
     machine.step(secs(3), Event::Asked { model: A, request: 1, deadline: secs(900) });
     assert_eq!(machine.way_for(C), Some((vec![B], secs(20))), "an idle one before a busy one");
     machine.step(secs(3), Event::Asked { model: B, request: 2, deadline: secs(900) });
-    assert_eq!(machine.way_for(C), Some((vec![A], secs(25))), "what it answers has time to end");
+    let both = secs(5 + 20 + 5 + 10);
+    assert_eq!(machine.way_for(C), Some((vec![A], both)), "what it answers has time to end, and may have to come back");
     machine.step(secs(3), Event::Pinned { model: A, pinned: true });
     machine.step(secs(3), Event::Pinned { model: B, pinned: true });
     assert_eq!(machine.way_for(C), None, "nobody makes room");
+}
+
+/// A machine with room for one of three models, of which A is there.
+fn with_a() -> Machine {
+    let mut machine = Machine::new(rules(10));
+    for model in [A, B, C] {
+        machine.step(secs(0), Event::Added { model, spec: spec(10) });
+    }
+    machine.step(secs(0), Event::Wanted { model: A, want: Want::Operator, until: None });
+    machine.step(secs(20), Event::Loaded { model: A, generation: 1, bytes: 10 });
+    machine
+}
+
+#[test]
+fn room_that_is_made_for_a_model_is_its_alone_and_it_is_on_its_way() {
+    let mut machine = with_a();
+    machine.step(secs(25), Event::Asked { model: A, request: 1, deadline: secs(900) });
+    let way = machine.way_for(B);
+    assert!(way.is_some());
+    machine.step(secs(25), Event::Wanted { model: B, want: Want::Operator, until: Some(secs(40)) });
+    assert_eq!(machine.way_for(B), way, "who is there stays for its time, in which much may change");
+    assert_eq!(machine.way_for(C), None, "it would have to wait for the other, whoever goes then");
+    machine.step(secs(30), Event::Tick);
+    assert!(matches!(machine.models[&A].state, State::Draining { .. }));
+    assert_eq!((machine.way_for(B), machine.way_for(C)), (None, None), "it takes nothing more, and leaves no room");
+    machine.step(secs(35), Event::Tick);
+    assert_eq!((machine.models[&A].state, machine.way_for(B)), (State::Unloading, None));
+    machine.step(secs(35), Event::Unloaded { model: A, generation: 1 });
+    assert!(matches!(machine.models[&B].state, State::Loading { .. }));
+
+    // What waits to go on with A does not break off the load when its order would have run out.
+    let effects = machine.step(secs(41), Event::Tick);
+    assert_eq!((effects, machine.models[&A].waiters.len()), (vec![], 1));
+    machine.step(secs(55), Event::Loaded { model: B, generation: 1, bytes: 10 });
+    assert!(matches!(machine.models[&B].state, State::Ready { .. }));
+}
+
+#[test]
+fn an_order_that_runs_out_sends_nobody_away() {
+    let mut machine = with_a();
+    machine.step(secs(21), Event::Wanted { model: B, want: Want::Operator, until: Some(secs(26)) });
+    assert_eq!(machine.next_wake(secs(21)), Some(secs(26)));
+    assert_eq!(machine.step(secs(26), Event::Tick), vec![]);
+    assert_eq!(machine.step(secs(30), Event::Tick), vec![]);
+    assert_eq!(machine.models[&A].state, State::Ready { since: secs(20) });
 }
