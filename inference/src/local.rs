@@ -278,13 +278,13 @@ impl LocalEngines {
     /// The state of a model. `in_flight` and `waiting` count sequences: a request for three answers is three.
     pub fn state(&self, name: &str) -> BackendState {
         let found = self.entry(name).and_then(|entry| Some((self.manager.status_of(entry.key)?, entry)));
-        let Some((status, Entry { host, .. })) = found else {
+        let Some((status, Entry { key, host, .. })) = found else {
             return BackendState::idle(BackendHealth::Unavailable(unknown(name).into()));
         };
         let health = match (&status.failed, status.state) {
             (Some(reason), _) => BackendHealth::Unavailable(reason.clone()),
             (None, State::Ready { .. }) => BackendHealth::Ready,
-            (None, _) => BackendHealth::Absent { ready_in: status.ready_in(Instant::now()) },
+            (None, _) => BackendHealth::Absent { ready_in: self.manager.ready_in(key) },
         };
         let reading = host.reading();
         BackendState {
@@ -316,7 +316,7 @@ impl LocalEngines {
                 state: state_name(&status),
                 progress: host.progress().filter(|_| matches!(status.state, State::Loading { .. })),
                 pinned: status.pinned,
-                ready_in: status.ready_in(Instant::now()),
+                ready_in: self.manager.ready_in(key),
                 bytes: status.bytes,
                 slots: (model.slots, reading.running),
                 prefill_rate: Some(reading.rates.prefill).filter(known),

@@ -125,6 +125,25 @@ async fn who_can_be_answered_elsewhere_does_not_wait_for_a_swap_and_the_model_co
 }
 
 #[tokio::test]
+async fn how_long_a_model_takes_depends_on_who_is_at_work_at_this_moment() {
+    let upstream = Upstream::start().await;
+    let lines = "vram = \"10MiB\"\nmin_residency = \"1ms\"\ndrain = \"1h\"\npatience = \"1m\"\n";
+    let setup = model(model(local(Setup::with(&upstream), lines), "a", ""), "b", "");
+    let gateway = Gateway::start(setup.alias("either", &["b", "up/plain"])).await;
+    eventually("a", async || (state(&gateway, "a").await == "ready").then_some(())).await;
+    let first = async || {
+        let plan = gateway.client().post_json("/v1/route/explain", &chat("either")).await.json();
+        plan["attempts"][0]["backend"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(first().await, "b", "nobody has to be waited for");
+    let mut busy = gateway.client().stream(CHAT, &count("a", 2000)).await;
+    busy.next_event().await.unwrap().unwrap();
+    assert_eq!(first().await, "up/plain", "the answer may take up to an hour");
+    drop(busy);
+    eventually("b before the cloud", async || (first().await == "b").then_some(())).await;
+}
+
+#[tokio::test]
 async fn who_waits_too_long_is_told_when_to_come_again() {
     let lines = "vram = \"10MiB\"\nmin_residency = \"1h\"\nmax_wait = \"30ms\"\n";
     let setup = model(model(local(Setup::new(), lines), "a", ""), "b", "");

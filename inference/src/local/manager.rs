@@ -9,9 +9,7 @@ use super::host::{Home, Host, Report};
 use super::journal::{Journal, Phase, SwapReport};
 use super::kv_store::KvStore;
 use super::prefetch;
-use super::swap::{
-    Effect, Event, Machine, ModelKey, Moment, Refusal, RequestId, Rules, SHORTEST_LOAD, Spec, State, Want,
-};
+use super::swap::{Effect, Event, Machine, Model, ModelKey, Moment, Refusal, RequestId, Rules, Spec, State, Want};
 use super::vram::shown;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
@@ -70,26 +68,11 @@ pub struct Way {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Status {
     pub(crate) state: State,
-    /// When there is room for it, or (while it is loaded) when its load began.
-    room_at: Instant,
-    /// How long its load takes.
-    load: Duration,
     /// Why it is left alone for now.
     pub(crate) failed: Option<Arc<str>>,
     pub(crate) pinned: bool,
     /// Bytes it takes in memory, or would take.
     pub(crate) bytes: u64,
-}
-
-impl Status {
-    /// How long until it can serve, by what loads took so far.
-    pub(crate) fn ready_in(&self, now: Instant) -> Duration {
-        match self.state {
-            State::Ready { .. } => Duration::ZERO,
-            State::Loading { .. } => (self.room_at + self.load).saturating_duration_since(now).max(SHORTEST_LOAD),
-            _ => self.room_at.saturating_duration_since(now) + self.load.max(SHORTEST_LOAD),
-        }
-    }
 }
 
 /// The right to use a model in its present round; given back on drop. It begins as a place in the model's queue.
@@ -215,16 +198,16 @@ impl Manager {
 
     /// Shows where the models are, if one has moved.
     fn publish(&self, floor: &mut Floor, now: Moment) {
-        let statuses: BTreeMap<ModelKey, Status> =
-            floor.machine.models.keys().map(|key| (*key, self.status(&floor.machine, now, *key))).collect();
-        let before = self.statuses.load();
-        let place = |statuses: &BTreeMap<ModelKey, Status>| -> Vec<_> {
-            statuses
-                .iter()
-                .map(|(key, status)| (*key, status.state, status.pinned, status.bytes, status.failed.clone()))
-                .collect()
+        let status = |model: &Model| Status {
+            state: model.state,
+            failed: model.failure().cloned(),
+            pinned: model.spec.pinned,
+            bytes: model.spec.bytes,
         };
-        if place(&before) == place(&statuses) {
+        let statuses: BTreeMap<ModelKey, Status> =
+            floor.machine.models.iter().map(|(key, model)| (*key, status(model))).collect();
+        let before = self.statuses.load();
+        if **before == statuses {
             return;
         }
         for (key, status) in &statuses {
@@ -237,19 +220,6 @@ impl Manager {
         }
         self.statuses.store(Arc::new(statuses));
         self.moves.send_modify(|moves| *moves += 1);
-    }
-
-    fn status(&self, machine: &Machine, now: Moment, key: ModelKey) -> Status {
-        let model = &machine.models[&key];
-        let (room_at, load) = machine.outlook(now, key);
-        Status {
-            state: model.state,
-            room_at: self.start + room_at,
-            load,
-            failed: model.failure().cloned(),
-            pinned: model.spec.pinned,
-            bytes: model.spec.bytes,
-        }
     }
 
     /// Takes in a model and starts its thread.
@@ -336,6 +306,11 @@ impl Manager {
     /// Where a model is.
     pub(crate) fn status_of(&self, model: ModelKey) -> Option<Status> {
         self.statuses.load().get(&model).cloned()
+    }
+
+    /// How long until a model can serve, by what loads took so far and who is at work at this moment.
+    pub(crate) fn ready_in(&self, model: ModelKey) -> Duration {
+        self.enter().machine.ready_in(self.now(), model)
     }
 
     /// Wishes for a model without a request.

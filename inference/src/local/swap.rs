@@ -15,7 +15,6 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use schedule::SHORTEST_LOAD;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 /// No load is expected to take less, or to be nearer to its end.
-pub(crate) const SHORTEST_LOAD: Duration = Duration::from_millis(50);
+const SHORTEST_LOAD: Duration = Duration::from_millis(50);
 
 /// Said to take so long: what nobody can know.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
@@ -320,7 +320,7 @@ impl Machine {
     }
 
     /// When there is room for the model (or when its load began), and how long its load takes.
-    pub(crate) fn outlook(&self, now: Moment, key: ModelKey) -> (Moment, Duration) {
+    fn outlook(&self, now: Moment, key: ModelKey) -> (Moment, Duration) {
         let Some(model) = self.models.get(&key) else { return (now, Duration::ZERO) };
         match model.state {
             State::Ready { .. } => return (now, Duration::ZERO),
