@@ -272,12 +272,15 @@ impl Meter {
 
     /// Content is on its way to the client.
     pub(crate) fn first_content(&mut self) {
-        if self.first_token.is_none() {
-            self.first_token = Some(self.arrived.elapsed());
-            if let Some(Running { id: id @ BackendId::Remote { .. }, started, .. }) = &self.account.running
-                && self.streamed
-            {
-                self.app.paces.began(id, started.elapsed());
+        self.first_token.get_or_insert_with(|| self.arrived.elapsed());
+        if let Some(Running { id, started, .. }) = &self.account.running
+            && self.streamed
+            && self.account.begun.is_none()
+        {
+            let first = started.elapsed();
+            self.account.begun = Some(first);
+            if let BackendId::Remote { .. } = id {
+                self.app.paces.began(id, first);
             }
         }
     }
@@ -306,7 +309,8 @@ impl Meter {
     /// It cannot be paid for: then it does count again, and is refused again.
     pub(crate) async fn held(&mut self, event: &ChatEvent) -> Result<(), Denied> {
         let Some(tokens) = made(event) else { return Ok(()) };
-        self.account.begun.get_or_insert_with(|| self.arrived.elapsed());
+        self.account.begun =
+            self.account.begun.or(self.account.running.as_ref().map(|running| running.started.elapsed()));
         self.account.output.tokens += tokens;
         poll_fn(|cx| self.poll_paid(cx)).await?;
         self.account.ahead += 1;
@@ -368,9 +372,12 @@ impl Meter {
 
     /// How fast the backend wrote, and how good the estimate was.
     fn learn(&self, id: &BackendId, predicted: Predicted, tokens: u64, cost: Usd) {
-        // What was held back had its first token long before the client.
-        let first = self.account.begun.or(self.first_token.filter(|_| self.streamed));
-        if let (BackendId::Remote { .. }, Some(first)) = (id, first) {
+        // The attempt's own: what others took before it, and what was held back before the client saw it, is none of its pace.
+        let first = self.account.begun;
+        if let BackendId::Remote { .. } = id {
+            // A whole answer does not say when it began: what was expected of that is taken off, but half of all at most.
+            let expected = Duration::from_millis(predicted.time.ttft_ms).min(self.attempt_duration / 2);
+            let first = first.unwrap_or(expected);
             self.app.paces.wrote(id, tokens, self.attempt_duration.saturating_sub(first));
         }
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

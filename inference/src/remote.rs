@@ -148,7 +148,10 @@ impl Remote {
             let begun = Instant::now();
             let failure = match self.open(reach, request.clone(), stream, call.deadline).await {
                 Ok(opened) => {
-                    flight.first_token(begun.elapsed());
+                    // A whole answer came when it was written: when it began nobody knows.
+                    if stream || !generates {
+                        flight.first_token(begun.elapsed());
+                    }
                     return Ok(opened.into_reply(model, flight));
                 }
                 Err(failure) if generates => failure.amid(begun.elapsed()),

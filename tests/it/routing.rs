@@ -296,12 +296,35 @@ async fn the_router_learns_how_fast_a_remote_model_writes() {
     // A second until the first token and 50 tokens a second are taken for granted.
     assert_eq!(quote().await, 11_000);
     let mut ask = said("up/small", EASY);
+    gateway.client().post_json(CHAT, &ask).await;
+    gateway.settled().await;
+    let whole = quote().await;
+    assert!((1_000..11_000).contains(&whole), "a test's provider is faster, but nobody saw a first token: {whole}");
     ask["stream"] = json!(true);
     gateway.client().post_json(CHAT, &ask).await;
     gateway.settled().await;
-    assert!(quote().await < 11_000, "a test's provider is faster than that");
+    assert!(quote().await < 1_000, "a test's provider is faster than that");
     let metrics = gateway.metrics().await;
-    for what in ["ttft", "duration", "cost"] {
-        assert_eq!(metrics.sum("tollkeeper_route_estimate_ratio_count", &[("what", what)]), 1.0, "{what}");
+    for (what, seen) in [("ttft", 1.0), ("duration", 2.0), ("cost", 2.0)] {
+        assert_eq!(metrics.sum("tollkeeper_route_estimate_ratio_count", &[("what", what)]), seen, "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_models_pace_is_its_own_however_long_another_was_waited_for() {
+    let upstream = Upstream::always(Script::words(40)).await;
+    let dead = Upstream::always(Script::fault(Fault::StallBeforeHead)).await;
+    let setup = tiers(&upstream, "")
+        .provider("dead", &dead.url(), "first_byte_timeout = \"1s\"")
+        .alias("late", &["dead/plain", "up/small"]);
+    let gateway = Gateway::start(setup).await;
+    let mut ask = said("late", EASY);
+    ask["stream"] = json!(true);
+    assert_eq!(backend(&gateway.client().post_json(CHAT, &ask).await), "up/small");
+    gateway.settled().await;
+    let size = json!({"model": "up/small", "input_tokens": 10, "output_tokens": 500});
+    let quote = gateway.client().post_json(QUOTE, &size).await.json()["attempts"][0].clone();
+    let [first, all] = ["ttft_ms", "duration_ms"].map(|key| quote[key].as_u64().unwrap());
+    // By the first token of the request, its tokens would seem to have taken no time at all, which says nothing.
+    assert!(first < 1_000 && all < first + 10_000, "{quote}");
 }

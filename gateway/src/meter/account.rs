@@ -51,7 +51,7 @@ pub(super) struct Account {
     pub(super) silent: Option<Duration>,
     /// Pieces that were counted before they go to the client.
     pub(super) ahead: u32,
-    /// When its first token came, counted from the request's arrival.
+    /// When its first token came, counted from the attempt's start.
     pub(super) begun: Option<Duration>,
     /// The price of the target above, which need not be asked since this answer is fit.
     pub(super) spares: Option<Price>,
