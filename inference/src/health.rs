@@ -1,7 +1,7 @@
 //! What is learnt of a backend by using it: requests in flight, time to the first token, and a breaker that never stays open forever.
 
 use crate::backend::{BackendHealth, BackendState};
-use crate::remote::Headroom;
+use crate::remote::{Headroom, Told};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,8 +43,8 @@ pub struct Health {
     failing: AtomicU32,
     /// When a try ended last, in milliseconds after `epoch`.
     ended: AtomicU64,
-    /// What was left of its limits when it last told.
-    headroom: Mutex<Option<(Headroom, Instant)>>,
+    /// What was left of its limits when it last told, and when that was.
+    headroom: Mutex<Option<(Told, Instant)>>,
     /// Milliseconds after `epoch`; 0 when the breaker is closed, in the past when it is half-open.
     cooling_until: AtomicU64,
     /// The same for faults of the line, which a probe of the server can prove to be over.
@@ -102,7 +102,9 @@ impl Health {
     /// What is left of its limits, as long as that is worth knowing.
     fn headroom(&self, now: Instant) -> Headroom {
         let told = *self.headroom.lock().unwrap_or_else(PoisonError::into_inner);
-        told.filter(|(_, until)| *until > now).map(|(headroom, _)| headroom).unwrap_or_default()
+        let Some((Told { requests, tokens }, at)) = told else { return Headroom::default() };
+        let holds = |left: Option<(u64, Duration)>| left.filter(|(_, holds)| at + *holds > now).map(|(left, _)| left);
+        Headroom { requests: holds(requests), tokens: holds(tokens) }
     }
 
     /// The end of the cooling, if it lies in the future.
@@ -212,10 +214,9 @@ impl Flight {
         self.model.observe_ttft(after);
     }
 
-    /// The provider has said what is left of the model's limits, which holds for so long.
-    pub fn told(&self, headroom: Headroom, valid: Duration) {
-        let until = Instant::now() + valid;
-        *self.model.headroom.lock().unwrap_or_else(PoisonError::into_inner) = Some((headroom, until));
+    /// The provider has said what is left of the model's limits.
+    pub(crate) fn told(&self, told: Told) {
+        *self.model.headroom.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, Instant::now()));
     }
 
     /// The answer is whole.
@@ -389,10 +390,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_left_of_a_limit_is_known_for_as_long_as_it_holds() {
         let [provider, model] = [(), ()].map(|()| Arc::new(Health::new(Instant::now())));
-        let left = Headroom { requests: Some(1), tokens: None };
-        Flight::begin(provider, model.clone()).told(left, MINUTE);
+        // As Groq tells it: tokens come back long before requests do.
+        let tokens = Duration::from_millis(7660);
+        let told = Told { requests: Some((14_000, MINUTE)), tokens: Some((100, tokens)) };
+        Flight::begin(provider, model.clone()).told(told);
         let now = Instant::now();
-        assert_eq!(model.state(now).headroom, left);
+        assert_eq!(model.state(now).headroom, Headroom { requests: Some(14_000), tokens: Some(100) });
+        assert_eq!(model.state(now + tokens).headroom, Headroom { requests: Some(14_000), tokens: None });
         assert_eq!(model.state(now + MINUTE).headroom, Headroom::default());
     }
 

@@ -19,6 +19,7 @@ use crate::health::{Flight, Health};
 use crate::reply::{Call, Reply};
 use client::HttpClient;
 pub use headroom::Headroom;
+pub(crate) use headroom::Told;
 use probe::Probe;
 pub use probe::{ServerLoad, ServerStatus};
 use request::Manner;

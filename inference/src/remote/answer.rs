@@ -3,7 +3,7 @@
 use super::body::TimedBody;
 use super::client;
 use super::frames::Frames;
-use super::headroom::{self, Headroom};
+use super::headroom::{self, Told};
 use super::retry::retry_after;
 use super::{Reach, Remote};
 use crate::health::Flight;
@@ -28,7 +28,7 @@ const LONGEST_ERROR: usize = 64 * 1024;
 pub(super) struct Opened {
     upstream_request_id: Option<String>,
     /// What is left of its limits, and for how long that holds.
-    headroom: Option<(Headroom, Duration)>,
+    headroom: Option<Told>,
     body: OpenedBody,
 }
 
@@ -83,8 +83,8 @@ fn begun(fault: ProviderFault, status: StatusCode) -> Failure {
 impl Opened {
     /// The reply, which counts as in flight until it has ended.
     pub(super) fn into_reply(self, model: &str, flight: Flight) -> Reply {
-        if let Some((headroom, valid)) = self.headroom {
-            flight.told(headroom, valid);
+        if let Some(told) = self.headroom {
+            flight.told(told);
         }
         let body = match self.body {
             OpenedBody::Whole(bytes, peek) => {

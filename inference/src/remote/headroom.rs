@@ -7,6 +7,16 @@ use std::time::Duration;
 /// Limits fill up again bit by bit: what was left is not believed for longer.
 const BELIEVED: Duration = Duration::from_secs(60);
 
+/// What is left of a limit, and for how long that is worth knowing.
+pub(crate) type Left = (u64, Duration);
+
+/// What an answer told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) requests: Option<Left>,
+    pub(crate) tokens: Option<Left>,
+}
+
 /// What is left of rate limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Headroom {
@@ -30,19 +40,17 @@ const TOKENS: &[Names] = &[
     ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
 ];
 
-/// Reads what is left, and how long to believe it; `None` if nothing is told.
-pub(super) fn read(headers: &HeaderMap, now: Timestamp) -> Option<(Headroom, Duration)> {
+/// Reads what is left, and how long to believe it: each limit fills up in its own time. `None` if nothing is told.
+pub(super) fn read(headers: &HeaderMap, now: Timestamp) -> Option<Told> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let of = |kinds: &[Names]| {
         kinds.iter().find_map(|(left, reset)| {
             let left = text(left)?.parse::<u64>().ok()?;
-            Some((left, text(reset).and_then(|reset| until(reset, now)).unwrap_or(BELIEVED)))
+            Some((left, text(reset).and_then(|reset| until(reset, now)).unwrap_or(BELIEVED).min(BELIEVED)))
         })
     };
-    let (requests, tokens) = (of(REQUESTS), of(TOKENS));
-    let left = |told: Option<(u64, Duration)>| told.map(|(left, _)| left);
-    let longest = requests.into_iter().chain(tokens).map(|(_, reset)| reset).max()?;
-    Some((Headroom { requests: left(requests), tokens: left(tokens) }, longest.min(BELIEVED)))
+    let told = Told { requests: of(REQUESTS), tokens: of(TOKENS) };
+    (told != Told::default()).then_some(told)
 }
 
 /// How long until then: `1s`, `6m0s`, `20ms`, or a time by RFC 3339.
@@ -75,7 +83,7 @@ fn until(text: &str, now: Timestamp) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn told(pairs: &[(&'static str, &str)]) -> Option<(Headroom, Duration)> {
+    fn told(pairs: &[(&'static str, &str)]) -> Option<Told> {
         let headers = pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
         read(&headers.collect(), "2026-11-21T12:00:00Z".parse().unwrap())
     }
@@ -89,12 +97,13 @@ mod tests {
             ("x-ratelimit-remaining-tokens", "149984"),
             ("x-ratelimit-reset-tokens", "6m0s"),
         ]);
-        assert_eq!(openai, Some((Headroom { requests: Some(59), tokens: Some(149_984) }, BELIEVED)));
+        let second = Duration::from_secs(1);
+        assert_eq!(openai, Some(Told { requests: Some((59, second)), tokens: Some((149_984, BELIEVED)) }));
         let anthropic = told(&[
             ("anthropic-ratelimit-requests-remaining", "0"),
             ("anthropic-ratelimit-requests-reset", "2026-11-21T12:00:12Z"),
         ]);
-        assert_eq!(anthropic, Some((Headroom { requests: Some(0), tokens: None }, Duration::from_secs(12))));
+        assert_eq!(anthropic, Some(Told { requests: Some((0, Duration::from_secs(12))), tokens: None }));
         assert_eq!(told(&[("x-ratelimit-remaining-requests", "many")]), None);
     }
 
