@@ -28,9 +28,15 @@ pub(crate) struct Economics {
     start: Instant,
     state: Mutex<State>,
     /// Facts of local models whose price is what they use.
-    priced: ArcSwap<BTreeMap<Arc<str>, Arc<ModelFacts>>>,
+    priced: ArcSwap<BTreeMap<Arc<str>, Priced>>,
     /// What the card drew when it was last seen at work.
     watts: AtomicU64,
+}
+
+/// A local model with the price that its computing has now.
+struct Priced {
+    facts: Arc<ModelFacts>,
+    work: Work,
 }
 
 #[derive(Default)]
@@ -124,9 +130,9 @@ impl Economics {
     /// What is known of a backend, with the price that its computing has now.
     pub(crate) fn facts(&self, config: &Config, id: &BackendId) -> Option<Arc<ModelFacts>> {
         if let (BackendId::Local(name), true) = (id, config.local.energy.is_some())
-            && let Some(facts) = self.priced.load().get(name)
+            && let Some(priced) = self.priced.load().get(name)
         {
-            return Some(facts.clone());
+            return Some(priced.facts.clone());
         }
         config.facts(id)
     }
@@ -153,7 +159,7 @@ impl Economics {
                 ..work(&model)
             };
             let facts = ModelFacts { price: energy::price(tariff, watts, &work), ..ModelFacts::clone(&facts) };
-            priced.insert(model.name, Arc::new(facts));
+            priced.insert(model.name, Priced { facts: Arc::new(facts), work });
         }
         self.priced.store(Arc::new(priced));
     }
@@ -191,16 +197,19 @@ impl Economics {
     /// What a model's tokens cost, beside the cloud; `None` where computing has no price.
     pub(crate) fn compared(&self, config: &Config, model: &str) -> Option<Compared> {
         let tariff = config.local.energy.as_ref()?;
-        let rates = self.priced.load().get(model)?.price.base;
+        let priced = self.priced.load();
+        let Priced { facts, work } = priced.get(model)?;
+        let rates = facts.price.base;
         let ours = |id: &BackendId| matches!(id, BackendId::Local(name) if &**name == model);
         let aliases = config.aliases.values().filter(|alias| alias.targets.iter().any(|(id, _)| ours(id)));
         let remote = aliases.flat_map(|alias| &alias.targets).filter(|(id, _)| matches!(id, BackendId::Remote { .. }));
-        let priced = remote.filter_map(|(id, _)| {
+        let clouds = remote.filter_map(|(id, _)| {
             let base = config.facts(id)?.price.base;
             Some((id.clone(), base.input, base.output))
         });
-        let cloud = priced.min_by_key(|(id, input, output)| (*output, *input, id.to_string()));
-        let even = cloud.as_ref().and_then(|(.., output)| energy::break_even(tariff, self.watts(config), *output));
+        let cloud = clouds.min_by_key(|(id, input, output)| (*output, *input, id.to_string()));
+        let even =
+            cloud.as_ref().and_then(|(.., output)| energy::break_even(tariff, self.watts(config), work, *output));
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let break_even = even.map(|rate| rate as f64 / 1000.0);
         Some(Compared { input: rates.input, output: rates.output, cloud, break_even })

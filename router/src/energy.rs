@@ -36,7 +36,7 @@ pub fn per_second(energy: &Energy, watts: u64) -> u128 {
 /// The price of a model's tokens. What it has in memory already of a prompt costs nothing.
 pub fn price(energy: &Energy, watts: u64, work: &Work) -> Price {
     let second = per_second(energy, watts);
-    let swaps = (second * u128::from(work.swapping_ms)).div_ceil(1000 * u128::from(work.tokens.max(SHARING)));
+    let swaps = swap_share(second, work);
     let token = |measured: Option<u64>, unmeasured: u64| {
         let rate = u128::from(measured.unwrap_or(unmeasured).max(1));
         PicoUsd(u64::try_from((second * 1000).div_ceil(rate) + swaps).unwrap_or(u64::MAX))
@@ -46,11 +46,17 @@ pub fn price(energy: &Energy, watts: u64, work: &Work) -> Price {
     Price { base, above: Vec::new(), tiers: Vec::new(), source: PriceSource::Energy }
 }
 
-/// Tokens that a model has to write in 1000 seconds, all answers together, to be as cheap as so much for a token elsewhere; `None` where that
-/// is free.
-pub fn break_even(energy: &Energy, watts: u64, elsewhere: PicoUsd) -> Option<u64> {
-    let rate = (per_second(energy, watts) * 1000).div_ceil(u128::from(elsewhere.0).max(1));
-    (elsewhere.0 > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX))
+/// A token's share of the model's swaps, in pico-dollars, at so many a second.
+fn swap_share(second: u128, work: &Work) -> u128 {
+    (second * u128::from(work.swapping_ms)).div_ceil(1000 * u128::from(work.tokens.max(SHARING)))
+}
+
+/// Tokens that a model has to write in 1000 seconds, all answers together, to be as cheap as so much for a token elsewhere; `None` where no
+/// speed is enough, since that is free or no more than the token's share of the model's swaps.
+pub fn break_even(energy: &Energy, watts: u64, work: &Work, elsewhere: PicoUsd) -> Option<u64> {
+    let second = per_second(energy, watts);
+    let left = u128::from(elsewhere.0).checked_sub(swap_share(second, work)).filter(|left| *left > 0)?;
+    Some(u64::try_from((second * 1000).div_ceil(left)).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -76,8 +82,8 @@ mod tests {
         assert_eq!((base.output, base.input, base.cached_input), (PicoUsd(583_334), PicoUsd(14_584), PicoUsd(0)));
         // 1600 dollars in four years are 12,675,235.5 pico-dollars a second, rounded up.
         assert_eq!(per_second(&CARD, 0), 12_675_236);
-        assert_eq!(break_even(&electricity, 350, PicoUsd(583_334)), Some(50_000));
-        assert_eq!(break_even(&electricity, 350, PicoUsd(0)), None);
+        assert_eq!(break_even(&electricity, 350, &work, PicoUsd(583_334)), Some(50_000));
+        assert_eq!(break_even(&electricity, 350, &work, PicoUsd(0)), None);
     }
 
     #[test]
@@ -86,20 +92,26 @@ mod tests {
         let (with, without) = (price(&CARD, 350, &work), price(&CARD, 350, &Work { swapping_ms: 0, ..work }));
         let share = with.base.output.0 - without.base.output.0;
         assert_eq!(u128::from(share), (per_second(&CARD, 350) * 20).div_ceil(2_000_000));
+        assert_eq!(break_even(&CARD, 350, &work, PicoUsd(share)), None, "not at any speed");
     }
 
     proptest! {
         #[test]
         fn computing_is_never_free_and_never_cheaper_by_drawing_more(
-            watts in 1..5000u64, more in 0..5000u64, decode in 1..10_000_000u64, cents in 1..100i64,
+            watts in 1..5000u64, more in 0..5000u64, decode in 1..10_000_000u64, cents in 1..100i64, swapping_ms in 0..1_000_000_000u64,
+            slower in 1..1000u64,
         ) {
             let energy = Energy { usd_per_kwh: Usd(cents * 10_000_000), ..CARD };
-            let work = Work { decode: Some(decode), ..Work::default() };
+            let work = Work { decode: Some(decode), swapping_ms, ..Work::default() };
             let low = price(&energy, watts, &work);
             prop_assert!(low.base.output.0 > 0 && low.base.input.0 > 0);
             prop_assert!(price(&energy, watts + more, &work).base.output >= low.base.output);
-            let even = break_even(&energy, watts, low.base.output).unwrap();
+            let even = break_even(&energy, watts, &work, low.base.output).unwrap();
             prop_assert!(even <= decode, "who is as fast costs no more");
+            let at = |rate| price(&energy, watts, &Work { decode: Some(rate), ..work }).base.output;
+            prop_assert!(at(even) <= low.base.output, "from then on it costs no more");
+            let before = even.saturating_sub(slower).max(1);
+            prop_assert!(before == even || at(before) > low.base.output, "and not before");
         }
     }
 }
