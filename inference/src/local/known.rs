@@ -140,10 +140,12 @@ impl Hashing {
     fn chat(&mut self, chat: &ChatRequest) {
         // Templates write tools before everything else.
         for tool in &chat.tools {
-            self.hash = fold(self.hash, tool.name.as_bytes());
-            self.hash = fold(self.hash, tool.description.as_deref().unwrap_or("").as_bytes());
-            self.hash =
-                fold(self.hash, tool.parameters.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());
+            let parameters = tool.parameters.as_ref().map(ToString::to_string).unwrap_or_default();
+            for text in [&tool.name, tool.description.as_deref().unwrap_or(""), &parameters] {
+                self.hash = fold(self.hash, text.as_bytes());
+                // They are as much of the prompt as its messages are, but where they stand among those is the template's matter.
+                self.bytes += text.len();
+            }
         }
         for message in chat.messages.iter().take(MESSAGES) {
             self.message(message);
@@ -312,6 +314,30 @@ mod tests {
         assert!((BLOCK * 4 * 4..=BLOCK * 4 * 5).contains(&cached(&next)), "{}", cached(&next));
         held.write(&[slot(1, &[]), slot(3, &vec![7; 2000])]);
         assert_eq!(cached(&next), 0);
+    }
+
+    #[test]
+    fn tools_that_were_read_are_known_to_be() {
+        let text = "Which of the tools is for this? ".repeat(90);
+        let turn = |more: &[(&str, &str)]| {
+            let mut all = vec![json!({"role": "user", "content": text})];
+            all.extend(more.iter().map(|(role, text)| json!({"role": role, "content": text})));
+            let describe = "It does what it is told, and says what came of it. ".repeat(600);
+            let tool = json!({"type": "function", "function": {"name": "do", "description": describe, "parameters": {"type": "object"}}});
+            let body = json!({"model": "m", "messages": all, "tools": [tool]}).to_string();
+            openai::decode_request(Operation::Chat, body.as_bytes()).unwrap()
+        };
+        let (before, next) = (turn(&[]), turn(&[("assistant", "None."), ("user", "Why?")]));
+        // As a template writes it: the tools, then the messages.
+        let Request::Chat(chat) = &before else { panic!("a chat") };
+        let whole = format!("{}{text}", chat.tools[0].description.as_deref().unwrap());
+        let tokens: Vec<Token> =
+            whole.as_bytes().chunks(4).map(|four| four.iter().map(|byte| Token::from(*byte)).sum()).collect();
+        let (held, prompts) = (Held::default(), Prompts::default());
+        prompts.note(&Beginnings::of(&before), &tokens);
+        held.write(&[slot(1, &tokens)]);
+        let cached = prompts.cached(&Beginnings::of(&next), &held, None) as usize;
+        assert!(cached > whole.len() * 9 / 10 && cached <= whole.len() + 64, "{cached} of {}", whole.len());
     }
 
     #[test]
