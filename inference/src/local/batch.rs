@@ -103,11 +103,11 @@ impl Pace {
         }
     }
 
-    /// Notes what a batch took: of its `tokens`, `prefill` were prompts'.
-    pub(crate) fn note(&mut self, tokens: u32, prefill: u32, took: Duration) {
+    /// Notes what a batch with so many writers took: of its `tokens`, `prefill` were prompts'. Those that were guessed right count, others not.
+    pub(crate) fn note(&mut self, writers: u32, tokens: u32, prefill: u32, took: Duration) {
         let seconds = took.as_secs_f64().max(1e-6);
         if prefill == 0 {
-            smooth(&mut self.decode[writers_like(tokens)], f64::from(tokens) / seconds);
+            smooth(&mut self.decode[writers_like(writers)], f64::from(tokens) / seconds);
         }
         if prefill >= SMALLEST_CHUNK {
             smooth(&mut self.prefill, f64::from(tokens) / seconds);
@@ -193,13 +193,13 @@ mod tests {
     fn readers_are_slowed_down_only_for_writers() {
         let mut pace = Pace::default();
         assert_eq!(pace.chunk(1, 1, 512), 512);
-        pace.note(512, 512, Duration::from_secs(1));
+        pace.note(0, 512, 512, Duration::from_secs(1));
         assert_eq!(pace.chunk(1, 1, 512), 51);
         assert_eq!(pace.chunk(4, 1, 512), 51);
         assert_eq!(pace.chunk(2, 7, 512), 179);
         assert_eq!(pace.chunk(1, 15, 512), 512);
         assert_eq!(pace.chunk(0, 3, 512), 512);
-        pace.note(512, 512, Duration::from_secs(100));
+        pace.note(0, 512, 512, Duration::from_secs(100));
         assert!(pace.chunk(1, 1, 512) >= SMALLEST_CHUNK);
     }
 
@@ -207,10 +207,13 @@ mod tests {
     fn how_fast_is_written_is_learned_by_the_number_of_writers() {
         let mut pace = Pace::default();
         for (writers, rate) in [(1, 10.0), (3, 20.0), (4, 20.0), (5, 30.0), (1000, 40.0)] {
-            pace.note(writers, 0, Duration::from_secs_f64(f64::from(writers) / rate));
+            pace.note(writers, writers, 0, Duration::from_secs_f64(f64::from(writers) / rate));
         }
         let rounded = pace.rates().decode.map(|rate| rate.round() as u32);
         assert_eq!(rounded, [10, 0, 20, 30, 0, 0, 0, 40]);
         assert!(pace.rates().prefill < 1.0);
+        // With three of three guesses right an answer is four times as fast.
+        pace.note(2, 8, 0, Duration::from_millis(100));
+        assert_eq!(pace.rates().decode_of_one(2).round() as u32, 40);
     }
 }

@@ -139,7 +139,10 @@ impl<'e> Draft<'e> {
         while !rows.is_empty() {
             let began = Instant::now();
             match self.engine.decode(&rows) {
-                Ok(()) => self.pace.note(rows.len() as u32, (rows.len() - asks.len()) as u32, began.elapsed()),
+                Ok(()) => {
+                    let (tokens, asked) = (rows.len() as u32, asks.len() as u32);
+                    self.pace.note(asked, tokens, tokens - asked, began.elapsed());
+                }
                 Err(EngineError::NoRoom) => {
                     self.forget();
                     break;

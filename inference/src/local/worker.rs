@@ -318,9 +318,10 @@ impl Worker {
             }
             done => done?,
         }
+        let decoded = began.elapsed();
         let guessed: usize = guesses.values().map(Vec::len).sum();
-        let written = demands.iter().filter(|demand| !demand.prefill).count() + guessed;
-        self.pace.note((rows.len() - guessed) as u32, (rows.len() - written) as u32, began.elapsed());
+        let writers = demands.iter().filter(|demand| !demand.prefill).count();
+        let written = writers + guessed;
         for row in &rows {
             self.slots[row.sequence as usize].cached.push(row.token);
         }
@@ -332,12 +333,23 @@ impl Worker {
                 self.check_guess(slot, behind, model);
             }
         }
-        self.learn(&guesses, &rows, rows.len() == written, plan.len(), turn);
+        let (right, turned) = self.learn(&guesses, &rows, rows.len() == written, plan.len(), turn);
+        // Guessing takes time as well, and what was guessed right is written.
+        let took = if guesses.is_empty() { decoded } else { turned.max(decoded) };
+        let tokens = rows.len() - guessed + right;
+        self.pace.note(writers as u32, tokens as u32, (rows.len() - written) as u32, took);
         Ok(true)
     }
 
-    /// Notes how guesses of a batch of so many answers went, and what the turn took.
-    fn learn(&mut self, guesses: &Guesses, rows: &[Row], pure: bool, answers: usize, began: Instant) {
+    /// Notes how guesses of a batch of so many answers went, and what the turn took. Returns how many were right, and that.
+    fn learn(
+        &mut self,
+        guesses: &Guesses,
+        rows: &[Row],
+        pure: bool,
+        answers: usize,
+        began: Instant,
+    ) -> (usize, Duration) {
         let checked = guesses.iter().map(|(slot, guessed)| {
             let read = self.slots[*slot].cached.len();
             let first = rows.iter().find(|row| row.sequence as usize == *slot);
@@ -347,6 +359,7 @@ impl Worker {
         self.board.guessed(&checked);
         let took = (self.clock)().saturating_duration_since(began);
         self.guesser.learn(&mut self.slots, &checked, answers, pure, took);
+        (checked.iter().map(|(_, _, right)| right).sum(), took)
     }
 
     /// After a token was drawn that stands behind `behind` tokens: if it was guessed it is read already; if another one was, what was
