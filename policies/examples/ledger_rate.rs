@@ -14,32 +14,52 @@ use tollkeeper_policies::{Clock, Outcome, OutputBound, Policies, Settlement, Spe
 use tollkeeper_protocol::Operation;
 use tollkeeper_protocol::usage::Usage;
 
+/// The gateway's own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const LENGTH: Duration = Duration::from_secs(3);
 
 /// How clients come: so many, each with its next attempt as soon as the last one is settled, or so many attempts a
 /// second.
 #[derive(Clone, Copy)]
 enum Load {
+    /// One, on a thread that has nothing else to do: others move from core to core.
+    Alone,
     Closed(u32),
     Paced(u32),
 }
 
-const LOADS: [Load; 4] = [Load::Closed(1), Load::Closed(16), Load::Closed(64), Load::Paced(3000)];
+const LOADS: [Load; 5] = [Load::Alone, Load::Closed(1), Load::Closed(16), Load::Closed(64), Load::Paced(3000)];
+
+struct Runtimes {
+    alone: Runtime,
+    shared: Runtime,
+}
+
+impl Runtimes {
+    fn of(&self, load: Load) -> &Runtime {
+        if matches!(load, Load::Alone) { &self.alone } else { &self.shared }
+    }
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    let runtime = Runtimes {
+        alone: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
+        shared: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?,
+    };
     println!(
         "ledger           load       attempts/s   CPU µs each   admit p50     p99   p99.9 (µs)   settle p50     p99   both p50     p99 (µs)"
     );
     for load in LOADS {
         let policies = Policies::in_memory(&config(Path::new(""), Durability::Process)?, Clock::system());
-        runtime.block_on(measure("memory", load, policies));
+        runtime.of(load).block_on(measure("memory", load, policies));
     }
     for (name, durability) in [("sqlite, process", Durability::Process), ("sqlite, power", Durability::Power)] {
         for load in LOADS {
             let folder = tempfile::tempdir_in(".")?;
             let config = config(&folder.path().join("ledger.db"), durability)?;
-            runtime.block_on(measure(name, load, Policies::open(&config, Clock::system())?.0));
+            runtime.of(load).block_on(measure(name, load, Policies::open(&config, Clock::system())?.0));
         }
     }
     if let Some(url) = std::env::args().nth(1) {
@@ -49,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One gateway in a database, and then two at once, each under a name that nobody has used there.
-fn in_database(runtime: &Runtime, url: &str) -> Result<(), Box<dyn Error>> {
+fn in_database(runtime: &Runtimes, url: &str) -> Result<(), Box<dyn Error>> {
     let run = std::process::id();
     let open = |gateway: &str| -> Result<Policies, Box<dyn Error>> {
         let mut config = config(Path::new(""), Durability::Process)?;
@@ -58,11 +78,11 @@ fn in_database(runtime: &Runtime, url: &str) -> Result<(), Box<dyn Error>> {
         Ok(Policies::open(&config, Clock::system())?.0)
     };
     for (number, load) in LOADS.into_iter().enumerate() {
-        runtime.block_on(measure("postgres", load, open(&number.to_string())?));
+        runtime.of(load).block_on(measure("postgres", load, open(&number.to_string())?));
     }
     let (left, right) = (open("left")?, open("right")?);
     let load = Load::Closed(64);
-    runtime.block_on(async {
+    runtime.shared.block_on(async {
         tokio::join!(measure("postgres, left", load, left), measure("postgres, right", load, right))
     });
     Ok(())
@@ -70,6 +90,7 @@ fn in_database(runtime: &Runtime, url: &str) -> Result<(), Box<dyn Error>> {
 
 async fn measure(name: &str, load: Load, policies: Policies) {
     let (clients, pause, load) = match load {
+        Load::Alone => (1, None, "alone".to_owned()),
         Load::Closed(clients) => (clients, None, format!("{clients} tasks")),
         // Ten attempts a second of each client, their turns spread evenly.
         Load::Paced(rate) => (rate / 10, Some(Duration::from_millis(100)), format!("{rate}/s")),

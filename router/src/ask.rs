@@ -2,7 +2,7 @@
 //!
 //! Input tokens are estimated from bytes and rather too high than too low, because money is leased and context is compared by
 //! them: three bytes of text make a token (English has about four, code and other languages two and a half to three and a
-//! half), or fewer where most of them are digits and signs ([`text_tokens`]), every message adds [`MESSAGE_TOKENS`] for its frame in the chat template, every tool [`TOOL_TOKENS`], every image
+//! half), or fewer where most of them are digits and signs, every message adds [`MESSAGE_TOKENS`] for its frame in the chat template, every tool [`TOOL_TOKENS`], every image
 //! [`MEDIA_TOKENS`], every document to rank [`PAIR_TOKENS`]. Prompts of token ids are counted exactly.
 
 use serde_json::Value;
