@@ -33,13 +33,15 @@ const SLICES: (u64, u64) = (64, 4096);
 
 /// A whole answer without a limit of its own may lease so much of what is left of a budget: then several can run at once, and none locks the
 /// budget up. Its answer is limited to what was leased.
-const SHARE: i64 = 8;
+const SHARE: u64 = 8;
 
 /// Tokens that a model may read whose context nobody knows.
 const UNKNOWN_CONTEXT: u64 = 1_000_000;
 
 /// Tokens a second that a model may reason unseen, while nobody knows how fast it writes: faster than most.
 const UNSEEN_RATE: u64 = 300;
+/// No model is taken to be faster.
+const MOST_UNSEEN_RATE: u64 = 2000;
 
 /// Output tokens that a whole answer may lease whatever its share is.
 const SMALLEST_BOUND: u64 = 4096;
@@ -77,8 +79,9 @@ pub(crate) struct Answer {
 }
 
 impl Job<'_> {
-    /// What one attempt wants to spend, and the limit that its answer must have because of that.
-    fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt, charged: Usd) -> (Spend, Option<u64>) {
+    /// What one attempt wants to spend, the limit that its answer must have because of that, and the input tokens that are charged where nobody
+    /// reports them.
+    fn spend(&self, number: u32, ask: &Ask, attempt: &Attempt, charged: Usd) -> (Spend, Option<u64>, u64) {
         let local = matches!(attempt.id, BackendId::Local(_));
         let bytes = ask.input_tokens.saturating_mul(ask::BYTES_PER_TOKEN).max(self.original.len() as u64);
         let counted = match &attempt.id {
@@ -86,14 +89,8 @@ impl Job<'_> {
             id @ BackendId::Local(_) => self.app.fleet.input_tokens(id, &self.request),
             BackendId::Remote { model, .. } => tokens::counted(&self.request, model),
         };
-        let (output, limit) = if !self.operation.generates() {
-            (OutputBound::Whole(0), None)
-        } else if local || (ask.stream && !attempt.facts.abilities.reasoning) {
-            (OutputBound::Growing { slice: self.slice(attempt), max: ask.max_output }, None)
-        } else {
-            self.whole(ask, attempt)
-        };
-        let spend = Spend {
+        let read = counted.unwrap_or(ask.input_tokens);
+        let mut spend = Spend {
             request_id: self.arrival.id.clone(),
             attempt: number,
             operation: self.operation,
@@ -104,16 +101,25 @@ impl Job<'_> {
                 PriceSource::Energy => "energy".into(),
                 _ => self.config.catalog.version.as_str().into(),
             },
-            input_tokens: most_input(counted.unwrap_or(ask.input_tokens), ask, attempt),
+            input_tokens: most_input(read, ask, attempt),
             answers: ask.answers,
-            output,
+            output: OutputBound::Whole(0),
             request_left: self.caller.agent.max_request.map(|most| most.saturating_sub(charged).max(Usd::ZERO)),
             final_answer: self.request.is_tool_free(),
             task: self.task.clone(),
             signature: self.signature,
             billable: billable::of(&self.request, &self.original),
         };
-        (spend, limit)
+        let mut limit = None;
+        if local || (ask.stream && !attempt.facts.abilities.reasoning) {
+            spend.output = OutputBound::Growing { slice: self.slice(attempt), max: ask.max_output };
+        } else if self.operation.generates() {
+            let wanted = ask.max_output.unwrap_or_else(|| longest(ask, attempt));
+            let bound = self.share(ask, attempt, &spend).map_or(wanted, |share| share.min(wanted));
+            spend.output = OutputBound::Whole(bound);
+            limit = (bound < wanted).then_some(bound);
+        }
+        (spend, limit, read)
     }
 
     /// What a stream's lease begins with and grows by: what nine of ten of the agent's answers by this model need.
@@ -122,30 +128,28 @@ impl Job<'_> {
         expected.map_or(SLICE, |tokens| tokens.clamp(SLICES.0, SLICES.1))
     }
 
-    /// The bound of an answer from a provider whose tokens are not seen as they are made: of a whole one, or a stream of a model that may reason
-    /// unseen. It is what was asked for, else what the model can, but no more than its share of the budget; of streams, for which clients
-    /// mostly name a limit that is far off, in either case.
-    fn whole(&self, ask: &Ask, attempt: &Attempt) -> (OutputBound, Option<u64>) {
-        let wanted = ask.max_output.unwrap_or_else(|| longest(ask, attempt));
-        let remaining = self.app.policies.remaining(self.caller);
-        let price = attempt.facts.price.rates(ask.input_tokens).output.0;
-        let (Some(remaining), true, true) = (remaining, price > 0, ask.stream || ask.max_output.is_none()) else {
-            return (OutputBound::Whole(wanted), None);
-        };
-        let share = u64::try_from(remaining.0 / SHARE).unwrap_or(0).saturating_mul(1000) / price;
+    /// The most that an answer from a provider may lease whose tokens are not seen as they are made, so that several can run at once: its share
+    /// of what all budgets over it can pay. That holds for whole answers without a limit of their own, and for streams of models that may reason
+    /// unseen, for which clients mostly name a limit that is far off.
+    fn share(&self, ask: &Ask, attempt: &Attempt, spend: &Spend) -> Option<u64> {
+        if ask.max_output.is_some() && !ask.stream {
+            return None;
+        }
+        let affords = self.app.policies.affords(self.caller, spend)?;
         // Twice what nine of ten answers need: rather too much than an answer cut short.
         let expected = self.app.policies.expected_output(&self.caller.agent, &attempt.id);
         let smallest =
             expected.map_or(SMALLEST_BOUND, |tokens| tokens.saturating_mul(2).clamp(SLICES.0, SMALLEST_BOUND));
-        let bound = wanted.min(share.max(smallest));
-        (OutputBound::Whole(bound), (bound < wanted).then_some(bound))
+        // What the client has it think comes on top: providers refuse a limit below that.
+        Some((affords / SHARE).max(smallest.saturating_add(thinking(&self.request))))
     }
 
     /// How many tokens a second a provider's model may reason without anybody seeing it.
     fn unseen_rate(&self, attempt: &Attempt) -> Option<u64> {
         let reasons = attempt.facts.abilities.reasoning && matches!(attempt.id, BackendId::Remote { .. });
         // Twice what it was seen to write: rather too much than too little.
-        reasons.then(|| self.app.paces.of(&attempt.id).1.map_or(UNSEEN_RATE, |rate| 2 * u64::from(rate)))
+        let twice = |rate: u32| (2 * u64::from(rate)).min(MOST_UNSEEN_RATE);
+        reasons.then(|| self.app.paces.of(&attempt.id).1.map_or(UNSEEN_RATE, twice))
     }
 
     fn call(&self, output_limit: Option<u64>, measured: u32, abandoned: Arc<AtomicBool>) -> Call {
@@ -182,6 +186,12 @@ fn most_input(read: u64, ask: &Ask, attempt: &Attempt) -> u64 {
 /// The most tokens that the model can answer with.
 fn longest(ask: &Ask, attempt: &Attempt) -> u64 {
     attempt.facts.max_output.unwrap_or(estimate::UNKNOWN_OUTPUT).saturating_mul(ask.answers.max(1))
+}
+
+/// How many tokens the client has a model think: Anthropic's `thinking.budget_tokens`, OpenRouter's `reasoning.max_tokens`.
+fn thinking(request: &Request) -> u64 {
+    let said = [("thinking", "budget_tokens"), ("reasoning", "max_tokens")];
+    said.into_iter().filter_map(|(object, field)| request.extra(object)?.get(field)?.as_u64()).max().unwrap_or(0)
 }
 
 /// What the caller should hear of when several attempts failed: the fault that waiting may cure.
@@ -381,8 +391,7 @@ async fn one(
     judge: Option<&Judge>,
     meter: &mut Meter,
 ) -> Result<Result<Answer, ProviderFault>, ApiError> {
-    let (spend, share) = job.spend(number, &planned.ask, attempt, meter.cost(true));
-    let input_tokens = spend.input_tokens;
+    let (spend, share, input_tokens) = job.spend(number, &planned.ask, attempt, meter.cost(true));
     let seen = planned.ask.stream || matches!(spend.output, OutputBound::Growing { .. });
     let status = BudgetStatus(job.config.server.budget_status);
     let lease = job.app.policies.admit(job.caller, spend).await.map_err(|denied| ApiError::Denied(denied, status))?;

@@ -377,8 +377,10 @@ impl Meter {
         if let BackendId::Remote { .. } = id {
             // A whole answer does not say when it began: what was expected of that is taken off, but half of all at most.
             let expected = Duration::from_millis(predicted.time.ttft_ms).min(self.attempt_duration / 2);
+            // Of a stream the time since its first token says how fast that was written which was seen since then; it may have reasoned before.
+            let written = if first.is_some() { tokens.min(self.account.output.tokens()) } else { tokens };
             let first = first.unwrap_or(expected);
-            self.app.paces.wrote(id, tokens, self.attempt_duration.saturating_sub(first));
+            self.app.paces.wrote(id, written, self.attempt_duration.saturating_sub(first));
         }
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let time = predicted.time;

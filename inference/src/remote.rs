@@ -155,7 +155,7 @@ impl Remote {
                     }
                     return Ok(opened.into_reply(model, flight));
                 }
-                Err(failure) if generates => failure.amid(begun.elapsed()),
+                Err(failure) if generates => failure.amid(begun, self.provider.connect_timeout),
                 Err(failure) => failure,
             };
             flight.failed(&failure.fault);

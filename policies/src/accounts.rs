@@ -174,7 +174,9 @@ impl Accounts {
 
     /// Gives an owner that was left out an account, whose past is still to be [recalled](Self::recall).
     pub(crate) fn begin_recall(&mut self, owner: &Owner) {
-        self.of(owner);
+        let account = self.of(owner);
+        // After an earlier try that failed: the ledger knows that too.
+        self.list[account].past.unsettle();
         self.without_past.insert(owner.clone());
     }
 
@@ -259,6 +261,19 @@ impl Accounts {
             );
         }
         Ok(grant)
+    }
+
+    /// The most output tokens that all budgets over an attempt can pay now; `None` without any.
+    pub(crate) fn affords(&mut self, covers: &[Cover], now: i64, spend: &Spend) -> Option<u64> {
+        self.roll(covers, now);
+        let budgets =
+            covers.iter().flat_map(|cover| self.list[cover.account].budgets.iter().map(|budget| (*cover, budget)));
+        let counted = budgets.filter(|(cover, budget)| cover.money || !matches!(budget.rule.limit, Limit::Usd(_)));
+        let tokens = counted.map(|(_, budget)| {
+            let room = budget.room(&budget.period(now), spend.final_answer).max(0);
+            most_output(spend, budget.rule.limit, room).unwrap_or(0)
+        });
+        tokens.min()
     }
 
     /// Extends a lease admitted at `admitted` that holds `held` so that it covers `want` output tokens, or fewer but at

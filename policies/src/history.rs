@@ -55,6 +55,12 @@ impl History {
         self.sums(start).settled += settled;
     }
 
+    /// Forgets what was settled, which is about to be told anew; what is leased stays.
+    pub(crate) fn unsettle(&mut self) {
+        self.older.settled = Amounts::ZERO;
+        self.buckets.iter_mut().for_each(|bucket| bucket.sums.settled = Amounts::ZERO);
+    }
+
     /// Goes on with what was counted after it.
     pub(crate) fn follow(&mut self, later: Self) {
         self.older.add(&later.older);

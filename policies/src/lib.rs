@@ -60,6 +60,7 @@ pub use sharing::SharedView;
 
 use accounts::{Accounts, Cover};
 use agent::{KeyHash, Roster};
+use amounts::most_output;
 use answers::Answers;
 use arc_swap::ArcSwap;
 use created::Book;
@@ -103,6 +104,8 @@ pub(crate) struct Shared {
     book: Mutex<Book>,
     /// Held by who changes the book, from what is looked at to what is on record.
     changing: tokio::sync::Mutex<()>,
+    /// Held while pasts are read from the ledger.
+    recalling: tokio::sync::Mutex<()>,
     events: Events,
     /// What other gateways share with this one.
     pub(crate) sharing: Option<Arc<Sharing>>,
@@ -249,6 +252,7 @@ impl Policies {
             roster_changed: tokio::sync::watch::Sender::default(),
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::default(),
+            recalling: tokio::sync::Mutex::default(),
             events: Events::default(),
             sharing,
             answers: Answers::default(),
@@ -380,6 +384,18 @@ impl Policies {
         let left = accounts.remaining(&covers, now);
         let Some(sharing) = &self.0.sharing else { return left };
         tighter(left, accounts.rules(&covers).filter_map(|rule| sharing.left(rule, now)).min())
+    }
+
+    /// The most output tokens that all budgets over an attempt can pay now, beside its input; `None` without any budget.
+    pub fn affords(&self, caller: &Caller, spend: &Spend) -> Option<u64> {
+        let mut accounts = self.0.accounts();
+        let now = accounts.now(&self.0.clock);
+        let covers = accounts.covers(caller, spend);
+        let own = accounts.affords(&covers, now, spend);
+        let Some(sharing) = &self.0.sharing else { return own };
+        let left = accounts.rules(&covers).filter_map(|rule| sharing.left(rule, now));
+        let others = left.map(|left| most_output(spend, Limit::Usd(left), left.0.into()).unwrap_or(0));
+        own.into_iter().chain(others).min()
     }
 
     /// Leases that are not settled.

@@ -13,12 +13,18 @@ impl Shared {
     }
 
     /// Gives these owners accounts that know what the ledger knows of them. What they have in flight right now is not in it.
-    pub(crate) async fn recall(&self, owners: Vec<Owner>) -> Result<(), Denied> {
+    pub(crate) async fn recall(&self, mut owners: Vec<Owner>) -> Result<(), Denied> {
         if owners.is_empty() {
             return Ok(());
         }
+        let _alone = self.recalling.lock().await;
         let now = {
             let mut accounts = self.accounts();
+            // Somebody else may have done it meanwhile.
+            owners.retain(|owner| accounts.is_left_out(owner));
+            if owners.is_empty() {
+                return Ok(());
+            }
             // From now on they count themselves. What is settled before it is read is counted twice: rather too much than too little.
             for owner in &owners {
                 accounts.begin_recall(owner);
@@ -50,7 +56,7 @@ impl Policies {
         let shared: Arc<Shared> = self.0.clone();
         runtime.spawn(async move {
             if let Err(denied) = shared.recall(owners).await {
-                tracing::error!(%denied, "what was spent before is not counted in new budgets of targets until the next start");
+                tracing::error!(%denied, "what was spent before is not counted in new budgets of targets until they are read again");
             }
         });
     }
@@ -110,7 +116,12 @@ mod tests {
         fails.store(true, Relaxed);
         assert!(policies.create_budget("operator", late.clone()).await.is_err());
         fails.store(false, Relaxed);
+        // What is spent meanwhile is counted once.
+        let backend = BackendId::Remote { provider: "up".into(), model: "model-2100".into() };
+        let alias = backend.to_string().into();
+        let ask = |tokens| Spend { alias, backend, ..spend(nano_per_token(), tokens, OutputBound::Whole(0)) };
+        policies.admit(&scout(&policies), ask(50)).await.unwrap().settle(used(50, 0));
         let made = policies.create_budget("operator", late).await.unwrap();
-        assert_eq!(made.view.unwrap().spent, 30);
+        assert_eq!(made.view.unwrap().spent, 80);
     }
 }

@@ -85,38 +85,56 @@ fn of_chat(request: &Request, chat: &ChatRequest) -> Ask {
         let description = tool.description.as_deref().map_or(0, str::len);
         TOOL_TOKENS + tokens(tool.name.len() + description + tool.parameters.as_ref().map_or(0, written))
     });
-    let input = chat
-        .messages
-        .iter()
-        .map(of_message)
-        .chain(tools)
-        .chain([schema, other_tools].into_iter().flatten().map(|value| tokens(written(value))))
-        .fold(0, u64::saturating_add);
+    let rest = tools.chain([schema, other_tools].into_iter().flatten().map(|value| tokens(written(value))));
+    let rest = rest.fold(0, u64::saturating_add);
+    let messages = chat.messages.iter().map(of_message).fold(Size::default(), Size::and);
+    let all = messages.and(Size { most: rest, least: rest });
     let parts = || chat.messages.iter().flat_map(|message| &message.content);
     let images = parts().filter(|part| matches!(part, Part::Image(_))).count() as u64;
     let unread = parts().map(|part| if let Part::Other(value) = part { unread(value) } else { 0 });
-    let least = input.saturating_sub(images.saturating_mul(MEDIA_TOKENS - FEWEST_IMAGE_TOKENS));
     Ask {
         tools: !chat.tools.is_empty() || other_tools.is_some(),
         vision: images > 0,
         images,
         unread: unread.fold(0, u64::saturating_add),
         json_schema: schema.is_some(),
-        ..of_prompts(request, input, least)
+        ..of_prompts(request, all.most, all.least)
     }
 }
 
-fn of_message(message: &Message) -> u64 {
+/// Tokens, for money at the most and for a context at the least.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    most: u64,
+    least: u64,
+}
+
+impl Size {
+    /// Whether it fits a context is asked of its bytes: who knows better says so.
+    fn of(text: &str) -> Self {
+        Self { most: text_tokens(text), least: tokens(text.len()) }
+    }
+
+    fn same(tokens: u64) -> Self {
+        Self { most: tokens, least: tokens }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { most: self.most.saturating_add(other.most), least: self.least.saturating_add(other.least) }
+    }
+}
+
+fn of_message(message: &Message) -> Size {
     let calls = message.tool_calls.iter();
-    let calls = calls.map(|call| tokens(call.id.len() + call.name.len()) + text_tokens(&call.arguments));
+    let calls = calls.map(|call| Size::same(tokens(call.id.len() + call.name.len())).and(Size::of(&call.arguments)));
     let texts = [&message.name, &message.tool_call_id, &message.reasoning];
     let texts = texts.into_iter().flatten().map(String::len);
     let parts = message.content.iter().map(|part| match part {
-        Part::Text(text) => text_tokens(text),
-        Part::Image(_) => MEDIA_TOKENS,
-        Part::Other(value) => tokens(written(value)).min(MEDIA_TOKENS),
+        Part::Text(text) => Size::of(text),
+        Part::Image(_) => Size { most: MEDIA_TOKENS, least: FEWEST_IMAGE_TOKENS },
+        Part::Other(value) => Size::same(tokens(written(value)).min(MEDIA_TOKENS)),
     });
-    MESSAGE_TOKENS + tokens(texts.sum()) + calls.chain(parts).sum::<u64>()
+    calls.chain(parts).fold(Size::same(MESSAGE_TOKENS + tokens(texts.sum())), Size::and)
 }
 
 fn of_completion(request: &Request, completion: &CompletionRequest) -> Ask {
@@ -133,9 +151,8 @@ fn of_embedding(request: &Request, embedding: &EmbeddingRequest) -> Ask {
 
 /// The query is read again with each document.
 fn of_rerank(request: &Request, rerank: &RerankRequest) -> Ask {
-    let frame = tokens(rerank.query.len()) + PAIR_TOKENS;
-    let sizes = rerank.documents.iter().map(|document| frame.saturating_add(text_tokens(document)));
-    let (all, longest) = sizes.fold((0u64, 0), |(all, longest), size| (all.saturating_add(size), longest.max(size)));
+    let frame = Size::same(tokens(rerank.query.len()) + PAIR_TOKENS);
+    let (all, longest) = most_and_longest(rerank.documents.iter().map(|document| frame.and(Size::of(document))));
     Ask { max_output: Some(0), ..of_prompts(request, all, longest) }
 }
 
@@ -159,11 +176,15 @@ fn of_prompts(request: &Request, input_tokens: u64, longest_input: u64) -> Ask {
 
 /// Tokens of all prompts, and of the longest.
 fn sizes(prompts: &[Prompt]) -> (u64, u64) {
-    let sizes = prompts.iter().map(|prompt| match prompt {
-        Prompt::Text(text) => text_tokens(text).max(1),
-        Prompt::Tokens(tokens) => tokens.len() as u64,
-    });
-    sizes.fold((0, 0), |(all, longest), size| (all + size, longest.max(size)))
+    most_and_longest(prompts.iter().map(|prompt| match prompt {
+        Prompt::Text(text) if text.is_empty() => Size::same(1),
+        Prompt::Text(text) => Size::of(text),
+        Prompt::Tokens(tokens) => Size::same(tokens.len() as u64),
+    }))
+}
+
+fn most_and_longest(sizes: impl Iterator<Item = Size>) -> (u64, u64) {
+    sizes.fold((0, 0), |(all, longest), size| (size.most.saturating_add(all), size.least.max(longest)))
 }
 
 /// Tokens of a text: a third of its bytes, or if that is more a quarter of its letters and spaces, two thirds of its signs and all of its
@@ -185,22 +206,26 @@ fn count(bytes: &[u8], is: impl Fn(u8) -> bool) -> u64 {
 
 /// Tokens that a file or a sound may have beyond what is estimated of it.
 fn unread(part: &Value) -> u64 {
-    if !is_inline(part) {
+    if is_named(part) {
         return u64::MAX;
     }
     let all = tokens(written(part));
     all - all.min(MEDIA_TOKENS)
 }
 
-/// Whether a part holds what it is about, instead of its name.
-fn is_inline(part: &Value) -> bool {
-    match part {
-        Value::Object(fields) => fields.iter().any(|(name, value)| {
-            (value.is_string() && matches!(name.as_str(), "data" | "file_data" | "text")) || is_inline(value)
-        }),
-        Value::String(text) => text.starts_with("data:"),
-        _ => false,
-    }
+/// Whether a part is only the name of what it is about: an id or an address.
+fn is_named(part: &Value) -> bool {
+    let fields = match part {
+        Value::Object(fields) => fields,
+        Value::Array(parts) => return parts.iter().any(is_named),
+        _ => return false,
+    };
+    fields.iter().any(|(name, value)| match value {
+        Value::String(text) => {
+            name == "file_id" || ((name.ends_with("url") || name.ends_with("uri")) && !text.starts_with("data:"))
+        }
+        value => is_named(value),
+    })
 }
 
 fn tokens(bytes: usize) -> u64 {
@@ -246,6 +271,10 @@ mod tests {
         let prose =
             "A fleet of agents that cannot overspend, not by a cent, nor by fifty calls at the last cent. ".repeat(40);
         assert_eq!(text_tokens(&prose), tokens(prose.len()));
+        // Whether they fit a context is another question, for which too much is no better than too little.
+        let ask = asked(json!(digits));
+        assert_eq!(ask.longest_input, MESSAGE_TOKENS + tokens(digits.len()));
+        assert!(ask.input_tokens > 2 * ask.longest_input, "{ask:?}");
     }
 
     #[test]
@@ -257,6 +286,9 @@ mod tests {
         let far = json!({"type": "video_url", "video_url": {"url": "https://example.com/long.mp4"}});
         assert_eq!(asked(json!([text])).unread, 0);
         assert_eq!(asked(json!([text, inline(300)])).unread, 0, "small ones are in the estimate");
+        let thought =
+            json!({"type": "thinking", "thinking": [{"type": "text", "text": "Let me see: https://example.com"}]});
+        assert_eq!(asked(json!([text, thought])).unread, 0);
         let one = asked(json!([text, inline(30_000)])).unread;
         assert!((8000..10_000).contains(&one), "{one}");
         assert!(asked(json!([inline(30_000), sound])).unread > 2 * 8000);

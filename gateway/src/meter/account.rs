@@ -24,7 +24,7 @@ pub(crate) struct Running {
     pub(crate) predicted: Predicted,
     /// What it is to local models.
     pub(crate) stake: Stake,
-    /// Prompt tokens, as leased.
+    /// Prompt tokens, as estimated: what is charged where nobody reports them.
     pub(crate) input_tokens: u64,
     /// Whether tokens are seen as they are made, because the backend streams to us; or that there are none.
     pub(crate) seen: bool,

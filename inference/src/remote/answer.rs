@@ -43,11 +43,13 @@ pub(super) struct Failure {
     pub(super) again: bool,
     /// Whether the provider was reached.
     reached: bool,
+    /// When its head came, for failures that are told after that.
+    head: Option<Instant>,
 }
 
 impl From<ProviderFault> for Failure {
     fn from(fault: ProviderFault) -> Self {
-        Self { fault, again: true, reached: true }
+        Self { fault, again: true, reached: true, head: None }
     }
 }
 
@@ -55,10 +57,11 @@ impl Failure {
     /// What it means of an answer that was waited for so long. Providers say nothing before a whole answer is finished, and models that think are
     /// silent for long: when one of them, or a server in front of it, gives up in the middle, it has worked, and may bill that, and so the same
     /// is not asked for again here.
-    pub(super) fn amid(mut self, took: Duration) -> Self {
+    pub(super) fn amid(mut self, begun: Instant, connecting: Duration) -> Self {
+        let took = self.head.unwrap_or_else(Instant::now).saturating_duration_since(begun);
         let broke = self.reached && self.fault.kind == FaultKind::Connection && self.fault.status.is_none();
         let given_up = self.fault.status.is_some_and(|status| GIVEN_UP.contains(&status));
-        if took >= WORKING && (broke || given_up) {
+        if took >= connecting.max(WORKING) && (broke || given_up) {
             self.fault.worked = true;
             self.again = false;
         }
@@ -68,7 +71,7 @@ impl Failure {
 
 /// Statuses by which a server in front of the one that works says that it has waited long enough, or has lost it.
 const GIVEN_UP: [u16; 4] = [502, 504, 520, 524];
-/// Who gives up sooner has not worked.
+/// Who gives up sooner, or within the time that a connection may take, has hardly worked.
 const WORKING: Duration = Duration::from_secs(1);
 
 /// A fault after the provider had begun to answer: it has worked, and bills that, so the same is not asked for again here.
@@ -77,6 +80,7 @@ fn begun(fault: ProviderFault, status: StatusCode) -> Failure {
         fault: ProviderFault { status: Some(status.as_u16()), worked: true, ..fault },
         again: false,
         reached: true,
+        head: None,
     }
 }
 
@@ -119,6 +123,7 @@ impl Remote {
                 fault: client::fault(&self.name, &error),
                 again: !client::timed_out(&error),
                 reached: !error.is_connect(),
+                head: None,
             })?;
         let (head, incoming) = response.into_parts();
         // Before the first frame of a stream, models that think are silent for long.
@@ -167,13 +172,15 @@ impl Remote {
             let target = headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
             let message = format!("the provider `{}` redirects to {target}: correct its base_url", self.name);
             let fault = ProviderFault { status: Some(status.as_u16()), ..unavailable(message) };
-            return Failure { fault, again: false, reached: true };
+            return Failure { fault, again: false, reached: true, head: None };
         }
+        // The text of an error may be long in coming.
+        let head = Some(Instant::now());
         let wait = retry_after(headers, Timestamp::now());
         let again = headers.get("x-should-retry").is_none_or(|value| value != "false");
         // An error whose text cannot be read still has its status.
         let text = body.collect(LONGEST_ERROR).await.unwrap_or_default();
-        Failure { fault: decode_error(status.as_u16(), wait, &text), again, reached: true }
+        Failure { fault: decode_error(status.as_u16(), wait, &text), again, reached: true, head }
     }
 
     fn malformed(&self, what: &str) -> ProviderFault {
