@@ -114,7 +114,7 @@ pub(crate) async fn serve(
         Call::Backends => Ok(operate::backends(app)),
         Call::Reload => operate::reload(app).await,
         Call::LocalModels => Ok(models::models(app)),
-        Call::LocalModel(action) => models::act(app, name(0), action),
+        Call::LocalModel(action) => models::act(app, name(0), action).await,
     }
 }
 

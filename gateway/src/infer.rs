@@ -89,9 +89,10 @@ pub(crate) async fn serve(
             return Err(ApiError::ModelForbidden { agent: agent.name.to_string(), model });
         }
         meter.names(app.labels.of(&config, request.model()), request.stream());
-        let asked = Instant::now();
-        let let_in = limits::admit(app, &agent, &request).await;
-        meter.waited(asked.elapsed());
+        let asked = Asked::read(&head, &request)?;
+        let waiting = Instant::now();
+        let let_in = limits::admit(app, &agent, &request, asked.is_batch).await;
+        meter.waited(waiting.elapsed());
         meter.let_in(let_in?);
         let (request, original) = (Arc::new(request), body);
         let planner = Planner {
@@ -99,7 +100,7 @@ pub(crate) async fn serve(
             config: &config,
             caller: &caller,
             request: request.clone(),
-            asked: Asked::read(&head, &request)?,
+            asked,
             slowed: app.policies.is_slowed_to_local(&caller),
             seed: arrival.seed,
         };

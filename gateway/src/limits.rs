@@ -31,8 +31,8 @@ const TOKENS: Names = [
 ///
 /// # Errors
 /// They do not.
-pub(crate) async fn admit(app: &App, agent: &Agent, request: &Request) -> Result<RateGuard, ApiError> {
-    let priority = if request.is_flexible() { Priority::Batch } else { agent.priority };
+pub(crate) async fn admit(app: &App, agent: &Agent, request: &Request, can_wait: bool) -> Result<RateGuard, ApiError> {
+    let priority = if can_wait || request.is_flexible() { Priority::Batch } else { agent.priority };
     let asked = RateAsk { agent: &agent.name, alias: request.model(), priority };
     let admitted = app.rates.admit(asked, || estimate(request)).await;
     admitted.map_err(|denied| {

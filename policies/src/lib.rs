@@ -104,6 +104,8 @@ pub(crate) struct Shared {
     book: Mutex<Book>,
     /// Held by who changes the book, from what is looked at to what is on record.
     changing: tokio::sync::Mutex<()>,
+    /// Where it was opened, for what is asked for from threads without one.
+    runtime: Option<tokio::runtime::Handle>,
     /// Held while pasts are read from the ledger.
     recalling: tokio::sync::Mutex<()>,
     events: Events,
@@ -252,6 +254,7 @@ impl Policies {
             roster_changed: tokio::sync::watch::Sender::default(),
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::default(),
+            runtime: tokio::runtime::Handle::try_current().ok(),
             recalling: tokio::sync::Mutex::default(),
             events: Events::default(),
             sharing,

@@ -104,6 +104,14 @@ impl Policies {
         self.0.book().merged()
     }
 
+    /// Puts on record that `actor` did something to `subject` that leaves no state of this crate's; `note` must hold no secrets.
+    ///
+    /// # Errors
+    /// The ledger cannot record it.
+    pub async fn note(&self, actor: &str, subject: &str, note: Value) -> Result<(), Denied> {
+        self.0.ledger.change(self.0.now(), (actor, subject), note.to_string().into(), Vec::new()).await
+    }
+
     /// Ends runs that nobody may use any more. What cannot be recorded now has ended all the same, and is tried again.
     async fn end_runs(&self, actor: &str, wanted: impl Fn(&Run) -> bool) {
         if let Err(denied) = self.cancel_runs(actor, wanted).await {

@@ -49,7 +49,9 @@ impl Policies {
         if owners.is_empty() {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        // A new file is taken in by whichever thread saw it.
+        let runtime = tokio::runtime::Handle::try_current().ok().or_else(|| self.0.runtime.clone());
+        let Some(runtime) = runtime else {
             tracing::error!("what was spent before cannot be counted in new budgets of targets without a runtime");
             return;
         };

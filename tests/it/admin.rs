@@ -1,5 +1,6 @@
 //! The administrative API over TCP: every answer here is also checked against the OpenAPI document that the gateway serves.
 
+mod changes;
 pub(crate) mod document;
 
 use document::Operator;

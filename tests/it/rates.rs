@@ -3,6 +3,7 @@
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use tokio::task::JoinSet;
 use tollkeeper_policies::Clock;
 use tollkeeper_tests::asks::{CHAT, EMBEDDINGS, chat, embedding, streamed};
 use tollkeeper_tests::client::{Answer, Client};
@@ -222,4 +223,36 @@ async fn a_reload_changes_limits_and_keeps_what_is_used() {
     limited.gateway.reload(&with_hasty(Setup::with(&upstream), "requests_per_minute = 6"));
     let answer = limited.client().post_json(CHAT, &chat("up/plain")).await;
     assert_eq!((answer.status, requests(&answer)), (200, ["6", "2", "40s"]));
+}
+
+#[tokio::test]
+async fn a_request_that_can_wait_waits_for_its_agents_limits_behind_those_that_cannot() {
+    let gate = Gate::default();
+    let upstream = Upstream::always(Script::words(1).with_hold(Hold::Head(gate.clone()))).await;
+    let gateway = Gateway::start(Setup::with(&upstream).scout("parallel = 1\nqueue = 4\n")).await;
+    let mut asking = JoinSet::new();
+    let mut ask = |name: &'static str, priority: &str| {
+        let client = gateway.client().header("x-tollkeeper-priority", priority);
+        asking.spawn(async move {
+            assert_eq!(client.post_json(CHAT, &chat(&format!("up/{name}"))).await.status, 200);
+        });
+    };
+    ask("first", "interactive");
+    upstream.wait_for_requests(1).await;
+    let waiting = async |count: f64| {
+        eventually("those that wait", async || {
+            (gateway.metrics().await.sum("tollkeeper_rate_waiting_requests", &[]) == count).then_some(())
+        })
+        .await;
+    };
+    ask("can-wait", "batch");
+    waiting(1.0).await;
+    ask("cannot", "interactive");
+    waiting(2.0).await;
+    gate.open_wide();
+    asking.join_all().await;
+    let order: Vec<_> =
+        upstream.received().iter().map(|one| one.json()["model"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(order, ["first", "cannot", "can-wait"]);
+    gateway.stop().await;
 }

@@ -178,7 +178,7 @@ pub(crate) async fn create(app: &Arc<App>, body: Incoming) -> Result<Response<Bo
     if !is_slug(&name) {
         return Err(bad("name", "`name` must be 1 to 128 of a-z, 0-9, `_`, `-` and `.`"));
     }
-    let spec = body.spec(app)?;
+    let spec = body.spec(app, None)?;
     let agent = whole(app, |app| async move {
         let made = app.policies.create_agent(OPERATOR, &name, spec).await?;
         app.limits_changed();
@@ -198,7 +198,7 @@ pub(crate) async fn change(app: &Arc<App>, name: &str, body: Incoming) -> Result
             if body.name.as_ref() != Some(&name) {
                 return Err(bad("name", "an agent keeps its name; make another one"));
             }
-            body.spec(&app)
+            body.spec(&app, Some(&spec))
         };
         let changed = app.policies.change_agent(OPERATOR, &name, change).await?;
         app.limits_changed();
@@ -348,7 +348,8 @@ impl AgentBody {
         }
     }
 
-    fn spec(self, app: &App) -> Result<AgentSpec, ApiError> {
+    /// What is as it was is not asked for anew: it may have lost what it names, or need not stand alone.
+    fn spec(self, app: &App, old: Option<&AgentSpec>) -> Result<AgentSpec, ApiError> {
         if let Some(team) = self.team.as_ref().filter(|team| !is_slug(team)) {
             return Err(bad("team", format!("`team` must be 1 to 128 of a-z, 0-9, `_`, `-` and `.`, not \"{team}\"")));
         }
@@ -357,14 +358,17 @@ impl AgentBody {
         if self.max_request_usd.is_some_and(|Money(most)| most <= Usd::ZERO) {
             return Err(bad("max_request_usd", "`max_request_usd` must be more than 0"));
         }
-        if self.queue.is_some() && self.parallel.is_none() {
+        let same_queue = self.queue.is_some() && self.queue == old.map(|old| old.rates.queue);
+        if self.queue.is_some() && self.parallel.is_none() && !same_queue {
             let message = "`queue` is for requests that wait because `parallel` run; add `parallel`";
             return Err(bad("queue", message));
         }
         if self.models.as_ref().is_some_and(|models| models.len() > MOST_MODELS) {
             return Err(bad("models", format!("there can be {MOST_MODELS} patterns of models")));
         }
-        if let Some(alias) = self.degrade_to.as_ref().filter(|alias| !app.config.load().aliases.contains_key(*alias)) {
+        let new_alias =
+            self.degrade_to.as_ref().filter(|alias| old.is_none_or(|old| old.degrade_to.as_ref() != Some(alias)));
+        if let Some(alias) = new_alias.filter(|alias| !app.config.load().aliases.contains_key(*alias)) {
             return Err(bad("degrade_to", format!("there is no alias `{alias}`")));
         }
         if self.task_type.as_ref().is_some_and(|task| !is_slug(task)) {

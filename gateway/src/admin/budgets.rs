@@ -105,7 +105,7 @@ pub(crate) fn one(app: &App, id: &str) -> Result<Response<Body>, ApiError> {
 }
 
 pub(crate) async fn create(app: &Arc<App>, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let rule = read::<BudgetBody>(app, body).await?.rule(app)?;
+    let rule = read::<BudgetBody>(app, body).await?.rule(app, None)?;
     let made = whole(app, |app| async move { Ok(app.policies.create_budget(OPERATOR, rule).await?) }).await?;
     Ok(created_json(json!(show(&made)).to_string()))
 }
@@ -115,7 +115,7 @@ pub(crate) async fn change(app: &Arc<App>, id: &str, body: Incoming) -> Result<R
     let change: Value = read(app, body).await?;
     find(app, &id)?;
     let made = whole(app, |app| async move {
-        let change = |old: &BudgetConfig| changed(&BudgetBody::of(old), change)?.rule(&app);
+        let change = |old: &BudgetConfig| changed(&BudgetBody::of(old), change)?.rule(&app, Some(&old.owner));
         app.policies.change_budget(OPERATOR, &id, change).await
     });
     let made = made.await?;
@@ -193,7 +193,7 @@ impl BudgetBody {
         body
     }
 
-    fn rule(self, app: &App) -> Result<BudgetConfig, ApiError> {
+    fn rule(self, app: &App, old: Option<&Owner>) -> Result<BudgetConfig, ApiError> {
         let window = self.window.as_deref().ok_or_else(|| bad("window", "`window` is missing, such as \"day\""))?;
         let window = Window::parse(window).ok_or_else(|| {
             let windows = "minute, hour, day, week, month, total, or \"rolling 24h\" with any length from 1m to 31d";
@@ -217,7 +217,7 @@ impl BudgetBody {
         let alone = self.on_shared_down.as_deref().map_or(Some(OnSharedDown::default()), OnSharedDown::named);
         let on_shared_down =
             alone.ok_or_else(|| bad("on_shared_down", "`on_shared_down` must be \"deny\" or \"local\""))?;
-        let (owner, limit, wrap_up_pct) = (self.owner(app)?, self.limit()?, self.wrap_up_pct);
+        let (owner, limit, wrap_up_pct) = (self.owner(app, old)?, self.limit()?, self.wrap_up_pct);
         Ok(BudgetConfig { owner, window, zone, limit, notify_at, on_limit, wrap_up_pct, on_shared_down })
     }
 
@@ -243,7 +243,8 @@ impl BudgetBody {
         }
     }
 
-    fn owner(&self, app: &App) -> Result<Owner, ApiError> {
+    /// Whose budget it is; what it has been may be gone.
+    fn owner(&self, app: &App, old: Option<&Owner>) -> Result<Owner, ApiError> {
         let owners = [
             (Scope::Agent, &self.agent),
             (Scope::Team, &self.team),
@@ -254,7 +255,11 @@ impl BudgetBody {
         let named: Vec<_> = owners.into_iter().filter_map(|(scope, name)| Some((scope, name.as_ref()?))).collect();
         match named[..] {
             [] => Ok(Owner::everything()),
-            [(scope, name)] if exists(app, scope, name) => Ok(Owner::new(scope, name.as_str())),
+            [(scope, name)]
+                if old.is_some_and(|old| old.scope == scope && *old.id == **name) || exists(app, scope, name) =>
+            {
+                Ok(Owner::new(scope, name.as_str()))
+            }
             [(scope, name)] => {
                 let scope = scope.name();
                 Err(bad(scope, format!("there is no {scope} `{name}`")))

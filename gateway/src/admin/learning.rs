@@ -1,6 +1,6 @@
 //! `/admin/v1/learning`: what was learned of the tiers of pyramids, and forgetting it.
 
-use super::whole;
+use super::{OPERATOR, whole};
 use crate::app::App;
 use crate::body::Body;
 use crate::error::{ApiError, ok_json};
@@ -127,7 +127,10 @@ pub(crate) async fn reset(app: &Arc<App>, query: &str) -> Result<Response<Body>,
     }
     let forgotten = whole(app, |app| async move {
         let of = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
-        app.unlearn(|group| of(&task, &group.task) && of(&alias, &group.alias)).await
+        let forgotten = app.unlearn(|group| of(&task, &group.task) && of(&alias, &group.alias)).await?;
+        let note = json!({"change": "forgotten", "task_type": task, "alias": alias, "groups": forgotten});
+        app.policies.note(OPERATOR, "learning", note).await.map_err(ApiError::denied)?;
+        Ok(forgotten)
     });
     Ok(ok_json(json!(Forgotten { forgotten: forgotten.await? }).to_string()))
 }

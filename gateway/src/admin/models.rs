@@ -1,5 +1,6 @@
 //! `/admin/v1/models`: where the local models are, and bringing them in and out.
 
+use super::OPERATOR;
 use crate::app::App;
 use crate::body::Body;
 use crate::economics::Compared;
@@ -105,11 +106,14 @@ pub(crate) fn models(app: &App) -> Response<Body> {
 }
 
 /// Orders something; the answer shows the model as it is right after the order, which may take a while to be carried out.
-pub(crate) fn act(app: &App, name: &str, action: LocalAction) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn act(app: &App, name: &str, action: LocalAction) -> Result<Response<Body>, ApiError> {
     let known = app.fleet.act(name, action);
     let found = app.fleet.local_models().into_iter().find(|model| known && *model.name == *name);
     let model = found.ok_or_else(|| ApiError::NoLocalModel(name.to_owned()))?;
     tracing::info!(model = name, ?action, "ordered by the operator");
+    // It is under way whether or not that can be recorded.
+    let note = json!({"change": format!("{action:?}").to_lowercase()});
+    app.policies.note(OPERATOR, &format!("model/{name}"), note).await.map_err(ApiError::denied)?;
     Ok(accepted_json(json!(shown(app, &model)).to_string()))
 }
 

@@ -264,6 +264,8 @@ pub(crate) async fn reload(app: &Arc<App>) -> Result<Response<Body>, ApiError> {
         read
     });
     let config = taken.await.map_err(|_| ApiError::Panicked)?.map_err(|why| ApiError::BadFile(why.to_string()))?;
+    // It holds already; that it cannot be recorded is told all the same.
+    app.policies.note(OPERATOR, "configuration", json!({"change": "reloaded"})).await.map_err(ApiError::denied)?;
     let reloaded = Reloaded {
         reloaded: true,
         agents: config.agents.len(),

@@ -28,8 +28,8 @@ fn text_is_counted_by_bytes_and_messages() {
             2 * MESSAGE_TOKENS + 3,
         ),
         (
-            r#""messages":[{"role":"assistant","content":null,"tool_calls":[{"id":"abc","function":{"name":"f","arguments":"{}"}}]}]"#,
-            MESSAGE_TOKENS + 2 + 2,
+            r#""messages":[{"role":"assistant","content":null,"tool_calls":[{"id":"abc","function":{"name":"f","arguments":"abc"}}]}]"#,
+            MESSAGE_TOKENS + 2 + 1,
         ),
         // {"type":"function","function":{"name":"f","parameters":{"type":"object"}}}: 1 + 17 bytes.
         (
