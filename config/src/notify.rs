@@ -37,25 +37,25 @@ pub enum NoticeKind {
     StoreUp,
 }
 
-/// A kind, its name, whether it is urgent, and the kind that ends it.
-type Row = (NoticeKind, &'static str, bool, Option<NoticeKind>);
+/// A kind, its name, whether it is urgent, and the kinds that say the contrary.
+type Row = (NoticeKind, &'static str, bool, &'static [NoticeKind]);
 
 impl NoticeKind {
     /// All kinds. Urgent is what stops somebody's work or costs more than it may; the rest are reminders.
     const TABLE: [Row; 13] = [
-        (Self::Threshold, "threshold", false, None),
-        (Self::Denied, "denied", true, None),
-        (Self::Degraded, "degraded", false, None),
-        (Self::Throttled, "throttled", false, None),
-        (Self::Paused, "paused", true, Some(Self::Resumed)),
-        (Self::Resumed, "resumed", false, Some(Self::Paused)),
-        (Self::Killed, "killed", true, None),
-        (Self::Overrun, "overrun", true, None),
-        (Self::RunEnded, "run_ended", false, None),
-        (Self::BackendDown, "backend_down", true, Some(Self::BackendUp)),
-        (Self::BackendUp, "backend_up", false, Some(Self::BackendDown)),
-        (Self::StoreDown, "store_down", true, Some(Self::StoreUp)),
-        (Self::StoreUp, "store_up", false, Some(Self::StoreDown)),
+        (Self::Threshold, "threshold", false, &[]),
+        (Self::Denied, "denied", true, &[]),
+        (Self::Degraded, "degraded", false, &[]),
+        (Self::Throttled, "throttled", false, &[]),
+        (Self::Paused, "paused", true, &[Self::Resumed]),
+        (Self::Resumed, "resumed", false, &[Self::Paused, Self::Killed]),
+        (Self::Killed, "killed", true, &[Self::Resumed]),
+        (Self::Overrun, "overrun", true, &[]),
+        (Self::RunEnded, "run_ended", false, &[]),
+        (Self::BackendDown, "backend_down", true, &[Self::BackendUp]),
+        (Self::BackendUp, "backend_up", false, &[Self::BackendDown]),
+        (Self::StoreDown, "store_down", true, &[Self::StoreUp]),
+        (Self::StoreUp, "store_up", false, &[Self::StoreDown]),
     ];
 
     /// Every kind, in the order of the documentation.
@@ -73,8 +73,8 @@ impl NoticeKind {
         self.row().2
     }
 
-    /// The kind that says the contrary of the same subject: after it, this one is news.
-    pub fn opposite(self) -> Option<Self> {
+    /// The kinds that say the contrary of the same subject: after one of them, this one is news.
+    pub fn opposites(self) -> &'static [Self] {
         self.row().3
     }
 
@@ -143,7 +143,8 @@ mod tests {
     fn kinds_are_in_the_order_of_their_table_and_opposites_agree() {
         for (place, kind) in NoticeKind::all().enumerate() {
             assert_eq!(kind as usize, place, "{}", kind.name());
-            assert!(kind.opposite().is_none_or(|other| other.opposite() == Some(kind)), "{}", kind.name());
+            let mut others = kind.opposites().iter();
+            assert!(others.all(|other| other.opposites().contains(&kind)), "{}", kind.name());
         }
     }
 

@@ -65,11 +65,13 @@ impl Hook {
     /// Takes a notice that it wants and that is no repetition.
     pub(super) fn offer(&self, notice: &Arc<Notice>, id: &Arc<str>, now: Moment) {
         let settings = self.settings.load();
-        if !settings.events.contains(&notice.kind) {
-            return;
-        }
         let dropped = {
             let mut state = self.state();
+            // It ends a stop for those too who want to hear of stops alone.
+            state.repeats.happened(notice);
+            if !settings.events.contains(&notice.kind) {
+                return;
+            }
             if state.phase == Phase::Closed {
                 self.counts.add(notice.kind, Fate::Dropped);
                 return;

@@ -24,13 +24,7 @@ impl Repeats {
     /// Whether a notice is to be sent now, and if so, how many of the same were left out since the last one. `after`: for so long they are.
     pub(super) fn admit(&mut self, notice: &Notice, now: Duration, after: Option<Duration>) -> Option<u64> {
         let Some(after) = after else { return Some(0) };
-        let subject = format!("{}\0{}", notice.subject, notice.key);
-        if let Some(opposite) = notice.kind.opposite()
-            && let Some(said) = self.0.get_mut(&(opposite, subject.clone()))
-        {
-            said.over = true;
-        }
-        let name = (notice.kind, subject);
+        let name = name(notice.kind, notice);
         if let Some(said) = self.0.get_mut(&name).filter(|said| !said.over && now < said.at + after) {
             said.left_out += 1;
             return None;
@@ -42,11 +36,25 @@ impl Repeats {
         Some(before.map_or(0, |said| said.left_out))
     }
 
+    /// Something has happened, whether or not it is to be told: its contrary is news from now on.
+    pub(super) fn happened(&mut self, notice: &Notice) {
+        for opposite in notice.kind.opposites() {
+            if let Some(said) = self.0.get_mut(&name(*opposite, notice)) {
+                said.over = true;
+            }
+        }
+    }
+
     fn forget_oldest(&mut self) {
         if let Some(oldest) = self.0.iter().min_by_key(|(_, said)| said.at).map(|(name, _)| name.clone()) {
             self.0.remove(&oldest);
         }
     }
+}
+
+/// What repetitions of a notice have in common, if it were of this kind.
+fn name(kind: NoticeKind, notice: &Notice) -> (NoticeKind, String) {
+    (kind, format!("{}\0{}", notice.subject, notice.key))
 }
 
 #[cfg(test)]
@@ -91,13 +99,22 @@ mod tests {
 
     #[test]
     fn a_stop_that_follows_its_contrary_is_news() {
-        let mut repeats = Repeats::default();
-        let (down, up) = (notice(NoticeKind::BackendDown, "b", ""), notice(NoticeKind::BackendUp, "b", ""));
-        assert_eq!(repeats.admit(&down, seconds(1), TEN_MINUTES), Some(0));
-        assert_eq!(repeats.admit(&down, seconds(2), TEN_MINUTES), None);
-        assert_eq!(repeats.admit(&up, seconds(3), TEN_MINUTES), Some(0));
-        assert_eq!(repeats.admit(&down, seconds(4), TEN_MINUTES), Some(1));
-        assert_eq!(repeats.admit(&down, seconds(5), TEN_MINUTES), None);
+        for (down, up) in [
+            (NoticeKind::BackendDown, NoticeKind::BackendUp),
+            (NoticeKind::StoreDown, NoticeKind::StoreUp),
+            (NoticeKind::Paused, NoticeKind::Resumed),
+            (NoticeKind::Killed, NoticeKind::Resumed),
+        ] {
+            let mut repeats = Repeats::default();
+            let (other, down, up) = (notice(up, "other", ""), notice(down, "b", ""), notice(up, "b", ""));
+            assert_eq!(repeats.admit(&down, seconds(1), TEN_MINUTES), Some(0));
+            assert_eq!(repeats.admit(&down, seconds(2), TEN_MINUTES), None);
+            repeats.happened(&other);
+            assert_eq!(repeats.admit(&down, seconds(3), TEN_MINUTES), None);
+            repeats.happened(&up);
+            assert_eq!(repeats.admit(&down, seconds(4), TEN_MINUTES), Some(2));
+            assert_eq!(repeats.admit(&down, seconds(5), TEN_MINUTES), None);
+        }
     }
 
     #[test]

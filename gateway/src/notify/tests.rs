@@ -303,6 +303,29 @@ async fn of_a_flood_one_is_sent_and_the_rest_is_counted() {
 }
 
 #[tokio::test]
+async fn who_hears_of_stops_alone_hears_of_each_that_follows_a_resumption() {
+    let mut receiver = Receiver::start([]).await;
+    let bench = Bench::start([Webhook {
+        events: vec![NoticeKind::Paused, NoticeKind::Killed],
+        repeat_after: Some(Duration::from_secs(600)),
+        ..hook("on-call", &receiver.url)
+    }]);
+    for stop in [NoticeKind::Paused, NoticeKind::Killed] {
+        for kind in [stop, NoticeKind::Resumed, stop, stop] {
+            bench.notifier.send(notice(kind, "agent scout"));
+        }
+    }
+    let mut events = Vec::new();
+    for _ in 0..4 {
+        events.push(receiver.next().await.json()["event"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(events, ["paused", "paused", "killed", "killed"]);
+    bench.shutdown().await;
+    assert!(receiver.is_idle());
+    assert_eq!(bench.count("on-call", "suppressed"), 2);
+}
+
+#[tokio::test]
 async fn reminders_wait_for_the_morning_and_stops_do_not() {
     let mut receiver = Receiver::start([]).await;
     let quiet = Webhook { quiet_hours: quiet_but_at(7), ..hook("chat", &receiver.url) };
