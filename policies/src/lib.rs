@@ -452,7 +452,7 @@ impl Shared {
         let now = accounts.now(&self.clock);
         let mut roster = enrol(&book.merged(), &mut accounts, now);
         drop(accounts);
-        roster.agents().for_each(|agent| self.watches.configure(agent));
+        self.watches.configure(&roster);
         book.give_keys(&mut roster);
         self.roster.store(Arc::new(roster));
         self.roster_changed.send_replace(());

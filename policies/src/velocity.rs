@@ -118,6 +118,8 @@ pub enum Reason {
     },
     /// The cool-down ended.
     Cooled,
+    /// The stage was turned off.
+    Off,
     /// Someone resumed it.
     Resumed,
     /// Someone set it.
@@ -156,6 +158,7 @@ impl std::fmt::Display for Reason {
             }
             Self::Loop { repeats } => write!(f, "the same was asked {repeats} times"),
             Self::Cooled => f.write_str("the rate is normal again"),
+            Self::Off => f.write_str("this stage was turned off"),
             Self::Resumed => f.write_str("somebody resumed it"),
             Self::Held => f.write_str("somebody set it"),
             Self::Released => f.write_str("what somebody had set is over"),
@@ -215,7 +218,8 @@ impl Watch {
     /// is such a limit.
     pub fn new(rules: &VelocityConfig, daily_cap: Option<Usd>, baseline: &Baseline) -> Self {
         let stages = [rules.notify, rules.throttle, rules.local, rules.pause, rules.kill];
-        let on = stages.iter().enumerate().fold(0, |on, (stage, rule)| on | u8::from(rule.is_some()) << stage);
+        let is_on = |rule: &Option<StageRule>| rules.enabled && rule.is_some();
+        let on = stages.iter().enumerate().fold(0, |on, (stage, rule)| on | u8::from(is_on(rule)) << stage);
         // Each stage is as strict as the next that is on: the first bucket is what an excess is measured from.
         let multiples = [0, 1, 2, 3, 4].map(|stage| {
             let next = stages[stage..].iter().flatten().next();
@@ -252,7 +256,8 @@ impl Watch {
         watch
     }
 
-    /// Takes over other rules or another cap. Stage and baseline stay; what was under suspicion starts anew.
+    /// Takes over other rules or another cap. Baseline and stage stay, unless that is off now (a kill stays all the same);
+    /// what was under suspicion starts anew.
     pub fn configure(&mut self, rules: &VelocityConfig, daily_cap: Option<Usd>) {
         let fresh = Self::new(rules, daily_cap, &self.baseline());
         let ladder = self.ladder.with(fresh.ladder);
@@ -397,14 +402,14 @@ impl Watch {
         (self.gauges, self.doubt) = (fresh.gauges, fresh.doubt);
     }
 
-    /// The time that counts, and what held before whatever happens now; `None` when nobody is watched and nothing was set by
-    /// hand.
+    /// The time that counts, and what held before whatever happens now; `None` when nobody is watched and nothing holds.
     fn begin(&mut self, now: i64) -> Option<(i64, Before)> {
         self.now = self.now.max(now);
         let (level, held) = (self.ladder.level(), self.ladder.is_set_by_hand());
-        if !self.enabled && !held {
+        if !self.enabled && !held && level == Level::Normal {
             return None;
         }
+        let over = if self.ladder.is_turned_off() { Reason::Off } else { Reason::Cooled };
         self.ladder.cool(self.now);
         if held {
             if !self.ladder.is_set_by_hand() {
@@ -418,7 +423,7 @@ impl Watch {
         } else if self.doubt.forget(self.now) {
             self.weigh_doubt();
         }
-        Some((self.now, Before { level, over: Reason::Cooled }))
+        Some((self.now, Before { level, over }))
     }
 
     fn weigh_doubt(&mut self) {

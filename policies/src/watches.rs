@@ -1,6 +1,6 @@
 //! The velocity watches of agents and runs: who asks them, and what follows when one changes its stage.
 
-use crate::agent::{Agent, Caller};
+use crate::agent::{Agent, Caller, Roster};
 use crate::denied::{Denied, Stop};
 use crate::velocity::{Baseline, Level, Stage, Standing, Transition, Watch};
 use jiff::Timestamp;
@@ -20,6 +20,8 @@ pub(crate) struct Watches(Mutex<HashMap<Owner, Watched>>);
 #[derive(Debug)]
 struct Watched {
     watch: Watch,
+    /// Whose rules it has: the agent, or that of the run.
+    agent: Arc<str>,
     /// What it was made with.
     rules: VelocityConfig,
     cap: Option<Usd>,
@@ -203,14 +205,15 @@ impl Watches {
         standings.into_iter().collect()
     }
 
-    /// Takes over an agent's rules.
-    pub(crate) fn configure(&self, agent: &Agent) {
-        let mut all = self.lock();
-        if let Some(watched) = agent.owners.first().and_then(|owner| all.get_mut(owner))
-            && (&watched.rules, watched.cap) != (&agent.velocity, agent.daily_cap)
-        {
-            watched.watch.configure(&agent.velocity, agent.daily_cap);
-            (watched.rules, watched.cap) = (agent.velocity.clone(), agent.daily_cap);
+    /// Takes over the rules of these agents, for their runs too.
+    pub(crate) fn configure(&self, roster: &Roster) {
+        for watched in self.lock().values_mut() {
+            if let Some(agent) = roster.named(&watched.agent)
+                && (&watched.rules, watched.cap) != (&agent.velocity, agent.daily_cap)
+            {
+                watched.watch.configure(&agent.velocity, agent.daily_cap);
+                (watched.rules, watched.cap) = (agent.velocity.clone(), agent.daily_cap);
+            }
         }
     }
 
@@ -276,6 +279,7 @@ impl Watched {
 }
 
 fn count(
+            agent: agent.name.clone(),
     all: &mut HashMap<Owner, Watched>,
     caller: &Caller,
     mut tell: impl FnMut(&mut Watch) -> Option<Transition>,

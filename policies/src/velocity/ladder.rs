@@ -167,13 +167,25 @@ impl Ladder {
         }
         let mut level = self.level;
         while let Some(stage) = (level as usize).checked_sub(1) {
-            if self.cool_downs[stage].is_none() || now < self.hot[stage] {
+            let lasts = self.cool_downs[stage].is_none() || now < self.hot[stage];
+            if lasts && !self.is_off(level) {
                 return level;
             }
             // A pause ends all that led to it.
             level = if level >= Level::Paused { Level::Normal } else { self.milder(stage) };
         }
         level
+    }
+
+    /// Whether rules that came after this level was reached have turned it off. A kill is always ended by hand.
+    fn is_off(&self, level: Level) -> bool {
+        let stage = (level as usize).checked_sub(1).filter(|_| level < Level::Killed);
+        stage.is_some_and(|stage| self.on >> stage & 1 == 0)
+    }
+
+    /// Whether the present level was turned off while its traffic kept it there.
+    pub(super) fn is_turned_off(&self) -> bool {
+        self.held.is_none() && self.is_off(self.level)
     }
 
     /// The next milder stage that is on, or normal.

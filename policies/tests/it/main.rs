@@ -12,6 +12,7 @@ mod fit;
 mod fleet;
 mod invariant;
 mod keys;
+mod kills;
 mod leases;
 mod ledger;
 mod pauses;

@@ -263,6 +263,41 @@ fn stages_that_are_off_are_left_out() {
 }
 
 #[test]
+fn a_stage_that_is_turned_off_ends_unless_it_is_a_kill_or_was_set_by_hand() {
+    let rules = VelocityConfig::default();
+    let (known, now) = known();
+    let reached = |wanted: Level| {
+        let mut watch = known.clone();
+        let call = (0..600).find(|call| {
+            let told = watch.admitted(now + call * SECOND / 5, None);
+            told.is_some_and(|told| told.to == wanted)
+        });
+        (watch, now + call.unwrap() * SECOND / 5)
+    };
+    let (mut watch, at) = reached(Level::Local);
+    watch.configure(&VelocityConfig { local: None, ..rules.clone() }, CAP);
+    assert_eq!(watch.stage(at).level(), Level::Throttle, "the next milder one");
+    let told = watch.tick(at).unwrap();
+    assert_eq!((told.from, told.to, told.reason), (Level::Local, Level::Throttle, Reason::Off));
+    assert_eq!(watch.tick(at), None, "told once");
+    let (mut watch, at) = reached(Level::Paused);
+    watch.configure(&VelocityConfig { enabled: false, ..rules.clone() }, CAP);
+    assert_eq!(watch.tick(at).unwrap().to, Level::Normal);
+    for level in [Level::Throttle, Level::Paused, Level::Killed] {
+        let mut watch = known.clone();
+        watch.hold(now, level, None);
+        watch.configure(&VelocityConfig { throttle: None, pause: None, ..rules.clone() }, CAP);
+        assert_eq!((watch.stage(now).level(), watch.tick(now)), (level, None));
+    }
+    let rule = |at| Some(StageRule { at, cool_down: None });
+    let mut watch = Watch::new(&VelocityConfig { kill: rule(17.0), ..rules.clone() }, CAP, &known.baseline());
+    work(&mut watch, now, 600, SECOND / 20);
+    assert_eq!(watch.stage(now + HOUR), Stage::Killed);
+    watch.configure(&rules, CAP);
+    assert_eq!(watch.stage(now + HOUR), Stage::Killed, "until somebody resumes it");
+}
+
+#[test]
 fn a_restart_and_new_rules_forget_nothing() {
     let (mut known, now) = known();
     let text = serde_json::to_string(&known.baseline()).unwrap();
@@ -337,6 +372,7 @@ proptest! {
                     Reason::Drift { .. } => prop_assert!(told.to == Level::Notify),
                     Reason::Cooled => prop_assert!(told.to < told.from && told.from <= Level::Paused),
                     Reason::Resumed | Reason::Released => prop_assert!(told.to == Level::Normal),
+                    Reason::Off => prop_assert!(told.to < told.from),
                     Reason::Held => {}
                 }
                 level = told.to;
