@@ -22,6 +22,9 @@ const RUN: &str = "run";
 pub(crate) const PAUSE: &str = "pause";
 const VELOCITY: &str = "velocity";
 
+/// The reason of a pause that keeps a kill by traffic over a restart, by which it is told from those that people make.
+const KILLED: &str = "it spent so fast that it was stopped";
+
 /// Takes runs and pauses over from the store.
 pub(crate) fn restore(
     store: &mut dyn Store,
@@ -121,16 +124,14 @@ impl Policies {
     pub async fn resume(&self, actor: &str, owner: &Owner) -> Result<bool, Denied> {
         let (this, actor, owner): (Self, Arc<str>, Owner) = (self.clone(), actor.into(), owner.clone());
         carried_out(async move {
+            let _alone = this.0.killing.lock().await;
             let id: Arc<str> = owner_id(&owner).into();
             let now = this.0.now();
             let mut state = vec![StateChange { kind: PAUSE, id: id.clone(), body: None, changed: now }];
             state.extend(this.0.watches.is_held(&owner).then(|| holds::gone(&owner, now)));
             this.0.ledger.change(now, (&actor, &id), json!({"resumed": &*id}).to_string().into(), state).await?;
             let resumed = this.0.watches.resume(&owner, this.0.now());
-            let was = this.0.pauses.resume(&owner) || resumed.is_some();
-            if let Some(sharing) = &this.0.sharing {
-                sharing.resumed(&owner);
-            }
+            let was = this.0.unpause(&owner) || resumed.is_some();
             if was {
                 this.0.tell_of(&owner, What::Resumed(owner.clone()));
             }
@@ -143,10 +144,19 @@ impl Policies {
     async fn keep_kills(&self) {
         let known = self.pauses();
         for owner in self.0.watches.killed(self.0.now()) {
-            if !known.iter().any(|(paused, _)| *paused == owner) {
-                // Tried again with the next tick; until then it is refused as killed.
-                _ = self.pause("tollkeeper", &owner, "it spent so fast that it was stopped").await;
+            if known.iter().any(|(paused, _)| *paused == owner) {
+                continue;
             }
+            let this = self.clone();
+            carried_out(async move {
+                let _alone = this.0.killing.lock().await;
+                // Not one whom somebody has let go meanwhile.
+                if this.0.watches.killed(this.0.now()).contains(&owner) {
+                    // Tried again with the next tick; until then it is refused as killed.
+                    _ = this.pause("tollkeeper", &owner, KILLED).await;
+                }
+            })
+            .await;
         }
     }
 
@@ -366,6 +376,21 @@ fn asks(blocked: &Blocked, held: i128) -> bool {
 }
 
 impl Shared {
+    /// What takes the record of a kill by traffic out of the store, if there is one.
+    pub(crate) fn kept_kill(&self, owner: &Owner, now: i64) -> Option<StateChange> {
+        let gone = || StateChange { kind: PAUSE, id: owner_id(owner).into(), body: None, changed: now };
+        self.pauses.is_because(owner, KILLED).then(gone)
+    }
+
+    /// A pause has ended. Returns whether there was one.
+    pub(crate) fn unpause(&self, owner: &Owner) -> bool {
+        let was = self.pauses.resume(owner);
+        if let Some(sharing) = &self.sharing {
+            sharing.resumed(owner);
+        }
+        was
+    }
+
     pub(crate) fn runs(&self) -> RwLockReadGuard<'_, Runs> {
         self.runs.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -451,6 +476,7 @@ impl Shared {
 
     /// Another gateway has ended a pause that was made here.
     pub(crate) async fn resumed_elsewhere(&self, owner: &Owner) {
+        let _alone = self.killing.lock().await;
         let id: Arc<str> = owner_id(owner).into();
         let note = json!({"resumed": &*id, "by": "another gateway"});
         if let Err(denied) = self.record("tollkeeper", &id, note, PAUSE, id.clone(), None).await {

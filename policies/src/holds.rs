@@ -1,13 +1,14 @@
 //! Velocity stages that a person has set: kept beside the ledger, so that they hold over a restart.
 
-use crate::Policies;
 use crate::agent::{Agent, Roster};
 use crate::control::{carried_out, owner_id, parse_owner};
 use crate::denied::Denied;
+use crate::event::What;
 use crate::run::Runs;
 use crate::store::{StateChange, Store, StoreError};
 use crate::velocity::{Level, Standing};
 use crate::watches::Watches;
+use crate::{Policies, Shared};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -62,8 +63,9 @@ pub(crate) fn gone(owner: &Owner, now: i64) -> StateChange {
 
 impl Policies {
     /// Sets the velocity stage of an agent or run by hand, until a moment, [`release`](Self::release),
-    /// [`resume`](Self::resume), or another is set: [`Level::Normal`] lets everything pass. It holds over a restart. False
-    /// when there is no such agent or run.
+    /// [`resume`](Self::resume), or another is set: [`Level::Normal`] lets everything pass. It holds over a restart. One at
+    /// which requests go on ends a kill by traffic; no stage ends a pause that somebody made. False when there is no such
+    /// agent or run.
     ///
     /// # Errors
     /// The ledger cannot record it; then nothing has changed.
@@ -78,20 +80,26 @@ impl Policies {
         let Some(agent) = agent else { return Ok(false) };
         let (this, actor, owner): (Self, Arc<str>, Owner) = (self.clone(), actor.into(), owner.clone());
         carried_out(async move {
+            let _alone = this.0.killing.lock().await;
             let (now, id) = (this.0.now(), Arc::<str>::from(owner_id(&owner)));
             let kept = Kept { stage: level.name().to_owned(), until: until.map(Timestamp::as_microsecond) };
             let note = json!({"held": &*id, "stage": level.name(), "until": until.map(|until| until.to_string())});
             let body = Some(json!(kept).to_string().into());
-            let state = vec![StateChange { kind: HOLD, id: id.clone(), body, changed: now }];
+            let mut state = vec![StateChange { kind: HOLD, id: id.clone(), body, changed: now }];
+            let kill = this.0.kept_kill(&owner, now).filter(|_| level < Level::Paused);
+            let lets_go = kill.is_some();
+            state.extend(kill);
             this.0.ledger.change(now, (&actor, &id), note.to_string().into(), state).await?;
             let changed = this.0.watches.hold(&owner, &agent, now, level, kept.until);
+            this.0.let_go(&owner, lets_go);
             this.0.tell_velocity(changed.into_iter().collect());
             Ok(true)
         })
         .await
     }
 
-    /// Ends what [`hold`](Self::hold) set: from now on its traffic decides, from normal. Returns whether something was set.
+    /// Ends what [`hold`](Self::hold) set, and a kill by traffic before that: from now on its traffic decides, from normal.
+    /// Returns whether something was set.
     ///
     /// # Errors
     /// The ledger cannot record it; then nothing has changed.
@@ -101,10 +109,15 @@ impl Policies {
         }
         let (this, actor, owner): (Self, Arc<str>, Owner) = (self.clone(), actor.into(), owner.clone());
         carried_out(async move {
+            let _alone = this.0.killing.lock().await;
             let (now, id) = (this.0.now(), owner_id(&owner));
             let note = json!({"released": id});
-            this.0.ledger.change(now, (&actor, &id), note.to_string().into(), vec![gone(&owner, now)]).await?;
+            let kill = this.0.kept_kill(&owner, now);
+            let lets_go = kill.is_some();
+            let state = kill.into_iter().chain([gone(&owner, now)]).collect();
+            this.0.ledger.change(now, (&actor, &id), note.to_string().into(), state).await?;
             let (was, changed) = this.0.watches.release(&owner, now);
+            this.0.let_go(&owner, lets_go);
             this.0.tell_velocity(changed.into_iter().collect());
             Ok(was)
         })
@@ -128,6 +141,16 @@ impl Policies {
         if !ended.is_empty() {
             // What stays in the store is found to have ended at the next start.
             _ = self.0.ledger.keep(ended.iter().map(|owner| gone(owner, now)).collect()).await;
+        }
+    }
+}
+
+impl Shared {
+    /// What kept a kill by traffic has ended, if it was there.
+    fn let_go(&self, owner: &Owner, was_kept: bool) {
+        if was_kept {
+            self.unpause(owner);
+            self.tell_of(owner, What::Resumed(owner.clone()));
         }
     }
 }

@@ -108,6 +108,8 @@ pub(crate) struct Shared {
     runtime: Option<tokio::runtime::Handle>,
     /// Held while pasts are read from the ledger.
     recalling: tokio::sync::Mutex<()>,
+    /// Held while a kill is put on record, and while somebody ends one, from what is looked at to what holds. Taken after `changing`.
+    killing: tokio::sync::Mutex<()>,
     events: Events,
     /// What other gateways share with this one.
     pub(crate) sharing: Option<Arc<Sharing>>,
@@ -256,6 +258,7 @@ impl Policies {
             changing: tokio::sync::Mutex::default(),
             runtime: tokio::runtime::Handle::try_current().ok(),
             recalling: tokio::sync::Mutex::default(),
+            killing: tokio::sync::Mutex::default(),
             events: Events::default(),
             sharing,
             answers: Answers::default(),

@@ -133,6 +133,10 @@ impl Policies {
     async fn commit(&self, actor: &str, subject: &str, note: Value, edit: Edit) -> Result<(), Denied> {
         let rules = edit.budgets.iter().filter_map(|(_, rule)| rule.as_ref());
         self.0.recall(self.0.left_out(rules)).await?;
+        let _alone = match edit.resumed {
+            Some(_) => Some(self.0.killing.lock().await),
+            None => None,
+        };
         let now = self.0.now();
         let mut state = Vec::new();
         if let Some((name, created)) = &edit.agent {
@@ -162,7 +166,7 @@ impl Policies {
         }
         if let Some(owner) = edit.resumed {
             self.0.pauses.resume(&owner);
-            self.0.watches.release(&owner, now);
+            self.0.watches.forget(&owner);
         }
         self.0.enforce(&book);
         Ok(())

@@ -58,6 +58,12 @@ impl Pauses {
         })
     }
 
+    /// Whether this is why it is paused.
+    pub(crate) fn is_because(&self, owner: &Owner, why: &str) -> bool {
+        let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
+        paused.reason(owner).is_some_and(|reason| **reason == *why)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Paused) -> T) -> T {
         let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
         let done = change(&mut paused);

@@ -243,7 +243,7 @@ impl Watches {
         killed.map(|(owner, _)| owner.clone()).collect()
     }
 
-    /// A run has ended.
+    /// A run has ended, or an agent was taken away.
     pub(crate) fn forget(&self, owner: &Owner) {
         self.lock().remove(owner);
     }

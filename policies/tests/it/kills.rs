@@ -1,6 +1,6 @@
 //! What becomes of those whom their own traffic stopped: what a hand, new rules and the end of an agent do about it.
 
-use crate::setup::{clock, config, nano_per_token, scout, spend, used};
+use crate::setup::{clock, config, nano_per_token, scout, spend, stored, used};
 use std::sync::Arc;
 use std::time::Duration;
 use tollkeeper_config::{Config, Owner, Scope, StageRule, VelocityConfig};
@@ -58,6 +58,77 @@ async fn stopped(policies: &Policies, caller: &Caller) -> (Owner, Stop) {
         }
     }
     panic!("the same 40 times and nobody stops it");
+}
+
+fn agent(name: &str) -> Owner {
+    Owner::new(Scope::Agent, name)
+}
+
+#[tokio::test]
+async fn a_free_pass_ends_a_kill_but_no_pause_that_a_person_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ruled(stored(folder.path(), &[]), &loops(true, None));
+    let clock = clock(NOON).0;
+    let (policies, _) = Policies::open(&config, clock.clone()).unwrap();
+    stopped(&policies, &scout(&policies)).await;
+    policies.tick().await;
+    assert_eq!(policies.pauses().len(), 1, "it stays so over a restart");
+    policies.hold("ops", &agent("scout"), Level::Normal, None).await.unwrap();
+    assert_eq!(refusal(&policies, &scout(&policies)).await, None);
+    policies.tick().await;
+    assert_eq!(refusal(&policies, &scout(&policies)).await, None, "and it is not kept again");
+    policies.close().await;
+    drop(policies);
+    let (policies, _) = Policies::open(&config, clock.clone()).unwrap();
+    assert_eq!(refusal(&policies, &scout(&policies)).await, None, "nor after a restart");
+    policies.release("ops", &agent("scout")).await.unwrap();
+
+    stopped(&policies, &scout(&policies)).await;
+    policies.tick().await;
+    policies.hold("ops", &agent("scout"), Level::Killed, None).await.unwrap();
+    policies.close().await;
+    drop(policies);
+    let (policies, _) = Policies::open(&config, clock.clone()).unwrap();
+    assert!(refusal(&policies, &scout(&policies)).await.is_some());
+    policies.release("ops", &agent("scout")).await.unwrap();
+    assert_eq!(refusal(&policies, &scout(&policies)).await, None, "its traffic decides, from normal");
+
+    policies.pause("ops", &agent("scout"), "too dear").await.unwrap();
+    policies.hold("ops", &agent("scout"), Level::Normal, None).await.unwrap();
+    let (_, stop) = refusal(&policies, &scout(&policies)).await.unwrap();
+    assert_eq!(stop, Stop::Paused { reason: "too dear".into() });
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_and_taken_away_leaves_nothing_to_the_next_of_its_name() {
+    let policies = Policies::in_memory(&ruled(config(&[]), &loops(true, None)), clock(NOON).0);
+    let make = async || {
+        policies.create_agent("ops", "miner", AgentSpec::default()).await.unwrap();
+        let (_, secret) = policies
+            .create_key("ops", "miner", NewKey { scopes: Scopes { infer: true, runs: false }, expires: None })
+            .await
+            .unwrap();
+        policies.authenticate(&secret).unwrap()
+    };
+    let miner = make().await;
+    stopped(&policies, &miner).await;
+    policies.tick().await;
+    policies.remove_agent("ops", "miner").await.unwrap();
+    policies.tick().await;
+    assert_eq!(policies.pauses(), []);
+    let miner = make().await;
+    assert_eq!(refusal(&policies, &miner).await, None);
+}
+
+#[tokio::test]
+async fn who_is_resumed_while_its_kill_goes_on_record_stays_so() {
+    let policies = Policies::in_memory(&ruled(config(&[]), &loops(true, None)), clock(NOON).0);
+    stopped(&policies, &scout(&policies)).await;
+    let owner = agent("scout");
+    let (resumed, ()) = tokio::join!(policies.resume("ops", &owner), policies.tick());
+    assert!(resumed.unwrap());
+    assert_eq!(policies.pauses(), []);
+    assert_eq!(refusal(&policies, &scout(&policies)).await, None);
 }
 
 #[tokio::test]
