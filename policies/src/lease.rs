@@ -8,7 +8,7 @@
 use crate::accounts::{Cover, amount};
 use crate::agent::Caller;
 use crate::amounts::Amounts;
-use crate::denied::Denied;
+use crate::denied::{Denied, Stop};
 use crate::event::What;
 use crate::ledger::attempt::{Attempt, Closing, Intent};
 use crate::ledger::row::Kind;
@@ -220,10 +220,11 @@ impl Lease {
         if is_call {
             let (turn, changed) = shared.watches.turn(caller, shared.now(), spend.signature);
             shared.tell_velocity(changed);
-            if let Turn::After(delay) = turn? {
+            if let Turn::After(delay) = turn.map_err(|denied| lasting(shared, caller, denied))? {
                 counted = true;
                 tokio::time::sleep(delay).await;
-                shared.watches.is_stopped(caller, shared.now())?;
+                let stopped = shared.watches.is_stopped(caller, shared.now());
+                stopped.map_err(|denied| lasting(shared, caller, denied))?;
             }
         }
         let place = Some(shared.ledger.place().await?);
@@ -549,6 +550,15 @@ impl Lease {
         let now = self.shared.accounts().now(&self.shared.clock);
         Duration::from_micros(u64::try_from(now.saturating_sub(self.attempt.admitted)).unwrap_or(0))
     }
+}
+
+/// What refuses a caller that is too fast: a stop that ends by itself, or one that will still hold then.
+fn lasting(shared: &Shared, caller: &Caller, denied: Denied) -> Denied {
+    if !matches!(denied, Denied::Stopped { stop: Stop::Velocity { until: Some(_) }, .. }) {
+        return denied;
+    }
+    let ended = || caller.run.as_ref().and_then(|run| run.stopped(shared.now()));
+    shared.pauses.check(caller.owners()).err().or_else(ended).unwrap_or(denied)
 }
 
 impl Drop for Lease {

@@ -52,7 +52,7 @@ impl Watches {
         signature: Option<u64>,
     ) -> (Result<Turn, Denied>, Vec<Changed>) {
         let mut all = self.lock();
-        let mut longest = Duration::ZERO;
+        let (mut longest, mut stopped) = (Duration::ZERO, None);
         for owner in watched(caller) {
             let Some(watched) = all.get(owner) else { continue };
             let until = match watched.watch.stage(now) {
@@ -67,8 +67,10 @@ impl Watches {
                 Stage::Paused { until } => until,
                 Stage::Killed => None,
             };
-            let until = until.and_then(|at| Timestamp::from_microsecond(at).ok());
-            return (Err(Denied::Stopped { who: owner.clone(), stop: Stop::Velocity { until } }), Vec::new());
+            stopped = later(stopped, (owner, until));
+        }
+        if let Some(stopped) = stopped {
+            return (Err(refusal(stopped)), Vec::new());
         }
         if longest.is_zero() {
             return (Ok(Turn::Now), Vec::new());
@@ -79,16 +81,16 @@ impl Watches {
     /// Refuses callers that are paused or killed.
     pub(crate) fn is_stopped(&self, caller: &Caller, now: i64) -> Result<(), Denied> {
         let all = self.lock();
+        let mut stopped = None;
         for owner in watched(caller) {
             let until = match all.get(owner).map(|watched| watched.watch.stage(now)) {
                 Some(Stage::Paused { until }) => until,
                 Some(Stage::Killed) => None,
                 _ => continue,
             };
-            let until = until.and_then(|at| Timestamp::from_microsecond(at).ok());
-            return Err(Denied::Stopped { who: owner.clone(), stop: Stop::Velocity { until } });
+            stopped = later(stopped, (owner, until));
         }
-        Ok(())
+        stopped.map_or(Ok(()), |stopped| Err(refusal(stopped)))
     }
 
     /// Counts a call that did not have to wait for its turn.
@@ -253,6 +255,20 @@ impl Watches {
     }
 }
 
+/// Who is stopped, and until when in microseconds since 1970; without it, until a hand ends it.
+type Stopped<'a> = (&'a Owner, Option<i64>);
+
+/// Of two stops the one that ends later: whoever comes back at the end of the other would be refused again.
+fn later<'a>(one: Option<Stopped<'a>>, other: Stopped<'a>) -> Option<Stopped<'a>> {
+    let end = |stopped: &Stopped<'_>| stopped.1.unwrap_or(i64::MAX);
+    Some(one.filter(|one| end(one) >= end(&other)).unwrap_or(other))
+}
+
+fn refusal((who, until): Stopped<'_>) -> Denied {
+    let until = until.and_then(|at| Timestamp::from_microsecond(at).ok());
+    Denied::Stopped { who: who.clone(), stop: Stop::Velocity { until } }
+}
+
 /// The agent, the run whose key was used, and the runs above it, as far as they have not ended.
 fn watched(caller: &Caller) -> impl Iterator<Item = &Owner> {
     let runs = caller.run.iter().flat_map(|run| run.chain()).filter(|run| !run.has_ended());
@@ -263,6 +279,7 @@ impl Watched {
     fn new(agent: &Agent, baseline: &Baseline) -> Self {
         Self {
             watch: Watch::new(&agent.velocity, agent.daily_cap, baseline),
+            agent: agent.name.clone(),
             rules: agent.velocity.clone(),
             cap: agent.daily_cap,
             kept: false,
@@ -279,7 +296,6 @@ impl Watched {
 }
 
 fn count(
-            agent: agent.name.clone(),
     all: &mut HashMap<Owner, Watched>,
     caller: &Caller,
     mut tell: impl FnMut(&mut Watch) -> Option<Transition>,

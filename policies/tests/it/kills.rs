@@ -1,6 +1,6 @@
 //! What becomes of those whom their own traffic stopped: what a hand, new rules and the end of an agent do about it.
 
-use crate::setup::{clock, config, nano_per_token, scout, spend, stored, used};
+use crate::setup::{add_agent, clock, config, nano_per_token, scout, spend, stored, used};
 use std::sync::Arc;
 use std::time::Duration;
 use tollkeeper_config::{Config, Owner, Scope, StageRule, VelocityConfig};
@@ -129,6 +129,37 @@ async fn who_is_resumed_while_its_kill_goes_on_record_stays_so() {
     assert!(resumed.unwrap());
     assert_eq!(policies.pauses(), []);
     assert_eq!(refusal(&policies, &scout(&policies)).await, None);
+}
+
+#[tokio::test]
+async fn of_several_stops_the_one_that_lasts_longest_is_told() {
+    let mut config = config(&[]);
+    add_agent(&mut config, "miner", &[]);
+    let (clock, hand) = clock(NOON);
+    let at = |minutes: i64| Some(clock.now() + jiff::SignedDuration::from_mins(minutes));
+    let policies = Policies::in_memory(&config, clock.clone());
+    let (run, key) = policies.create_run("ops", "scout", NewRun::default()).await.unwrap();
+    let (of_run, of_agent) = (Owner::new(Scope::Run, run.run.id.clone()), agent("scout"));
+    let caller = policies.authenticate(&key).unwrap();
+    let told = async || refusal(&policies, &caller).await.unwrap();
+
+    policies.hold("ops", &of_agent, Level::Paused, at(10)).await.unwrap();
+    policies.hold("ops", &of_run, Level::Paused, at(30)).await.unwrap();
+    assert_eq!(told().await, (of_run.clone(), Stop::Velocity { until: at(30) }));
+    policies.hold("ops", &of_agent, Level::Paused, at(40)).await.unwrap();
+    assert_eq!(told().await, (of_agent.clone(), Stop::Velocity { until: at(40) }));
+    policies.hold("ops", &of_run, Level::Killed, None).await.unwrap();
+    assert_eq!(told().await, (of_run.clone(), Stop::Velocity { until: None }));
+    policies.hold("ops", &of_run, Level::Normal, None).await.unwrap();
+    policies.pause("ops", &of_agent, "too dear").await.unwrap();
+    assert_eq!(told().await, (of_agent.clone(), Stop::Paused { reason: "too dear".into() }));
+    policies.resume("ops", &of_agent).await.unwrap();
+    policies.hold("ops", &of_agent, Level::Paused, at(10)).await.unwrap();
+    policies.cancel_run("ops", &run.run).await.unwrap();
+    assert_eq!(told().await.0, of_run, "the run does not come back");
+    hand.advance(Duration::from_secs(3600));
+    let miner = policies.authenticate("miner-key").unwrap();
+    assert_eq!(refusal(&policies, &miner).await, None);
 }
 
 #[tokio::test]
