@@ -6,10 +6,13 @@ use std::sync::Arc;
 use tollkeeper_config::{BudgetConfig, Owner};
 
 impl Shared {
-    /// Those of these owners whose spending is in no account.
+    /// Those of these owners whose spending is in no account: it is to be [recalled](Self::recall), until when they are known for that.
     pub(crate) fn left_out<'a>(&self, rules: impl Iterator<Item = &'a BudgetConfig>) -> Vec<Owner> {
-        let accounts = self.accounts();
-        rules.map(|rule| &rule.owner).filter(|owner| accounts.is_left_out(owner)).cloned().collect()
+        let mut accounts = self.accounts();
+        let owners: Vec<Owner> =
+            rules.map(|rule| &rule.owner).filter(|owner| accounts.is_left_out(owner)).cloned().collect();
+        owners.iter().for_each(|owner| accounts.begin_recall(owner));
+        owners
     }
 
     /// Gives these owners accounts that know what the ledger knows of them. What they have in flight right now is not in it.
