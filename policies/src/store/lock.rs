@@ -9,7 +9,16 @@ use std::path::{Path, PathBuf};
 /// let two processes lock two files of one name.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// A child that is being started shares the file until it runs its own program, and would keep the lock so long.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "the ledger's lock is freed by closing its file");
+        }
+    }
 }
 
 impl Lock {
@@ -32,7 +41,7 @@ impl Lock {
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -40,4 +49,21 @@ fn lock_path(ledger: &Path) -> PathBuf {
     let mut name = ledger.as_os_str().to_owned();
     name.push(".lock");
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lock;
+
+    #[test]
+    fn it_is_free_when_it_is_dropped_though_somebody_shares_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = folder.path().join("ledger.db");
+        let lock = Lock::take(&ledger).unwrap();
+        // As a process does that was forked.
+        let _shared = lock.file.try_clone().unwrap();
+        assert!(Lock::take(&ledger).is_err());
+        drop(lock);
+        Lock::take(&ledger).unwrap();
+    }
 }
