@@ -321,8 +321,6 @@ impl Meter {
     pub(crate) fn text(&mut self, bytes: usize) {
         if bytes > 0 {
             self.first_content();
-            let started = self.account.running.as_ref().map(|running| running.started);
-            self.account.silent = self.account.silent.or(started.map(|started| started.elapsed()));
             self.account.output.bytes += bytes as u64;
             self.account.output.frames += 1;
         }

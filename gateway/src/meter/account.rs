@@ -47,8 +47,6 @@ pub(super) struct Account {
     pub(super) output: Seen,
     /// What the backend reported, and what had been seen when it did.
     pub(super) usage: Option<(Usage, u64)>,
-    /// For how long its stream said nothing.
-    pub(super) silent: Option<Duration>,
     /// Pieces that were counted before they go to the client.
     pub(super) ahead: u32,
     /// When its first token came, counted from the attempt's start.
@@ -92,7 +90,7 @@ impl Account {
 
     /// Tokens that may have been made before the first one that was seen.
     fn unseen(&self, running: &Running) -> u64 {
-        let silent = || self.silent.unwrap_or_else(|| running.started.elapsed());
+        let silent = || self.begun.unwrap_or_else(|| running.started.elapsed());
         let made = |rate: u64| u64::try_from(u128::from(rate) * silent().as_millis() / 1000).unwrap_or(u64::MAX);
         running.unseen_rate.map_or(0, |rate| made(rate).max(1))
     }
